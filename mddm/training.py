@@ -1,0 +1,397 @@
+"""Algorithm 1: training a denoiser step by step, its running average, its checkpoints.
+
+`train` is a generator, so that the caller decides what to log, when to save and when to stop.
+Each step draws from a generator seeded by (seed, step): a run that was killed and resumed takes
+the very same steps as one that was not.
+"""
+
+import difflib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from mddm import __version__, checkpoint
+from mddm.geometry import wrap
+from mddm.noise import add_noise, make_schedule
+from mddm.pbcconv import PBCConvDenoiser
+from mddm.transolver import TransolverDenoiser
+
+PRESETS = {"mddm": PBCConvDenoiser, "transolver": TransolverDenoiser}
+
+_WARMUP_STEPS = 100
+_MAX_GRADIENT_NORM = 1.0
+
+
+class Source(Protocol):
+    """Where training gets its clean configurations from."""
+
+    box_length: float | None
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw x_0, (batch, n_particles, 3) [length], and their conditions, (batch, 3) or None."""
+
+
+@dataclass(frozen=True)
+class Configurations:
+    """MD configurations, drawn at random and turned by a random symmetry of the cube.
+
+    Args:
+        positions: (n_configurations, n_particles, 3) in [0, box_length) [length].
+        conditions: (n_configurations, 3), k, phi and temperature of each; None to train on
+            structures alone.
+        box_length: edge of the periodic cube [length].
+
+    Raises:
+        ValueError: shapes that do not fit each other, or no configuration at all.
+
+    Source: MDDM section 5, the augmentation of the unconditional task.
+    """
+
+    positions: Tensor
+    conditions: Tensor | None
+    box_length: float
+
+    def __post_init__(self):
+        if self.positions.ndim != 3 or self.positions.shape[-1] != 3 or not len(self.positions):
+            raise ValueError(
+                "positions must have the shape (n_configurations, n_particles, 3) with at least "
+                f"one configuration, got {tuple(self.positions.shape)}"
+            )
+        if self.conditions is not None and self.conditions.shape != (len(self.positions), 3):
+            raise ValueError(
+                f"conditions must have the shape ({len(self.positions)}, 3), one row a "
+                f"configuration, got {tuple(self.conditions.shape)}"
+            )
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw configurations with replacement, each under one of the cube's 48 symmetries."""
+        on = {"device": generator.device, "generator": generator}
+        chosen = torch.randint(len(self.positions), (batch_size,), **on)
+        x_0 = self.positions.to(generator.device)[chosen]
+        axes = torch.rand(batch_size, 1, 3, **on).argsort(dim=-1).expand_as(x_0)
+        mirrored = torch.rand(batch_size, 1, 3, **on) < 0.5
+        x_0 = x_0.gather(2, axes)
+        x_0 = wrap(torch.where(mirrored, -x_0, x_0), self.box_length)
+        if self.conditions is None:
+            return x_0, None
+        return x_0, self.conditions.to(generator.device)[chosen]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a training run computes, besides its data.
+
+    Args:
+        preset: a key of `PRESETS`.
+        n_steps: optimiser steps of the whole run; the learning rate falls to zero over them.
+        batch_size: configurations a step.
+        learning_rate: Adam's, at its highest.
+        ema_decay: decay of the running average of the weights, reached after a warm-up.
+        schedule: name of the noise schedule.
+        n_levels: noise levels, the paper's number of diffusion steps.
+        sigma_min, sigma_max: lowest and highest noise level [length].
+        seed: of the weights and of every draw.
+        data: hash of the training data, so that a run is not resumed on other data; empty
+            where the data is made up on the fly.
+
+    Raises:
+        ValueError: an unknown preset, or a number that is out of range.
+    """
+
+    preset: str = "mddm"
+    n_steps: int = 10_000
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    ema_decay: float = 0.999
+    schedule: str = "log"
+    n_levels: int = 500
+    sigma_min: float = 0.005
+    sigma_max: float = 5.0
+    seed: int = 0
+    data: str = ""
+
+    def __post_init__(self):
+        if self.preset not in PRESETS:
+            close = difflib.get_close_matches(self.preset, PRESETS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}{hint}"
+            )
+        for name in ("n_steps", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        self.sigmas()
+
+    def sigmas(self) -> Tensor:
+        """Return the noise levels, (n_levels + 1,) float64 [length], starting at zero."""
+        return make_schedule(self.schedule, self.n_levels, self.sigma_min, self.sigma_max)
+
+    def new_denoiser(self) -> nn.Module:
+        """Build the preset with the weights that the seed gives."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return PRESETS[self.preset](sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
+
+@dataclass
+class TrainingState:
+    """A training run at one moment: weights, their average, the optimiser, the losses so far.
+
+    Args:
+        settings: what the run is to be.
+        device: where it runs.
+        step: steps taken.
+        seconds: time spent on them.
+    """
+
+    settings: Settings
+    device: torch.device | str = "cpu"
+    step: int = 0
+    seconds: float = 0.0
+    losses: Tensor = field(init=False)
+    denoiser: nn.Module = field(init=False)
+    average: AveragedModel = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+
+    def __post_init__(self):
+        self.losses = torch.full((self.settings.n_steps,), torch.nan)
+        self.denoiser = self.settings.new_denoiser().to(self.device)
+        decay = self.settings.ema_decay
+
+        def running_average(average, current, n_averaged):
+            # A short memory at first, so that the random start is soon forgotten.
+            return average.lerp(
+                current, 1 - min(decay, float((1 + n_averaged) / (10 + n_averaged)))
+            )
+
+        self.average = AveragedModel(self.denoiser, avg_fn=running_average)
+        self.optimizer = torch.optim.Adam(self.denoiser.parameters())
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step reports.
+
+    Args:
+        step: number of the step, from 1.
+        loss: mean squared error of the unit noise; 1 means nothing has been learned.
+        sigmas: (batch,) noise levels of the configurations [length].
+        losses: (batch,) the loss of each.
+    """
+
+    step: int
+    loss: float
+    sigmas: Tensor
+    losses: Tensor
+
+
+def train(state: TrainingState, source: Source) -> Iterator[Step]:
+    """Take training steps until the run's `n_steps` are done.
+
+    Args:
+        state: the run, which every step changes in place.
+        source: where x_0 and the conditions come from.
+
+    Yields:
+        A report after each step.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite; the state keeps the last good weights.
+
+    Source: MDDM algorithm 1.
+    """
+    settings = state.settings
+    sigmas = settings.sigmas()[1:].to(state.device, torch.float32)
+    generator = torch.Generator(state.device)
+    state.denoiser.train()
+    while state.step < settings.n_steps:
+        start = time.perf_counter()
+        _seed(generator, settings.seed, state.step)
+        x_0, condition = source.draw(settings.batch_size, generator)
+        losses, levels = _noise_losses(
+            state.denoiser, x_0, condition, sigmas, source.box_length, generator
+        )
+        loss = losses.mean()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {state.step + 1}; lower learning_rate "
+                f"({settings.learning_rate}) and start again"
+            )
+        for group in state.optimizer.param_groups:
+            group["lr"] = _learning_rate(settings, state.step)
+        state.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(state.denoiser.parameters(), _MAX_GRADIENT_NORM)
+        state.optimizer.step()
+        state.average.update_parameters(state.denoiser)
+        state.losses[state.step] = loss.item()
+        state.step += 1
+        state.seconds += time.perf_counter() - start
+        yield Step(state.step, loss.item(), levels, losses.detach())
+
+
+def level_losses(
+    denoiser: nn.Module, source: Source, sigmas: Tensor, n_draws: int = 8, seed: int = 0
+) -> Tensor:
+    """Measure a denoiser's loss level by level, on data that it need not have seen.
+
+    Args:
+        denoiser: the network.
+        source: where x_0 and the conditions come from; an MD replica tells learning from
+            memorising.
+        sigmas: (n_levels,) noise levels [length].
+        n_draws: configurations a level.
+        seed: of the draws.
+
+    Returns:
+        (n_levels,) mean squared errors of the unit noise.
+    """
+    device = next(denoiser.parameters()).device
+    generator = torch.Generator(device)
+    denoiser.eval()
+    losses = []
+    for index, sigma in enumerate(sigmas):
+        _seed(generator, seed, index)
+        x_0, condition = source.draw(n_draws, generator)
+        level = sigma.to(device, torch.float32)[None]
+        with torch.no_grad():
+            drawn, _ = _noise_losses(denoiser, x_0, condition, level, source.box_length, generator)
+        losses.append(drawn.mean().cpu())
+    return torch.stack(losses)
+
+
+def _noise_losses(denoiser, x_0, condition, sigmas, box_length, generator):
+    on = {"device": generator.device, "generator": generator}
+    # Algorithm 1, lines 3 to 6
+    levels = sigmas[torch.randint(len(sigmas), (len(x_0),), **on)]
+    eps = torch.randn(x_0.shape, **on)
+    x_t = add_noise(x_0, levels[:, None, None], eps, box_length)
+    estimate = denoiser(x_t, levels, condition, box_length)
+    return (estimate - eps).square().mean(dim=(1, 2)), levels
+
+
+def _seed(generator: torch.Generator, seed: int, step: int) -> None:
+    mixed = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    generator.manual_seed(int(mixed >> np.uint64(1)))
+
+
+def _learning_rate(settings: Settings, step: int) -> float:
+    warmup = min(1.0, (step + 1) / _WARMUP_STEPS)
+    return settings.learning_rate * warmup * (1 + math.cos(math.pi * step / settings.n_steps)) / 2
+
+
+def save_checkpoint(path: Path | str, state: TrainingState, record: dict | None = None) -> None:
+    """Write the averaged weights, all that sampling needs, and how they came about.
+
+    Args:
+        path: a `.safetensors` file; written whole or not at all.
+        state: the run.
+        record: what else to keep, such as the hash of the data; JSON types only.
+    """
+    tensors = state.average.module.state_dict()
+    checkpoint.write(path, tensors, _header("checkpoint", state, record))
+
+
+def load_checkpoint(path: Path | str, preset: str | None = None) -> tuple[nn.Module, dict]:
+    """Read a trained denoiser, ready to sample from.
+
+    Args:
+        path: a file that `save_checkpoint` wrote.
+        preset: which preset it must be of; None takes any.
+
+    Returns:
+        denoiser: on the CPU, in evaluation mode.
+        header: preset, settings, step, record.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is truncated or none of ours, or of another preset.
+    """
+    tensors, header = checkpoint.read(path, "checkpoint")
+    if preset is not None and header["preset"] != preset:
+        raise ValueError(
+            f"{path} holds a checkpoint of the preset {header['preset']!r}, but {preset!r} is "
+            f"wanted; name another file, or train one with -p model {preset}"
+        )
+    denoiser = Settings(**header["settings"]).new_denoiser()
+    denoiser.load_state_dict(tensors)
+    return denoiser.eval().requires_grad_(False), header
+
+
+def save_state(path: Path | str, state: TrainingState) -> None:
+    """Write everything that resuming a run needs.
+
+    Args:
+        path: a `.safetensors` file; written whole or not at all.
+        state: the run.
+    """
+    tensors = {f"denoiser.{name}": value for name, value in state.denoiser.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in state.average.state_dict().items()}
+    for index, entries in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
+    tensors["losses"] = state.losses
+    checkpoint.write(path, tensors, _header("state", state, None))
+
+
+def load_state(
+    path: Path | str, settings: Settings, device: torch.device | str = "cpu"
+) -> TrainingState:
+    """Read a run back to the step at which it was saved.
+
+    Args:
+        path: a file that `save_state` wrote.
+        settings: what the run is to be; the file must agree.
+        device: where it goes on.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is truncated or none of ours, or a run with other settings.
+    """
+    tensors, header = checkpoint.read(path, "state")
+    changed = [
+        f"{entry.name} was {header['settings'][entry.name]!r}, is {getattr(settings, entry.name)!r}"
+        for entry in fields(settings)
+        if header["settings"][entry.name] != getattr(settings, entry.name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} belongs to a run with other settings ({'; '.join(changed)}); "
+            "restore them, or delete the file to start anew"
+        )
+    state = TrainingState(settings, device, header["step"], header["seconds"])
+    state.losses = tensors.pop("losses")
+    groups: dict[str, dict] = {"denoiser": {}, "average": {}, "optimizer": {}}
+    for name, value in tensors.items():
+        group, rest = name.split(".", 1)
+        groups[group][rest] = value
+    state.denoiser.load_state_dict(groups["denoiser"])
+    state.average.load_state_dict(groups["average"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in groups["optimizer"].items():
+        index, entry = name.split(".", 1)
+        moments.setdefault(int(index), {})[entry] = value
+    param_groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": param_groups})
+    return state
+
+
+def _header(kind: str, state: TrainingState, record: dict | None) -> dict:
+    return {
+        "kind": kind,
+        "preset": state.settings.preset,
+        "settings": asdict(state.settings),
+        "step": state.step,
+        "seconds": state.seconds,
+        "mddm": __version__,
+        "record": record or {},
+    }
