@@ -11,7 +11,7 @@ book: $(READY)
 	.venv/bin/jupyter-book build book/ -W --keep-going
 
 test: $(READY)
-	.venv/bin/pytest -n 2 --dist worksteal
+	.venv/bin/pytest -n 2 --dist loadgroup
 
 lint: $(READY)
 	.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/lint-imports

@@ -247,3 +247,17 @@ def _report(line: str, on_terminal: bool) -> None:
     # Blanks cover what a longer line left there.
     text, end = (f"\r{line:<70}", "") if on_terminal else (line, "\n")
     print(text, end=end, file=sys.stderr, flush=True)
+
+
+def checkpoint_path(profile: str, task: str, model: str) -> Path:
+    """Return where a run's checkpoint goes: the study's own for full runs, scratch for quick ones.
+
+    Args:
+        profile: "quick" or "full".
+        task: one of `tasks.TASKS`.
+        model: one of `training.PRESETS`.
+    """
+    folder = project_root() / "data" / "checkpoints"
+    if profile == "quick":
+        folder = folder / "quick"
+    return folder / f"{task}-{model}.safetensors"

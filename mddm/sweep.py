@@ -170,7 +170,7 @@ def sweep(
         for run in missing
     )
     cluster = scheduler or LocalCluster(
-        n_workers=n_workers, threads_per_worker=1, dashboard_address=None
+        n_workers=n_workers, threads_per_worker=1, dashboard_address=":0"
     )
     clock, done, left, failed = time.perf_counter(), 0, len(missing), []
     with Client(cluster) as client:

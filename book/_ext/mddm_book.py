@@ -4,7 +4,11 @@ import hashlib
 import re
 from pathlib import Path
 
+import offline
+from sphinx.errors import ExtensionError
+
 ROOT = Path(__file__).resolve().parents[2]
+INPUTS = ["requirements.lock", "mddm/**/*.py", "data/*.h5", "data/checkpoints/*", "data/results/*"]
 
 
 def setup(app):
@@ -13,6 +17,7 @@ def setup(app):
     app.connect("html-page-context", mend_links_to_notebooks, priority=900)
     app.connect("html-page-context", drop_live_code_scripts, priority=900)
     app.connect("autodoc-process-docstring", make_docstring_safe, priority=400)
+    app.connect("build-finished", refuse_foreign_loads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -27,9 +32,9 @@ def key_cache_by_code_and_data(app, config):
 
 def hash_of_inputs(root):
     """Return a hash of every file that a notebook's outputs depend on."""
-    files = [root / "requirements.lock", *root.glob("mddm/**/*.py"), *root.glob("data/**/*")]
+    files = [path for pattern in INPUTS for path in root.glob(pattern) if path.is_file()]
     digest = hashlib.sha256()
-    for path in sorted(file for file in files if file.is_file()):
+    for path in sorted(path for path in files if not path.name.startswith(".")):
         digest.update(f"{path.relative_to(root)}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
@@ -77,3 +82,11 @@ def list_several_returns(lines):
         for line, entry in zip(section, entries, strict=True)
     ]
     return [*lines[:start], "    In this order", "", *bullets, *lines[end:]]
+
+
+def refuse_foreign_loads(app, exception):
+    """Stop the build if a page would load something from elsewhere: the book is read offline."""
+    if exception is None and app.builder.format == "html":
+        found = offline.foreign_loads(Path(app.outdir))
+        if found:
+            raise ExtensionError("pages load from elsewhere:\n" + "\n".join(found))

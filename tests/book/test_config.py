@@ -1,0 +1,146 @@
+"""The book's configuration holds together."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import mddm_book  # noqa: E402
+import offline  # noqa: E402
+
+
+def entries(toc):
+    yield toc["root"]
+    for part in toc.get("parts", [toc]):
+        yield from (chapter["file"] for chapter in part["chapters"])
+
+
+@pytest.fixture(scope="module")
+def chapters():
+    return list(entries(yaml.safe_load((ROOT / "_toc.yml").read_text())))
+
+
+def test_every_chapter_exists(chapters):
+    for chapter in chapters:
+        assert any((ROOT / "book" / f"{chapter}{end}").is_file() for end in (".md", ".ipynb")), (
+            f"_toc.yml names {chapter}, which is not there"
+        )
+
+
+def test_every_notebook_is_a_chapter(chapters):
+    notebooks = {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert notebooks <= set(chapters)
+
+
+def test_every_chapter_is_introduced(chapters):
+    intro = (ROOT / "book" / "intro.md").read_text()
+    for chapter in chapters:
+        if chapter.startswith("notebooks/"):
+            assert f"]({chapter})" in intro, f"intro.md does not say what {chapter} is about"
+
+
+@pytest.mark.parametrize("name", ["_config.yml", "_toc.yml", "notebooks"])
+def test_links_are_links(name):
+    link = ROOT / "book" / name
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / name
+    assert not link.readlink().is_absolute()
+
+
+def test_every_module_is_documented():
+    page = (ROOT / "book" / "api.md").read_text()
+    modules = {path.stem for path in (ROOT / "mddm").glob("*.py")} - {"__init__"}
+    missing = {name for name in modules if f".. automodule:: mddm.{name}\n" not in page}
+    assert not missing
+
+
+def test_no_script_lies_where_every_page_would_load_it():
+    assert not (ROOT / "book" / "_static").exists()
+
+
+def test_locked_versions_name_no_host():
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        assert line.startswith("#") or "://" not in line
+        assert line.startswith("#") or "==" in line
+
+
+def project(folder):
+    """A project small enough to see what its hash depends on."""
+    for name in ["mddm/a.py", "mddm/sub/b.py", "data/x.h5", "data/checkpoints/c.safetensors"]:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (folder / "requirements.lock").touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mddm/a.py", "mddm/sub/b.py", "data/x.h5", "data/checkpoints/c.safetensors", "data/new.h5"],
+)
+def test_executed_pages_are_kept_until_code_or_data_change(tmp_path, name):
+    before = mddm_book.hash_of_inputs(project(tmp_path))
+    assert mddm_book.hash_of_inputs(tmp_path) == before
+    (tmp_path / name).write_text("changed")
+    assert mddm_book.hash_of_inputs(tmp_path) != before
+
+
+def test_executed_pages_do_not_depend_on_notes_or_unfinished_files(tmp_path):
+    before = mddm_book.hash_of_inputs(project(tmp_path))
+    (tmp_path / "data" / "README.md").write_text("words")
+    (tmp_path / "data" / "checkpoints" / ".c.safetensors.12").write_text("half")
+    assert mddm_book.hash_of_inputs(tmp_path) == before
+
+
+def test_several_returned_values_become_a_list():
+    lines = ["One.", "", "Returns:", "    a: (n,) first,", "        and more.", "    b: last.", ""]
+    assert mddm_book.list_several_returns(lines) == [
+        *lines[:3], "    In this order", "", "    - a: (n,) first,", "          and more.",
+        "    - b: last.", "",
+    ]  # fmt: skip
+    for alone in (["One."], ["One.", "", "Returns:", "    a: (n,) first,", "        and more."]):
+        assert mddm_book.list_several_returns(alone) == alone
+
+
+PAGE = """<link rel="stylesheet" href="theme.css"><link rel="canonical" href="https://home.org">
+<script src="{script}"></script><img src="here.png" srcset="a.png 1x, {image} 2x">
+<style>p {{ background: url({background}) }}</style>
+<h1 id="top">Title</h1><a href="https://arxiv.org">elsewhere</a><a href="{link}">here</a>"""
+FINE = {"script": "a.js", "image": "b.png", "background": "c.png", "link": "#top"}
+
+
+@pytest.fixture
+def site(tmp_path):
+    for name in ["theme.css", "a.js", "here.png", "a.png", "b.png"]:
+        (tmp_path / name).write_text("")
+
+    def write(**changed):
+        (tmp_path / "page.html").write_text(PAGE.format(**FINE | changed))
+        return tmp_path
+
+    return write
+
+
+def test_pages_that_load_nothing_from_elsewhere_pass(site):
+    assert offline.foreign_loads(site()) == []
+
+
+@pytest.mark.parametrize("kind", ["script", "image", "background"])
+@pytest.mark.parametrize("address", ["https://cdn.org/x", "//cdn.org/x"])
+def test_what_a_page_loads_from_elsewhere_is_found(site, kind, address):
+    assert offline.foreign_loads(site(**{kind: address})) == [f"page.html: {address}"]
+
+
+def test_what_a_style_sheet_loads_from_elsewhere_is_found(site, tmp_path):
+    (tmp_path / "theme.css").write_text("@import 'https://fonts.org/a.css';")
+    assert offline.foreign_loads(site()) == ["theme.css: https://fonts.org/a.css"]
+
+
+@pytest.mark.parametrize("link", ["#nowhere", "none.html", "page.html#nowhere"])
+def test_links_that_lead_nowhere_are_found(site, link):
+    assert offline.broken_links(site()) == []
+    assert offline.broken_links(site(link=link)) == [f"page.html: {link}"]

@@ -1,0 +1,64 @@
+"""The book builds without a warning and its pages can be read offline."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import offline  # noqa: E402
+
+# One process builds the book, for all tests here.
+pytestmark = pytest.mark.xdist_group("book")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The real book, its notebooks not executed."""
+    copy = tmp_path_factory.mktemp("book")
+    leave_out = shutil.ignore_patterns("_build", "__pycache__", ".ipynb_checkpoints")
+    for name in ("book", "notebooks"):
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=leave_out)
+    config = (ROOT / "_config.yml").read_text()
+    assert "execute_notebooks: cache" in config
+    (copy / "_config.yml").write_text(
+        config.replace("execute_notebooks: cache", "execute_notebooks: 'off'")
+    )
+    shutil.copy(ROOT / "_toc.yml", copy)
+    build = Path(sysconfig.get_path("scripts")) / "jupyter-book"
+    done = subprocess.run(
+        [build, "build", "book/", "-W", "--keep-going"], cwd=copy, capture_output=True, text=True
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    return copy / "book" / "_build" / "html"
+
+
+def test_nothing_is_loaded_from_elsewhere(built):
+    assert offline.foreign_loads(built) == []
+
+
+def test_links_inside_the_book_lead_somewhere(built):
+    assert offline.broken_links(built) == []
+
+
+def test_formulas_are_set_by_the_books_own_script(built):
+    page = (built / "notebooks" / "posterior.html").read_text()
+    assert "_static/tex-svg.js" in page
+    assert (built / "_static" / "tex-svg.js").is_file()
+
+
+def test_edit_links_point_at_the_notebooks_themselves(built):
+    page = (built / "notebooks" / "train.html").read_text()
+    assert "/edit/main/notebooks/train.ipynb" in page
+    assert "/book/notebooks/" not in page
+
+
+def test_docstrings_are_on_the_page_of_the_package(built):
+    page = (built / "api.html").read_text()
+    for name in ("mddm.geometry.wrap", "mddm.study.check_parameters", "mddm.plotting.rdf"):
+        assert f'id="{name}"' in page

@@ -1,0 +1,17 @@
+"""Settings for the whole suite."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two test processes share two cores, and each may start notebook kernels: one thread each, set
+# before torch is imported and passed on to every child.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(scope="session")
+def root():
+    return Path(__file__).resolve().parents[1]

@@ -1,0 +1,86 @@
+"""Every notebook runs from top to bottom in a tiny setting, wherever it is started."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import papermill
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# Settings that make each finish in seconds.
+TINY = {
+    "wrapped_gaussian": [{}],
+    "posterior": [{}],
+    "train": [
+        {"task": "conditional", "n_steps": 3, "n_sample_steps": 3},
+        {"task": "unconditional", "n_steps": 3, "n_sample_steps": 3, "model": "transolver"},
+        {"task": "torus", "n_steps": 3, "n_sample_steps": 3},
+    ],
+    "sample": [{"n_sample_steps": 5}],
+    "evaluate": [{"n_conditions": 1, "n_sample_steps": 3}],
+}
+
+
+def settings():
+    for path in NOTEBOOKS:
+        for parameters in TINY.get(path.stem, [None]):
+            label = "-".join(str(value) for value in (parameters or {}).values())
+            yield pytest.param(path.name, parameters, id=f"{path.stem}-{label}".rstrip("-"))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A checkout of its own for what the notebooks write; its package is the one they import."""
+    copy = tmp_path_factory.mktemp("checkout")
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    for name in ("mddm", "notebooks"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    scratch = shutil.ignore_patterns("small", "ramps", "quick")
+    shutil.copytree(ROOT / "data", copy / "data", ignore=scratch, copy_function=os.symlink)
+    path = os.pathsep.join([str(copy), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        yield copy
+
+
+@pytest.mark.parametrize(("name", "parameters"), list(settings()))
+def test_notebook_runs(name, parameters, checkout, tmp_path):
+    assert parameters is not None, f"name tiny parameters for {name} in TINY"
+    shipped = [path for path in (checkout / "data").rglob("*") if path.is_symlink()]
+    papermill.execute_notebook(
+        checkout / "notebooks" / name,
+        tmp_path / "out.ipynb",
+        parameters,
+        cwd=tmp_path,
+        progress_bar=False,
+    )
+    assert all(path.is_symlink() for path in shipped), "it replaced a file of the study's own"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
+
+
+def run(checkout, tmp_path, *arguments):
+    command = Path(sysconfig.get_path("scripts")) / "papermill"
+    notebook = checkout / "notebooks" / "train.ipynb"
+    return subprocess.run(
+        [command, notebook, "out.ipynb", *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        ("-p task conditionl", "did you mean 'conditional'?"),
+        ("-p n_stps 5", "unknown parameter 'n_stps'"),
+        ("-p n_steps 1e3", "write it without a point or an exponent: n_steps = 1000"),
+        ("-p seed one", "seed must be of type int, got 'one'"),
+        ("-p data data/none.h5", "none.h5"),
+    ],
+)
+def test_a_mistake_is_answered_with_exit_code_1(checkout, tmp_path, arguments, answer):
+    done = run(checkout, tmp_path, *arguments.split())
+    assert done.returncode == 1
+    assert answer in done.stderr

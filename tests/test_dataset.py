@@ -1,0 +1,190 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from mddm import dataset
+from mddm.potential import CONVENTION, OscillatingPair, Smoothed, potential_energy
+
+SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
+BOX = 6.4
+
+
+def _lattice(seed):
+    axis = np.arange(6) * BOX / 6
+    points = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)
+    shaken = points + np.random.default_rng(seed).normal(0, 0.02, points.shape)
+    return np.mod(shaken, BOX).astype(np.float32)
+
+
+@pytest.fixture
+def data():
+    # A grid of 2 x 2 x 1, a test row, and a replica of each kind.
+    conditions = [(k, phi, 0.02) for k in (3.8, 8.0) for phi in (0.6, 2.4)]
+    conditions += [(5.0, 1.0, 0.03), (3.8, 0.6, 0.02), (5.0, 1.0, 0.03)]
+    k, phi, temperature = np.array(conditions).T
+    positions = np.stack([_lattice(seed) for seed in range(7)])
+    energy = [
+        potential_energy(
+            torch.from_numpy(row).double(), Smoothed(OscillatingPair(*pair[:2])), BOX
+        ).mean()
+        for row, pair in zip(positions, conditions, strict=True)
+    ]
+    return dataset.Dataset(
+        positions=positions,
+        k=k,
+        phi=phi,
+        temperature=temperature,
+        seed=np.arange(7),
+        split=["train"] * 4 + ["test"] + ["replica"] * 2,
+        energy=energy,
+        kinetic_temperature=temperature * 1.01,
+        pressure=np.ones(7),
+        steps=np.full(7, 5000),
+        attributes={
+            "box_length": BOX,
+            "r_on": 2.5,
+            "r_cut": 3.0,
+            "time_step": 0.01,
+            "n_steps": 5000,
+            "thermostat": "Langevin",
+            "engine": "none",
+            "convention": CONVENTION,
+            "command": "none",
+        },
+    )
+
+
+def _failed(data):
+    return {result.name for result in dataset.check(data) if not result.passed}
+
+
+def _changed(data, name, row, value):
+    column = getattr(data, name).copy()
+    column[row] = value
+    return replace(data, **{name: column})
+
+
+def test_what_is_written_is_read(data, tmp_path):
+    dataset.write(tmp_path / "x.h5", data)
+    found = dataset.read(tmp_path / "x.h5")
+    for name in ("positions", "k", "phi", "temperature", "seed", "energy", "pressure", "steps"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(data, name))
+        assert getattr(found, name).dtype == getattr(data, name).dtype
+    assert found.split.tolist() == data.split.tolist()
+    assert found.attributes == data.attributes
+    assert found.content_hash == data.content_hash
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+
+
+def test_hash_depends_on_the_content_alone(data):
+    assert data.take(slice(None)).content_hash == data.content_hash
+    assert _changed(data, "positions", (2, 3, 1), 0.5).content_hash != data.content_hash
+    assert _changed(data, "split", 0, "test").content_hash != data.content_hash
+
+
+def test_rows_are_found_by_split_and_condition(data):
+    assert data.subset("train").seed.tolist() == [0, 1, 2, 3]
+    assert data.subset("replica").seed.tolist() == [5, 6]
+    assert data.nearest(8.3, 2.2, 0.02) == 3
+    assert data.nearest(5.1, 1.1, 0.03) == 4
+    assert data.partners(0).tolist() == [5]
+    assert data.partners(1).tolist() == []
+    with pytest.raises(ValueError, match="split must be one of"):
+        data.subset("validation")
+
+
+def test_a_sound_set_passes_every_check(data):
+    assert _failed(data) == set()
+
+
+def test_checks_see_what_is_wrong(data):
+    assert _failed(_changed(data, "energy", 2, data.energy[2] + 0.001)) == {"energies"}
+    assert _failed(_changed(data, "k", 2, 9.0)) == {"training grid", "energies"}
+    assert _failed(data.take([0, 1, 2, 4, 5, 6])) == {"training grid"}
+    assert _failed(data.take([0, 1, 2, 3, 5, 6])) == {"replicas"}
+    assert _failed(_changed(data, "positions", (0, 0, 0), BOX)) == {"positions"}
+    assert _failed(_changed(data, "positions", (0, 0, 0), np.nan)) == {"positions"}
+    assert _failed(data.take([0, 1, 2, 3, 4, 5, 6, 6])) == {"duplicates"}
+    assert _failed(_changed(data, "kinetic_temperature", 0, 0.03)) == {"temperatures"}
+    assert _failed(_changed(data, "pressure", 0, np.inf)) == {"pressures"}
+    assert _failed(_changed(data, "steps", 0, 10)) == {"steps"}
+    touching = data.positions[0, 1] + np.float32([0.5, 0, 0])
+    assert "distances" in _failed(_changed(data, "positions", (0, 0), touching))
+    assert _failed(data.take([])) == {"rows"}
+
+
+def test_bad_files_are_named_with_the_remedy(data, tmp_path):
+    path = tmp_path / "x.h5"
+    with pytest.raises(FileNotFoundError, match=r"x\.h5 does not exist; .*mddm\.sweep small"):
+        dataset.read(path)
+    dataset.write(path, data)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"x\.h5 is damaged .*mddm\.sweep small"):
+        dataset.read(path)
+    path.write_bytes(whole)
+    with h5py.File(path, "a") as file:
+        del file["energy"]
+    with pytest.raises(ValueError, match=r"x\.h5 lacks energy; "):
+        dataset.read(path)
+    path.write_bytes(whole)
+    with h5py.File(path, "a") as file:
+        del file.attrs["r_cut"]
+    with pytest.raises(ValueError, match=r"x\.h5 is of another schema: .*r_cut"):
+        dataset.read(path)
+
+
+def test_failed_write_leaves_the_old_file(data, tmp_path, monkeypatch):
+    path = tmp_path / "x.h5"
+    dataset.write(path, data)
+
+    def full(*arguments, **options):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    with pytest.raises(OSError, match="no space"):
+        dataset.write(path, data.subset("test"))
+    monkeypatch.undo()
+    assert len(dataset.read(path)) == len(data)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.h5"]
+
+
+def test_columns_must_fit_each_other(data):
+    with pytest.raises(ValueError, match=r"k must have the shape \(7,\), got \(3,\)"):
+        replace(data, k=[1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="split must be one of"):
+        _changed(data, "split", 0, "dev")
+
+
+def test_command_line_says_whether_a_file_is_sound(data, tmp_path):
+    dataset.write(tmp_path / "good.h5", data)
+    dataset.write(tmp_path / "bad.h5", _changed(data, "energy", 0, 0.0))
+    command = [sys.executable, "-m", "mddm.dataset", "check"]
+    good, bad, missing = (
+        subprocess.run([*command, tmp_path / name], capture_output=True, text=True)
+        for name in ("good.h5", "bad.h5", "none.h5")
+    )
+    assert good.returncode == 0
+    assert "4 train, 1 test, 2 replica" in good.stdout
+    assert "FAILED" not in good.stdout
+    assert bad.returncode == 1
+    assert "FAILED energies" in bad.stdout
+    assert missing.returncode == 1
+    assert "none.h5 does not exist" in missing.stderr
+
+
+def test_shipped_set_is_complete_and_sound():
+    shipped = dataset.read(SHIPPED)
+    assert _failed(shipped) == set()
+    assert shipped.positions.shape[1:] == (1000, 3)
+    assert len(shipped.subset("train")) >= 18
+    assert len(shipped.subset("test")) >= 4
+    assert shipped.attributes["n_steps"] >= 5000
+    for row in np.flatnonzero(shipped.split == "test"):
+        assert shipped.split[shipped.partners(row)].tolist() == ["replica"]

@@ -1,0 +1,246 @@
+import copy
+
+import pytest
+import torch
+from torch_geometric.nn import EdgeConv
+
+from mddm.geometry import minimum_image, nearest_neighbors
+from mddm.noise import log_schedule
+from mddm.pbcconv import PBCConv, PBCConvDenoiser
+from mddm.potential import CONDITION_RANGES
+
+BOX = 10.0
+METHODS = ["dense", "message_passing"]
+BOXES = [BOX, None]
+
+
+def random_graph(batch=2, n_particles=30, n_neighbors=6, channels=5, box_length=BOX, n_globals=4):
+    torch.manual_seed(0)
+    positions = torch.rand(batch, n_particles, 3) * BOX
+    neighbors, displacement = nearest_neighbors(positions, n_neighbors, box_length)
+    features = torch.randn(batch, n_particles, channels)
+    return features, neighbors, displacement, torch.randn(batch, n_globals)
+
+
+def inputs(batch=2, n_particles=40, seed=0):
+    torch.manual_seed(seed)
+    x_t = torch.rand(batch, n_particles, 3) * BOX
+    sigma = log_schedule(10)[torch.randint(1, 11, (batch,))].float()
+    low, high = torch.tensor(list(CONDITION_RANGES.values())).T
+    return x_t, sigma, low + torch.rand(batch, 3) * (high - low)
+
+
+def denoiser(method="dense", **sizes):
+    torch.manual_seed(1)
+    sizes = {"channels": 16, "n_neighbors": 8} | sizes
+    return PBCConvDenoiser(method=method, **sizes)
+
+
+def both_methods(**sizes):
+    dense = denoiser("dense", **sizes)
+    reference = copy.deepcopy(dense)
+    for layer in reference.layers:
+        layer.method = "message_passing"
+    return dense, reference
+
+
+# --- the convolution ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("box_length", BOXES)
+def test_the_layer_is_equation_one(method, box_length):
+    features, neighbors, displacement, globals_ = random_graph(box_length=box_length)
+    layer = PBCConv(5, 7, 4, method)
+    out = layer(features, neighbors, displacement, globals_)
+    assert out.shape == (2, 30, 7)
+    weight, bias = layer.linear.weight.double(), layer.linear.bias.double()
+    for system in range(2):
+        for i in range(30):
+            messages = []
+            for rank, j in enumerate(neighbors[system, i].tolist()):
+                f_i, f_j = features[system, i], features[system, j]
+                edge = torch.cat([displacement[system, i, rank], f_i, f_j - f_i, globals_[system]])
+                messages.append(weight @ edge.double() + bias)
+            expected = torch.stack(messages).max(dim=0).values
+            torch.testing.assert_close(out[system, i].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_displacement_and_globals_it_is_edgeconv(method):
+    features, neighbors, displacement, globals_ = random_graph()
+    layer = PBCConv(5, 7, 4, method)
+    mlp = torch.nn.Linear(10, 7)
+    oracle = EdgeConv(mlp, aggr="max")  # draws the weights anew
+    with torch.no_grad():
+        layer.linear.weight[:, 3:13] = mlp.weight
+        layer.linear.bias.copy_(mlp.bias)
+    out = layer(features, neighbors, torch.zeros_like(displacement), torch.zeros_like(globals_))
+    for system in range(2):
+        target = torch.arange(30).repeat_interleave(6)
+        edge_index = torch.stack([neighbors[system].flatten(), target])
+        expected = oracle(features[system], edge_index)
+        torch.testing.assert_close(out[system], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("box_length", BOXES)
+@pytest.mark.parametrize("n_neighbors", [1, 6, 29])
+def test_both_methods_agree_in_output_and_in_every_gradient(box_length, n_neighbors):
+    graph = random_graph(batch=3, n_neighbors=n_neighbors, box_length=box_length)
+    features, neighbors, displacement, globals_ = graph
+    layer = PBCConv(5, 7, 4)
+    torch.manual_seed(3)
+    upstream = torch.randn(3, 30, 7)
+    results = {}
+    for method in METHODS:
+        layer.method = method
+        leaves = [value.clone().requires_grad_() for value in (features, displacement, globals_)]
+        out = layer(leaves[0], neighbors, leaves[1], leaves[2])
+        gradients = torch.autograd.grad((out * upstream).sum(), [*leaves, *layer.parameters()])
+        results[method] = [out, *gradients]
+    for dense, reference in zip(*results.values(), strict=True):
+        assert reference.abs().max() > 0
+        torch.testing.assert_close(dense, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_maximum_over_the_neighbors_counts():
+    features, neighbors, displacement, globals_ = random_graph()
+    for method in METHODS:
+        layer = PBCConv(5, 7, 4, method)
+        out = layer(features, neighbors, displacement, globals_)
+        order = torch.randperm(6)
+        shuffled = layer(features, neighbors[..., order], displacement[..., order, :], globals_)
+        torch.testing.assert_close(shuffled, out)
+        once = layer(features, neighbors[..., :5], displacement[..., :5, :], globals_)
+        assert (once <= out + 1e-5).all() and (once < out - 1e-5).any()
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="'dense' or 'message_passing', got 'sparse'"):
+        PBCConv(5, 7, 4, "sparse")
+    with pytest.raises(ValueError, match="got 'sparse'"):
+        PBCConvDenoiser(method="sparse")
+
+
+# --- the denoiser ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_paper_preset_has_101_891_parameters(method):
+    model = PBCConvDenoiser(method=method)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 101_891
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("box_length", BOXES)
+@pytest.mark.parametrize("conditional", [True, False])
+def test_the_paper_preset_is_the_same_by_both_methods(box_length, conditional):
+    x_t, sigma, condition = inputs(batch=3, n_particles=50)
+    condition = condition if conditional else None
+    dense, reference = both_methods(channels=128, n_neighbors=20)
+    outputs, gradients = [], []
+    for model in (dense, reference):
+        positions = x_t.clone().requires_grad_()
+        eps = model(positions, sigma, condition, box_length)
+        loss = (eps - torch.linspace(-1, 1, 3)).square().mean()
+        outputs.append(eps)
+        gradients.append(torch.autograd.grad(loss, [positions, *model.parameters()]))
+    assert outputs[0].shape == (3, 50, 3)
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_is_trained():
+    x_t, sigma, condition = inputs()
+    model = denoiser()
+    model(x_t, sigma, condition, BOX).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_translation_through_the_boundary_changes_nothing(method):
+    x_t, sigma, condition = inputs()
+    x_t = x_t.double()
+    model = denoiser(method).double()
+    sigma, condition = sigma.double(), condition.double()
+    eps = model(x_t, sigma, condition, BOX)
+    shift = torch.tensor([3.7, -12.2, 9.99], dtype=torch.float64)
+    for moved in (x_t + shift, (x_t + shift) % BOX):
+        torch.testing.assert_close(model(moved, sigma, condition, BOX), eps)
+    in_free_space = model(x_t, sigma, condition, None)
+    torch.testing.assert_close(model(x_t + shift, sigma, condition, None), in_free_space)
+
+
+@pytest.mark.parametrize("box_length", BOXES)
+@pytest.mark.parametrize("method", METHODS)
+def test_relabelling_particles_relabels_the_output(method, box_length):
+    x_t, sigma, condition = inputs()
+    model, order = denoiser(method), torch.randperm(40)
+    eps = model(x_t, sigma, condition, box_length)
+    permuted = model(x_t[:, order], sigma, condition, box_length)
+    torch.testing.assert_close(permuted, eps[:, order], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_systems_of_a_batch_do_not_see_each_other(method):
+    x_t, sigma, condition = inputs(batch=3)
+    model = denoiser(method)
+    together = model(x_t, sigma, condition, BOX)
+    for system in range(3):
+        one = slice(system, system + 1)
+        alone = model(x_t[one], sigma[one], condition[one], BOX)
+        torch.testing.assert_close(alone, together[one], rtol=1e-5, atol=1e-6)
+
+
+def test_the_boundary_is_seen_only_if_there_is_one():
+    x_t, sigma, condition = inputs()
+    model = denoiser()
+    assert not torch.allclose(
+        model(x_t, sigma, condition, None), model(x_t, sigma, condition, BOX)
+    )
+    # Far from the boundary a box makes no difference.
+    cluster = 4 + x_t / 10
+    torch.testing.assert_close(
+        model(cluster, sigma, condition, None), model(cluster, sigma, condition, BOX)
+    )
+
+
+def test_no_condition_is_the_middle_of_the_ranges():
+    x_t, sigma, _ = inputs()
+    middle = torch.tensor([[(low + high) / 2 for low, high in CONDITION_RANGES.values()]] * 2)
+    model = denoiser()
+    torch.testing.assert_close(
+        model(x_t, sigma, None, BOX), model(x_t, sigma, middle, BOX), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_condition_and_noise_level_are_heard():
+    x_t, sigma, condition = inputs()
+    model = denoiser()
+    eps = model(x_t, sigma, condition, BOX)
+    for column in range(3):
+        other = condition.clone()
+        other[:, column] *= 1.1
+        assert not torch.allclose(model(x_t, sigma, other, BOX), eps)
+    assert not torch.allclose(model(x_t, 2 * sigma, condition, BOX), eps)
+
+
+def test_a_local_change_travels_one_edge_a_layer():
+    # Particles on a line, two neighbours each: three layers see three particles a side.
+    positions = torch.zeros(1, 40, 3)
+    positions[0, :, 0] = torch.arange(40) * 0.25 + 0.02 * torch.sin(torch.arange(40.0))
+    model, sigma = denoiser(n_neighbors=2), torch.tensor([0.1])
+    eps = model(positions, sigma, None, BOX)
+    moved = positions.clone()
+    moved[0, 20, 1] += 0.05
+    changed = (model(moved, sigma, None, BOX) - eps).abs().amax(-1)[0] > 1e-7
+    assert changed[20] and not changed[:17].any() and not changed[24:].any()
+    assert minimum_image(positions[0, 0] - positions[0, 39], BOX).norm() < 0.3
+
+
+def test_too_many_neighbors_are_refused_in_words():
+    x_t, sigma, condition = inputs(n_particles=8)
+    with pytest.raises(ValueError, match=r"below the number of particles \(8\), got 8"):
+        denoiser()(x_t, sigma, condition, BOX)

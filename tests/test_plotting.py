@@ -1,0 +1,138 @@
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.collections import EllipseCollection, LineCollection
+
+from mddm import plotting
+
+
+@pytest.fixture
+def ax(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with mpl.rc_context():
+        plotting.set_style()
+        figure, axes = plt.subplots()
+        yield axes
+        figure.canvas.draw()
+        plt.close(figure)
+    assert not list(tmp_path.iterdir()), "drawing wrote a file"
+
+
+def spheres(ax):
+    (found,) = [part for part in ax.collections if isinstance(part, EllipseCollection)]
+    return found
+
+
+def boxes(ax):
+    return [part for part in ax.collections if isinstance(part, LineCollection)]
+
+
+def test_style_is_readable_on_a_phone():
+    with mpl.rc_context():
+        plotting.set_style()
+        width = mpl.rcParams["figure.figsize"][0]
+        letters = mpl.rcParams["axes.labelsize"] / 72
+        assert letters / width * 360 > 9, "letters are below 9 pixels on a screen 360 wide"
+
+
+def test_rdf_draws_each_curve(ax):
+    r = np.linspace(0.05, 4.95, 50)
+    curves = {"MD": np.sin(r), "MDDM": np.cos(r)}
+    assert plotting.rdf(ax, r, curves, reference="MD") is ax
+    drawn = {line.get_label(): line for line in ax.lines}
+    for label, g in curves.items():
+        assert np.array_equal(drawn[label].get_ydata(), g)
+    assert drawn["MD"].get_linewidth() > drawn["MDDM"].get_linewidth()
+    assert drawn["MD"].get_zorder() < drawn["MDDM"].get_zorder()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["MD", "MDDM"]
+    assert "σ" in ax.get_xlabel()
+
+
+def test_rdf_refuses_what_does_not_fit(ax):
+    with pytest.raises(ValueError, match="the curve 'MD' must have one value per bin"):
+        plotting.rdf(ax, np.arange(5), {"MD": np.ones(4)})
+    with pytest.raises(ValueError, match=r"reference must be one of \['MD'\], got 'md'"):
+        plotting.rdf(ax, np.arange(5), {"MD": np.ones(5)}, reference="md")
+
+
+def test_loss_shows_values_and_their_running_mean(ax):
+    steps = np.arange(1, 401)
+    losses = np.random.default_rng(0).uniform(0, 1, 400)
+    assert plotting.loss(ax, steps, torch.tensor(losses, requires_grad=True)) is ax
+    raw = next(line for line in ax.lines if len(line.get_ydata()) == 400)
+    mean = next(line for line in ax.lines if line.get_label() == "mean of 20 steps")
+    assert np.allclose(raw.get_ydata(), losses)
+    assert mean.get_xdata()[0] == 20
+    assert mean.get_ydata()[0] == pytest.approx(losses[:20].mean())
+    assert mean.get_ydata()[-1] == pytest.approx(losses[-20:].mean())
+
+
+def test_loss_takes_a_single_step_and_no_fewer(ax):
+    plotting.loss(ax, [1], [0.5])
+    for steps, losses in [([], []), ([1, 2], [0.5])]:
+        with pytest.raises(ValueError, match="steps and losses must have one length"):
+            plotting.loss(ax, steps, losses)
+
+
+def test_schedule_is_logarithmic(ax):
+    sigmas = torch.logspace(-2, 0, 20)
+    assert plotting.schedule(ax, sigmas) is ax
+    assert ax.get_yscale() == "log"
+    (line,) = ax.lines
+    assert np.allclose(line.get_ydata(), sigmas)
+    assert list(line.get_xdata()) == list(range(1, 21))
+    with pytest.raises(ValueError, match="sigmas must be positive"):
+        plotting.schedule(ax, [0.0, 1.0])
+
+
+def test_particles_are_all_drawn_with_their_box(ax):
+    positions = torch.rand(50, 3, requires_grad=True) * 10
+    assert plotting.particles(ax, positions, 10.0) is ax
+    assert len(spheres(ax).get_offsets()) == 3 * 50, "a sphere is three discs"
+    assert sum(len(part.get_segments()) for part in boxes(ax)) == 12
+
+
+def test_particles_in_free_space_have_no_box(ax):
+    plotting.particles(ax, np.random.default_rng(0).normal(size=(20, 3)), None)
+    assert not boxes(ax)
+    plotting.particles(ax, np.zeros((1, 3)), None)
+
+
+def test_the_nearer_particle_is_larger_darker_and_on_top(ax):
+    plotting.particles(ax, [[5.0, 0.0, 5.0], [5.0, 10.0, 5.0], [5.0, 5.0, 5.0]], 10.0, "#0000ff")
+    widths = spheres(ax).get_widths()[::3]
+    assert (np.diff(widths) > 0).all(), "later ones, on top, are nearer and so larger"
+    faded = spheres(ax).get_facecolors()[1::3, 0]
+    assert (np.diff(faded) < 0).all(), "farther ones are paler"
+    across = spheres(ax).get_offsets()[::3]
+    assert np.ptp(across[:, 0]) > 0
+    assert np.allclose(across[1], 0, atol=1e-9), "the middle of the box is the middle of the view"
+
+
+def test_values_are_mapped_to_colors(ax):
+    positions = np.random.default_rng(0).uniform(0, 10, (30, 3))
+    plotting.particles(ax, positions, 10.0, color=np.arange(30))
+    assert len(np.unique(spheres(ax).get_facecolors()[1::3].round(4), axis=0)) == 30
+
+
+@pytest.mark.parametrize(
+    ("positions", "options", "message"),
+    [
+        (np.zeros((5, 2)), {}, r"shape \(n_particles, 3\), got \(5, 2\)"),
+        (np.zeros((0, 3)), {}, r"got \(0, 3\)"),
+        (np.full((5, 3), np.nan), {}, "positions must be finite"),
+        (np.ones((5, 3)), {"color": np.ones(4)}, "one value per particle"),
+    ],
+)
+def test_particles_refuses_what_it_cannot_draw(ax, positions, options, message):
+    with pytest.raises(ValueError, match=message):
+        plotting.particles(ax, positions, 10.0, **options)
+
+
+def test_particles_wants_a_plain_axes():
+    figure, ax = plt.subplots(subplot_kw={"projection": "3d"})
+    with pytest.raises(ValueError, match="without projection='3d'"):
+        plotting.particles(ax, np.ones((5, 3)), 10.0)
+    plt.close(figure)

@@ -1,0 +1,163 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mddm import dataset, lammps, sweep
+
+RUNS = [
+    sweep.Run(f"run-{i}", 3.8 + i, 0.6, (0.3, 0.2, 0.1), i, "train", 100, 60, 0.5, n_kept=2)
+    for i in range(3)
+]
+SCRIPT = """
+import sys
+from test_sweep import RUNS
+from mddm.sweep import sweep
+if __name__ == "__main__":
+    sweep(RUNS, sys.argv[1], n_workers=2, report=lambda line: print(line, flush=True))
+"""
+
+
+def _start(folder, script):
+    script.write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.Popen(
+        [sys.executable, script, folder], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def _children(pid):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name, in brackets, may hold blanks: count the fields from behind it.
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def _workers(pid):
+    return [
+        child
+        for child in _children(pid)
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def _read_harvests(process, n):
+    found = []
+    while len(found) < n:
+        line = process.stdout.readline()
+        assert line, "the sweep ended early"
+        if " at T = " in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_killed_sweep_loses_nothing_and_resumes(tmp_path):
+    folder = tmp_path / "pieces"
+    process = _start(folder, tmp_path / "run.py")
+    _read_harvests(process, 1)
+    # A worker dies; the sweep goes on without it being started anew.
+    os.kill(_workers(process.pid)[0], signal.SIGKILL)
+    _read_harvests(process, 2)
+    process.kill()
+    process.wait()
+    pieces = [path for path in folder.rglob("*.npz") if not path.name.startswith(".")]
+    assert pieces
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+    reported = []
+    sweep.sweep(RUNS, folder, n_workers=1, report=reported.append)
+    assert sum(" at T = " in line for line in reported) < 9
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+    found = sweep.assemble(RUNS, folder, "test")
+    assert found.temperature.tolist() == [0.2, 0.1] * 3
+    # What was broken off twice is what it would have been in one go.
+    for row, run in enumerate(RUNS):
+        whole = list(lammps.ramp(run.potential, run.temperatures, 100, 60, run.seed))
+        np.testing.assert_array_equal(found.positions[2 * row + 1], whole[-1].positions)
+    assert not list((folder / "unfinished").glob("*.npz"))
+    # A second sweep has nothing to do, and does nothing.
+    again = []
+    start = time.perf_counter()
+    sweep.sweep(RUNS, folder, report=again.append)
+    assert again == ["3 of 3 runs were finished before"]
+    assert time.perf_counter() - start < 30
+
+
+def test_files_of_another_sweep_are_refused(tmp_path):
+    run = sweep.Run("one", 3.8, 0.6, (0.3,), 0, "train", 50, 0, 0.5)
+    sweep.sweep([run], tmp_path, n_workers=1, report=lambda line: None)
+    other = sweep.Run("one", 3.8, 0.6, (0.3,), 1, "train", 50, 0, 0.5)
+    with pytest.raises(ValueError, match=r"one\.npz was made with other settings"):
+        sweep.sweep([other], tmp_path)
+    (tmp_path / "one.npz").write_bytes(b"rubbish")
+    with pytest.raises(ValueError, match=r"one\.npz is damaged; remove it"):
+        sweep.sweep([run], tmp_path)
+
+
+def test_missing_runs_are_counted(tmp_path):
+    with pytest.raises(ValueError, match="3 of 3 runs are missing"):
+        sweep.assemble(RUNS, tmp_path, "python -m mddm.sweep small")
+
+
+def test_failing_run_does_not_stop_the_others(tmp_path):
+    bad = sweep.Run("bad", 3.8, 0.6, (0.1, 0.3), 0, "train", 50, 50, 0.5)
+    good = sweep.Run("good", 3.8, 0.6, (0.3,), 0, "train", 50, 0, 0.5)
+    with pytest.raises(RuntimeError, match=r"1 runs failed: bad .*temperatures must fall"):
+        sweep.sweep([bad, good], tmp_path, n_workers=1, report=lambda line: None)
+    assert (tmp_path / "good.npz").exists()
+
+
+def test_unwritable_folder_is_an_error_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        sweep.sweep(RUNS, tmp_path / "file")
+
+
+def test_plans_are_complete_and_distinct():
+    ramps = sweep.ramp_runs()
+    train = [run for run in ramps if run.split == "train"]
+    conditions = [(run.k, run.phi, t) for run in train for t in run.temperatures]
+    assert len(set(conditions)) == len(conditions) == 1000
+    assert min(k for k, _, _ in conditions) == 1.0
+    assert max(t for _, _, t in conditions) < 0.05
+    tests = [run for run in ramps if run.split == "test"]
+    assert len({(run.k, run.phi, run.temperatures[-1]) for run in tests}) == 25
+    assert all(run.n_kept == 1 for run in tests)
+    assert len({run.name for run in ramps}) == len({run.seed for run in ramps}) == len(ramps)
+    assert min(run.n_steps_first for run in ramps) >= 300_000
+    replicated = [run for run in ramps if run.split == "replica"]
+    assert sum(run.n_kept for run in replicated) >= 125
+    known = {(run.k, run.phi) for run in ramps if run.split != "replica"}
+    assert {(run.k, run.phi) for run in replicated} == known & {
+        (run.k, run.phi) for run in replicated
+    }
+
+
+def test_any_beginning_of_the_ramps_spans_the_plane():
+    train = [run for run in sweep.ramp_runs() if run.split == "train"]
+    for n, largest in ((10, 0.55), (25, 0.35), (50, 0.25)):
+        begun = np.array([[(run.k - 1) / 14, run.phi / 6] for run in train[:n]])
+        every = np.array([[(run.k - 1) / 14, run.phi / 6] for run in train])
+        gaps = np.linalg.norm(every[:, None] - begun, axis=-1).min(axis=1)
+        assert gaps.max() < largest
+
+
+def test_small_plan_has_a_partner_for_every_test_row():
+    runs = sweep.small_runs()
+    conditions = {
+        split: {(run.k, run.phi, run.temperatures) for run in runs if run.split == split}
+        for split in dataset.SPLITS
+    }
+    assert len(conditions["train"]) == 18
+    assert conditions["test"] <= conditions["replica"]
+    assert len(conditions["replica"] & conditions["train"]) >= 4
