@@ -30,9 +30,9 @@ def wrap(positions: Tensor, box_length: float | None) -> Tensor:
     """
     if box_length is None:
         return positions
-    wrapped = positions - box_length * torch.floor(positions / box_length)
+    wrapped = torch.remainder(positions, box_length)
     # Rounding takes a tiny negative coordinate to box_length itself, which is outside the box.
-    return torch.where(wrapped < box_length, wrapped, torch.zeros_like(wrapped))
+    return torch.where(wrapped == box_length, torch.zeros_like(wrapped), wrapped)
 
 
 def minimum_image(displacement: Tensor, box_length: float | None) -> Tensor:
@@ -99,6 +99,7 @@ def nearest_neighbors(
             f"n_neighbors must be at least 1 and below the number of particles ({n_particles}), "
             f"got {n_neighbors}"
         )
+    _check_finite(positions)
     if method == "auto":
         on_gpu = positions.device.type != "cpu"
         method = "matrix" if on_gpu and n_particles <= _MATRIX_MAX_PARTICLES else "tree"
@@ -112,13 +113,18 @@ def nearest_neighbors(
     return neighbors, minimum_image(displacement, box_length)
 
 
+def _check_finite(positions: Tensor) -> None:
+    if not torch.isfinite(positions).all():
+        raise ValueError("positions must be finite; some are nan or infinite")
+
+
 def _neighbors_by_matrix(positions: Tensor, n_neighbors: int, box_length: float | None) -> Tensor:
     batch, n_particles, _ = positions.shape
     rows = max(1, _MATRIX_ENTRIES // (batch * n_particles))
     chunks = []
     for start in range(0, n_particles, rows):
         centers = positions[:, start : start + rows]
-        distance2 = torch.zeros(batch, centers.shape[1], n_particles, device=positions.device)
+        distance2 = positions.new_zeros(batch, centers.shape[1], n_particles)
         for axis in range(3):
             delta = positions[:, None, :, axis] - centers[:, :, None, axis]
             distance2 += minimum_image(delta, box_length).square()
@@ -131,8 +137,6 @@ def _neighbors_by_matrix(positions: Tensor, n_neighbors: int, box_length: float 
 def _neighbors_by_tree(positions: Tensor, n_neighbors: int, box_length: float | None) -> Tensor:
     batch, n_particles, _ = positions.shape
     wrapped = wrap(positions, box_length).cpu().double().numpy()
-    if not np.isfinite(wrapped).all():
-        raise ValueError("positions must be finite; some are nan or infinite")
     own = np.arange(n_particles)[:, None]
     neighbors = np.empty((batch, n_particles, n_neighbors), dtype=np.int64)
     for system in range(batch):
@@ -157,12 +161,14 @@ def neighbor_pairs(positions: Tensor, r_cut: float, box_length: float) -> Tensor
         (n_pairs, 2) int64 indices.
 
     Raises:
-        ValueError: `r_cut` reaches half the box edge, where minimum images are ambiguous.
+        ValueError: `r_cut` reaches half the box edge, where minimum images are ambiguous, or
+            positions that are not finite.
     """
     if not 0 < r_cut < box_length / 2:
         raise ValueError(
             f"r_cut must be above 0 and below half the box edge ({box_length / 2}), got {r_cut}"
         )
+    _check_finite(positions)
     points = wrap(positions.detach(), box_length).cpu().double().numpy()
     pairs = cKDTree(points, boxsize=box_length).query_pairs(r_cut, output_type="ndarray")
     return torch.from_numpy(pairs.astype(np.int64)).to(positions.device)

@@ -98,7 +98,8 @@ class Tabulated:
 
     def energy(self, r: Tensor) -> Tensor:
         """Return U(r) [energy] at distances of any shape within the table [length]."""
-        return self._evaluate(self._spline, r)
+        # The spline is scipy's: the second term, zero in value, hands its slope to autograd.
+        return self._evaluate(self._spline, r) - self.force(r) * (r - r.detach())
 
     def force(self, r: Tensor) -> Tensor:
         """Return -dU/dr [energy / length] at distances of any shape within the table."""

@@ -1,0 +1,70 @@
+"""Draw the README's figure from the data set and a trained model.
+
+From the repository's root: .venv/bin/python book/overview.py
+"""
+
+import argparse
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from mddm import dataset, noise, plotting, structure, study, tasks, training
+
+# A condition of the test set, which the model has never seen, and a round number of steps.
+CONDITION = {"k": 9.02, "phi": 0.75, "temperature": 0.02}
+N_STEPS = 500
+# Moments of the process that are shown, as noise levels [length].
+LEVELS = (5.0, 0.3, 0.0)
+
+
+def main():
+    """Sample, compare with MD, draw and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default="full", choices=("full", "quick"), help="of training")
+    checkpoint = study.checkpoint_path(parser.parse_args().profile, "conditional", "mddm")
+
+    root = study.project_root()
+    md = dataset.read(root / "data" / "opp-small.h5")
+    row = md.nearest(**CONDITION)
+    frames = sample(checkpoint, md, row)
+    shown = [min(frames, key=lambda frame: abs(frame.sigma - level)) for level in LEVELS]
+
+    plotting.set_style()
+    figure = plt.figure(figsize=(12, 3.4))
+    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.5])
+    titles = ["uniform noise", f"noise {shown[1].sigma:.1f} σ", "sample", "molecular dynamics"]
+    clouds = [frame.positions[0] for frame in shown] + [md.positions[row]]
+    for ax, cloud, title in zip(axes, clouds, titles, strict=False):
+        plotting.particles(ax, cloud, md.box_length)
+        ax.set_title(title)
+
+    bin_centers, reference = structure.rdf(md.positions[row], md.box_length)
+    _, sampled = structure.rdf(shown[-1].positions, md.box_length)
+    _, replica = structure.rdf(md.positions[md.partners(row)], md.box_length)
+    curves = {"MD": reference, "MD, other seed": replica, "sample": sampled}
+    plotting.rdf(axes[-1], bin_centers, curves, reference="MD")
+    axes[-1].set_title(f"k = {md.k[row]:.1f}, φ = {md.phi[row]:.1f}, T = {md.temperature[row]:.2f}")
+    target = root / "book" / "_assets" / "overview.png"
+    figure.savefig(target)
+    print(f"wrote {target.relative_to(root)}; {tasks.score(md, row, np.asarray(clouds[2]))}")
+
+
+def sample(checkpoint, md, row):
+    """Draw one sample of a row's condition; return the frames of the process."""
+    denoiser, header = training.load_checkpoint(checkpoint, "mddm")
+    settings = training.Settings(**header["settings"])
+    frames = tasks.generate(
+        denoiser,
+        "ancestral",
+        noise.make_schedule("log", N_STEPS, settings.sigma_min, settings.sigma_max),
+        md.conditions[[row]],
+        n_samples=1,
+        n_particles=md.positions.shape[1],
+        box_length=md.box_length,
+        seed=0,
+    )
+    return list(study.progress(frames, N_STEPS + 1, "sampling"))
+
+
+if __name__ == "__main__":
+    main()

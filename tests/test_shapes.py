@@ -1,0 +1,229 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import kstest
+
+from mddm import shapes
+from mddm.shapes import MAJOR_RADIUS, MINOR_RADIUS, Surface, sinkhorn_loss
+
+
+def draw(name, n_points, batch_size=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    points, condition = Surface(name, n_points).draw(batch_size, generator)
+    assert condition is None
+    return points
+
+
+def rotation(angle, axis):
+    i, j = [other for other in range(3) if other != axis]
+    matrix = np.eye(3)
+    matrix[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+    return torch.from_numpy(matrix).float()
+
+
+def assert_mean(values, expected):
+    """The mean of independent values is the expected one within five standard errors."""
+    error = values.std() / math.sqrt(len(values))
+    assert abs(values.mean() - expected) < 5 * error
+
+
+# --- surfaces ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shapes.SURFACES)
+def test_clouds_have_the_shape_that_training_expects(name):
+    assert draw(name, 7, batch_size=3).shape == (3, 7, 3)
+    assert draw(name, 7).dtype == torch.float32
+    assert Surface(name, 7).box_length is None
+
+
+def test_points_lie_on_the_sphere():
+    radius = draw("sphere", 20_000).double().norm(dim=-1)
+    torch.testing.assert_close(radius, torch.ones_like(radius), rtol=0, atol=1e-6)
+
+
+def test_points_lie_on_the_torus():
+    # The implicit equation of a torus, (sqrt(x^2 + y^2) - R)^2 + z^2 = r^2.
+    x, y, z = draw("torus", 20_000).double().unbind(-1)
+    tube = ((x**2 + y**2).sqrt() - MAJOR_RADIUS) ** 2 + z**2
+    torch.testing.assert_close(tube.sqrt(), torch.full_like(tube, MINOR_RADIUS), rtol=0, atol=1e-6)
+
+
+def test_the_sphere_is_uniform_in_area():
+    points = draw("sphere", 100_000)[0].double()
+    for axis in range(3):
+        # Archimedes: equal slices of a sphere have equal areas.
+        assert kstest(points[:, axis].numpy(), "uniform", (-1, 2)).pvalue > 1e-3
+        assert_mean(points[:, axis].square(), 1 / 3)
+        assert_mean(points[:, axis] * points[:, axis - 1], 0)
+    longitude = torch.atan2(points[:, 1], points[:, 0]).numpy()
+    assert kstest(longitude, "uniform", (-math.pi, 2 * math.pi)).pvalue > 1e-3
+
+
+def test_the_torus_is_uniform_in_area():
+    x, y, z = draw("torus", 100_000)[0].double().unbind(-1)
+    from_axis = torch.hypot(x, y)
+    # Integrals over the area element r (R + r cos theta) d theta d phi, divided by 4 pi^2 R r;
+    # points uniform in both angles would have 1, 1.08 and 0 for the first three.
+    assert_mean(from_axis, MAJOR_RADIUS + MINOR_RADIUS**2 / (2 * MAJOR_RADIUS))
+    assert_mean(from_axis**2, MAJOR_RADIUS**2 + 3 * MINOR_RADIUS**2 / 2)
+    assert_mean((from_axis - MAJOR_RADIUS) / MINOR_RADIUS, MINOR_RADIUS / (2 * MAJOR_RADIUS))
+    assert_mean(z**2, MINOR_RADIUS**2 / 2)
+    for value in (x, y, z, x * y, x * z, y * z):
+        assert_mean(value, 0)
+
+
+def test_both_angles_of_the_torus_have_their_density():
+    x, y, z = draw("torus", 100_000, seed=1)[0].double().unbind(-1)
+    latitude = torch.atan2(z, torch.hypot(x, y) - MAJOR_RADIUS).numpy()
+
+    def cumulative(angle):
+        area = angle + math.pi + MINOR_RADIUS / MAJOR_RADIUS * np.sin(angle)
+        return area / (2 * math.pi)
+
+    assert kstest(latitude, cumulative).pvalue > 1e-3
+    longitude = torch.atan2(y, x).numpy()
+    assert kstest(longitude, "uniform", (-math.pi, 2 * math.pi)).pvalue > 1e-3
+    assert abs(np.corrcoef(np.cos(latitude), np.cos(longitude))[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("name", shapes.SURFACES)
+def test_draws_follow_the_generator(name):
+    assert torch.equal(draw(name, 50, seed=3), draw(name, 50, seed=3))
+    assert not torch.equal(draw(name, 50, seed=3), draw(name, 50, seed=4))
+    generator = torch.Generator().manual_seed(3)
+    surface = Surface(name, 50)
+    first, second = (surface.draw(1, generator)[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    draw(name, 50)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_clouds_of_a_batch_differ():
+    a, b = draw("torus", 50, batch_size=2)
+    assert not torch.isclose(a, b).any()
+
+
+def test_distance_from_the_sphere():
+    points = torch.tensor([[0.0, 0, 0], [0, 0, 3], [0, -0.5, 0], [0.6, 0.8, 0]])
+    expected = torch.tensor([1.0, 2, 0.5, 0])
+    torch.testing.assert_close(Surface("sphere", 1).distance(points), expected)
+
+
+def test_distance_from_the_torus():
+    top, outer = MINOR_RADIUS, MAJOR_RADIUS + MINOR_RADIUS
+    points = torch.tensor([[0.0, 0, 0], [MAJOR_RADIUS, 0, 0], [0, outer + 2, 0], [-1, 0, top]])
+    expected = torch.tensor([MAJOR_RADIUS - MINOR_RADIUS, MINOR_RADIUS, 2, 0])
+    torch.testing.assert_close(Surface("torus", 1).distance(points), expected)
+
+
+@pytest.mark.parametrize("name", shapes.SURFACES)
+def test_distance_is_that_of_the_nearest_point_of_the_surface(name):
+    anywhere = 2 * torch.rand(2, 10, 3, generator=torch.Generator().manual_seed(1)) - 1
+    nearest = torch.cdist(anywhere, draw(name, 200_000).expand(2, -1, -1)).min(dim=-1).values
+    distance = Surface(name, 1).distance(anywhere)
+    assert distance.shape == (2, 10)
+    torch.testing.assert_close(distance, nearest, rtol=0, atol=0.02)
+
+
+def test_distance_of_drawn_points_is_zero():
+    for name in shapes.SURFACES:
+        assert Surface(name, 1).distance(draw(name, 1000)).max() < 1e-6
+
+
+def test_unknown_surface_is_answered():
+    with pytest.raises(ValueError, match="sphere, torus, got 'shpere'; did you mean 'sphere'"):
+        Surface("shpere", 10)
+
+
+@pytest.mark.parametrize("n_points", [0, -3, 2.5])
+def test_a_cloud_needs_points(n_points):
+    with pytest.raises(ValueError, match=f"at least 1, got {n_points}"):
+        Surface("sphere", n_points)
+
+
+# --- Sinkhorn loss -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shapes.SURFACES)
+def test_equal_clouds_score_zero_in_any_order(name):
+    cloud = draw(name, 100)[0]
+    assert sinkhorn_loss(cloud, cloud).abs() < 1e-6
+    assert sinkhorn_loss(cloud, cloud.flip(0)).abs() < 1e-5
+
+
+def test_other_clouds_score_above_zero():
+    sphere, other = draw("sphere", 100)[0], draw("sphere", 100, seed=1)[0]
+    torus = draw("torus", 100)[0]
+    assert 1e-3 < sinkhorn_loss(sphere, other) < sinkhorn_loss(sphere, torus)
+
+
+def test_the_loss_is_symmetric_also_between_clouds_of_two_sizes():
+    a, b = draw("sphere", 100)[0], draw("torus", 150)[0]
+    torch.testing.assert_close(sinkhorn_loss(a, b), sinkhorn_loss(b, a))
+
+
+def test_a_shift_costs_half_its_square():
+    cloud, shift = draw("torus", 100)[0], torch.tensor([0.3, -0.4, 1.2])
+    loss = sinkhorn_loss(cloud, cloud + shift)
+    torch.testing.assert_close(loss, shift.square().sum() / 2, rtol=1e-3, atol=0)
+
+
+def test_far_points_score_as_the_best_assignment_of_one_cloud_to_the_other():
+    # Points much farther apart than the blur: optimal transport, solved exactly.
+    generator = torch.Generator().manual_seed(0)
+    a, b = 20 * torch.rand(2, 12, 3, generator=generator)
+    cost = torch.cdist(a, b).square() / 2
+    best = cost[linear_sum_assignment(cost.numpy())].mean()
+    torch.testing.assert_close(sinkhorn_loss(a, b), best, rtol=0.02, atol=0)
+
+
+def test_the_loss_does_not_depend_on_where_the_pair_stands():
+    a, b = draw("sphere", 80)[0], draw("sphere", 80, seed=1)[0]
+    turned = rotation(0.7, 0) @ rotation(1.1, 2)
+    moved = [cloud @ turned.T + torch.tensor([1.0, 2.0, -1.0]) for cloud in (a, b)]
+    torch.testing.assert_close(sinkhorn_loss(*moved), sinkhorn_loss(a, b), rtol=1e-2, atol=1e-4)
+
+
+def test_more_points_of_the_same_surface_score_less():
+    scores = [
+        sinkhorn_loss(draw("sphere", n, 4), draw("sphere", n, 4, seed=1)).mean()
+        for n in (32, 128, 512)
+    ]
+    assert all(few > many for few, many in itertools.pairwise(scores))
+
+
+def test_a_batch_scores_as_its_clouds():
+    a, b = draw("torus", 60, batch_size=3), draw("sphere", 60, batch_size=3)
+    singles = torch.stack([sinkhorn_loss(x, y) for x, y in zip(a, b, strict=True)])
+    assert sinkhorn_loss(a, b).shape == (3,)
+    # geomloss anneals from the size of the whole batch.
+    torch.testing.assert_close(sinkhorn_loss(a, b), singles, rtol=1e-2, atol=1e-4)
+
+
+def test_clouds_far_apart_score_finite():
+    cloud = draw("sphere", 50)[0]
+    loss = sinkhorn_loss(1e3 * cloud, cloud)
+    assert torch.isfinite(loss) and loss > 1e4
+
+
+@pytest.mark.parametrize(
+    ("points", "reference", "message"),
+    [
+        (torch.zeros(5, 2), torch.zeros(5, 3), r"points must have the shape .* got \(5, 2\)"),
+        (torch.zeros(5, 3), torch.zeros(0, 3), r"reference must have the shape .* got \(0, 3\)"),
+        (torch.zeros(5, 3), torch.zeros(2, 5, 3), "two clouds or two batches of one size"),
+        (torch.zeros(3, 5, 3), torch.zeros(2, 5, 3), "two clouds or two batches of one size"),
+        (torch.full((5, 3), torch.nan), torch.zeros(5, 3), "points must be finite"),
+        (torch.zeros(5, 3), torch.full((5, 3), torch.inf), "reference must be finite"),
+    ],
+)
+def test_clouds_that_cannot_be_compared_are_refused(points, reference, message):
+    with pytest.raises(ValueError, match=message):
+        sinkhorn_loss(points, reference)
