@@ -1,11 +1,19 @@
-# make book   build the study, executing its notebooks: book/_build/html/index.html
-# make test   run the tests
-# The other targets: lint, data (the small data set anew), train, serve (the book on port 8000), clean.
-# Each sets up .venv when it must; PYTHON=python3.12 chooses the interpreter it is made from.
+# Each target sets up .venv when it must; PYTHON=python3.12 chooses the interpreter it is made from.
+#
+#   make book    build the study, executing its notebooks: book/_build/html/index.html
+#   make test    run the tests
+#   make lint    check style, and that imports go down only
+#   make data    make the small data set anew, with LAMMPS
+#   make train   train a conditional model, quick profile: out.ipynb
+#   make serve   build the book and serve it at http://localhost:8000
+#   make clean   remove .venv, the built book, caches and quick checkpoints
 PYTHON ?= python3
 READY := .venv/ready
 
-.PHONY: book test lint data train serve clean
+.PHONY: help book test lint data train serve clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
 
 book: $(READY)
 	.venv/bin/jupyter-book build book/ -W --keep-going
@@ -26,7 +34,7 @@ serve: book
 	.venv/bin/python -m http.server --directory book/_build/html
 
 clean:
-	rm -rf .venv book/_build *.egg-info out*.ipynb .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv book/_build data/checkpoints/quick *.egg-info out*.ipynb .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml

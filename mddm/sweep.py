@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -169,11 +170,12 @@ def sweep(
         run.steps_after(len(run.temperatures)) - run.steps_after(len(harvests[run.name]))
         for run in missing
     )
-    cluster = scheduler or LocalCluster(
-        n_workers=n_workers, threads_per_worker=1, dashboard_address=":0"
-    )
     clock, done, left, failed = time.perf_counter(), 0, len(missing), []
-    with Client(cluster) as client:
+    with ExitStack() as stack:
+        cluster = scheduler or stack.enter_context(
+            LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0")
+        )
+        client = stack.enter_context(Client(cluster))
 
         def submit(run, urgency):
             found = harvests[run.name]
@@ -209,8 +211,6 @@ def sweep(
                 f"{time.strftime('%H:%M:%S')} {run.name} at T = {harvest.temperature:g}: energy "
                 f"{harvest.energy:.4f}; {left} runs and about {hours:.1f} h to go"
             )
-    if scheduler is None:
-        cluster.close()
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}")
 

@@ -97,7 +97,9 @@ def test_a_truncated_file_is_refused_by_name(tmp_path, keep):
     checkpoint.write(path, TENSORS, HEADER)
     data = path.read_bytes()
     path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
-    with pytest.raises(ValueError, match="model.safetensors is truncated or no checkpoint") as info:
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors is truncated or no checkpoint"
+    ) as info:
         checkpoint.read(path, "checkpoint")
     assert "train again" in str(info.value)
 
@@ -113,7 +115,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path, keep):
 def test_a_file_of_anything_else_is_refused_by_name(tmp_path, data):
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="model.safetensors is truncated or no checkpoint"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is truncated or no checkpoint"):
         checkpoint.read(path, "checkpoint")
 
 
@@ -124,21 +126,21 @@ def test_a_file_of_anything_else_is_refused_by_name(tmp_path, data):
 def test_somebody_elses_safetensors_are_refused_by_name(tmp_path, metadata):
     path = tmp_path / "other.safetensors"
     save_file({"weight": torch.ones(2)}, path, metadata=metadata)
-    with pytest.raises(ValueError, match="other.safetensors is no checkpoint of this package"):
+    with pytest.raises(ValueError, match=r"other\.safetensors is no checkpoint of this package"):
         checkpoint.read(path, "checkpoint")
 
 
 def test_a_header_that_was_damaged_is_refused_by_name(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"weight": torch.ones(2)}, path, metadata={"mddm": "{'kind': "})
-    with pytest.raises(ValueError, match="other.safetensors is truncated or no checkpoint"):
+    with pytest.raises(ValueError, match=r"other\.safetensors is truncated or no checkpoint"):
         checkpoint.read(path, "checkpoint")
 
 
 def test_another_kind_is_refused_by_name(tmp_path):
     path = tmp_path / "model.safetensors"
     checkpoint.write(path, TENSORS, HEADER)
-    with pytest.raises(ValueError, match="model.safetensors is no state of this package"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is no state of this package"):
         checkpoint.read(path, "state")
 
 

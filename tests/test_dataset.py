@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset
+from mddm import dataset, study
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed, potential_energy
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
@@ -188,3 +188,10 @@ def test_shipped_set_is_complete_and_sound():
     assert shipped.attributes["n_steps"] >= 5000
     for row in np.flatnonzero(shipped.split == "test"):
         assert shipped.split[shipped.partners(row)].tolist() == ["replica"]
+
+
+def test_datasheet_names_the_shipped_set_by_its_hashes():
+    datasheet = SHIPPED.with_name("README.md").read_text()
+    (row,) = [line for line in datasheet.splitlines() if line.startswith("| `opp-small.h5`")]
+    assert study.file_hash(SHIPPED) in row
+    assert dataset.read(SHIPPED).content_hash in row

@@ -151,6 +151,29 @@ def test_the_paper_preset_is_the_same_by_both_methods(box_length, conditional):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_denoiser_is_its_layers_one_after_the_other():
+    x_t, sigma, condition = (value.double() for value in inputs())
+    model = denoiser(n_layers=2).double()
+    neighbors, displacement = nearest_neighbors(x_t, 8, BOX)
+    low, high = torch.tensor(list(CONDITION_RANGES.values())).double().T
+    fraction = torch.log(sigma / 0.005) / torch.log(torch.tensor(5.0 / 0.005).double())
+    globals_ = torch.cat([2 * (condition - low) / (high - low) - 1, fraction[:, None]], dim=1)
+    features = model.embedding.repeat(2, 40, 1)
+    for layer in model.layers:
+        edges = [
+            displacement,
+            features[:, :, None].expand(-1, -1, 8, -1),
+            torch.stack([f[n] for f, n in zip(features, neighbors, strict=True)])
+            - features[:, :, None],
+            globals_[:, None, None].expand(-1, 40, 8, -1),
+        ]
+        features = layer.linear(torch.cat(edges, dim=-1)).amax(dim=2).clamp(min=0)
+    # scale_condition takes its ranges from float32.
+    torch.testing.assert_close(
+        model(x_t, sigma, condition, BOX), model.head(features), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_every_parameter_is_trained():
     x_t, sigma, condition = inputs()
     model = denoiser()
@@ -197,9 +220,7 @@ def test_systems_of_a_batch_do_not_see_each_other(method):
 def test_the_boundary_is_seen_only_if_there_is_one():
     x_t, sigma, condition = inputs()
     model = denoiser()
-    assert not torch.allclose(
-        model(x_t, sigma, condition, None), model(x_t, sigma, condition, BOX)
-    )
+    assert not torch.allclose(model(x_t, sigma, condition, None), model(x_t, sigma, condition, BOX))
     # Far from the boundary a box makes no difference.
     cluster = 4 + x_t / 10
     torch.testing.assert_close(

@@ -333,9 +333,7 @@ def test_energy_is_invariant_under_translation_through_the_boundary():
 def test_a_dilute_or_single_particle_has_no_energy():
     smoothed = Smoothed(OscillatingPair(1.0, 4.0))
     for positions in (torch.zeros(1, 3), torch.tensor([[0.0, 0, 0], [4.0, 4, 4]])):
-        assert torch.equal(
-            potential_energy(positions, smoothed, BOX), torch.zeros(len(positions))
-        )
+        assert torch.equal(potential_energy(positions, smoothed, BOX), torch.zeros(len(positions)))
 
 
 def test_coincident_particles_have_a_finite_energy_and_gradient():

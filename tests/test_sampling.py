@@ -145,12 +145,13 @@ def test_many_steps_give_the_spread_of_the_data_and_the_papers_variance_half_of_
 def test_the_corrector_repairs_a_coarse_schedule():
     sigmas = log_schedule(6, 0.05, 20.0)
     x_t = sampling.pure_noise(8, 1500, None, 20.0, generator(2))
-    plain, corrected = (
-        result_of(sampling.ancestral, normal_denoiser, x_t, sigmas, n_corrections=n).std() / SPREAD
-        for n in (0, 20)
-    )
-    assert abs(plain - 1) > 0.15
-    assert abs(corrected - 1) < 0.03
+    missing = []
+    for n_corrections in (0, 2, 20):
+        options = {"n_corrections": n_corrections}
+        samples = result_of(sampling.ancestral, normal_denoiser, x_t, sigmas, **options)
+        missing.append(1 - samples.std().item() / SPREAD)
+    assert missing[0] > 0.3
+    assert missing[1] < 0.75 * missing[0] and missing[2] < 0.3 * missing[0]
 
 
 def test_the_corrector_leaves_a_distribution_that_is_right_already():
@@ -186,9 +187,7 @@ def test_order_of_convergence(order, ratio, schedule):
     errors = []
     for n_steps in (80, 160, 320):
         sigmas = schedule(n_steps, sigma_min=1e-5, sigma_max=5.0)
-        samples = result_of(
-            sampling.probability_flow, normal_denoiser, x_t, sigmas, order=order
-        )
+        samples = result_of(sampling.probability_flow, normal_denoiser, x_t, sigmas, order=order)
         errors.append(((samples - exact) / exact).abs().max().item())
     assert errors[0] / errors[1] == pytest.approx(ratio, rel=0.12)
     assert errors[1] / errors[2] == pytest.approx(ratio, rel=0.06)
@@ -200,9 +199,7 @@ def test_probability_flow_on_the_torus_is_the_same_in_every_image():
     x_t = sampling.pure_noise(2, 27, BOX, 5.0, generator()).double()
     sigmas = log_schedule(30)
     samples = result_of(sampling.probability_flow, lattice, x_t, sigmas, box_length=BOX)
-    moved = result_of(
-        sampling.probability_flow, lattice, x_t + 3 * BOX, sigmas, box_length=BOX
-    )
+    moved = result_of(sampling.probability_flow, lattice, x_t + 3 * BOX, sigmas, box_length=BOX)
     torch.testing.assert_close(
         minimum_image(samples - moved, BOX), torch.zeros_like(x_t), rtol=0, atol=1e-9
     )
@@ -397,7 +394,7 @@ def test_last_runs_a_sampler_to_its_end(sampler):
 )
 def test_noise_levels_must_increase_from_zero(sampler, sigmas):
     x_t = torch.zeros(1, 2, 3)
-    with pytest.raises(ValueError, match="sigmas must be .* noise levels that increase from zero"):
+    with pytest.raises(ValueError, match="noise levels that increase from zero"):
         frames_of(sampler, normal_denoiser, x_t, torch.tensor(sigmas))
 
 

@@ -108,7 +108,7 @@ def test_rdf_averages_over_configurations():
 def test_rdf_takes_any_image_and_any_origin():
     positions = lattice(FCC, 5) + np.random.default_rng(1).normal(scale=0.1, size=(500, 3))
     _, rdf = structure.rdf(positions, BOX)
-    for moved in (positions + [3.3, -27.1, 9.99], positions + 20):
+    for moved in (positions + np.array([3.3, -27.1, 9.99]), positions + 20):
         _, other = structure.rdf(moved, BOX)
         # Float32 moves a few pairs across the edge of their bin.
         assert structure.rdf_mse(rdf, other) < 1e-3 * structure.rdf_mse(rdf, np.ones(100))

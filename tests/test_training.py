@@ -320,7 +320,16 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing():
     assert (np.diff(rates[:peak]) > 0).all() and (np.diff(rates[peak:]) < 0).all()
     assert rates[-1] < 1e-4 * 0.02
     # A cosine over the whole run.
-    assert rates[200] == pytest.approx(0.01) and rates[300] == pytest.approx(0.02 * 0.1464, rel=1e-3)
+    assert rates[200] == pytest.approx(0.01) and rates[300] == pytest.approx(
+        0.02 * 0.1464, rel=1e-3
+    )
+
+
+def test_a_gradient_that_explodes_is_clipped():
+    state = stub_state(settings(), Stub(lambda x_t, *_: 1e6 * x_t))
+    (step,) = run(state, GaussianSource(1.0), 1)
+    assert step.loss > 1e9
+    assert state.denoiser.weight.grad.norm().item() == pytest.approx(1)
 
 
 def test_the_average_follows_the_weights():
@@ -495,7 +504,9 @@ def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     training.save_checkpoint(path, TrainingState(settings()))
     assert training.load_checkpoint(path, preset="mddm")[1]["preset"] == "mddm"
-    with pytest.raises(ValueError, match="model.safetensors .*'mddm', but 'transolver' is wanted"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors .*'mddm', but 'transolver' is wanted"
+    ):
         training.load_checkpoint(path, preset="transolver")
 
 
@@ -503,9 +514,9 @@ def test_states_and_checkpoints_are_told_apart(tmp_path):
     state = TrainingState(settings())
     training.save_state(tmp_path / "state.safetensors", state)
     training.save_checkpoint(tmp_path / "model.safetensors", state)
-    with pytest.raises(ValueError, match="state.safetensors is no checkpoint"):
+    with pytest.raises(ValueError, match=r"state\.safetensors is no checkpoint"):
         training.load_checkpoint(tmp_path / "state.safetensors")
-    with pytest.raises(ValueError, match="model.safetensors is no state"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is no state"):
         training.load_state(tmp_path / "model.safetensors", settings())
     with pytest.raises(FileNotFoundError, match="there is no state at"):
         training.load_state(tmp_path / "absent.safetensors", settings())
@@ -515,5 +526,5 @@ def test_a_truncated_state_is_refused_by_name(tmp_path):
     path = tmp_path / "state.safetensors"
     training.save_state(path, TrainingState(settings()))
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match="state.safetensors is truncated"):
+    with pytest.raises(ValueError, match=r"state\.safetensors is truncated"):
         training.load_state(path, settings())

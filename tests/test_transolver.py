@@ -13,11 +13,10 @@ BOX = 10.0
 
 def naive_physics_attention(x, attention):
     """Pool, attend and return one system and one head at a time, as the method is described."""
-    batch, n_particles, channels = x.shape
     heads = attention.n_heads
-    width = channels // heads
+    width = x.shape[-1] // heads
     moved = torch.zeros_like(x)
-    for system in range(batch):
+    for system in range(len(x)):
         for head in range(heads):
             own = slice(head * width, (head + 1) * width)
             point = (x[system] @ attention.project_x.weight.T + attention.project_x.bias)[:, own]
@@ -148,9 +147,7 @@ def test_the_whole_network_is_what_is_described(box_length):
         fraction = math.log(level / 0.005) / math.log(5.0 / 0.005)
         common = [
             2 * (value.item() - low) / (high - low) - 1
-            for value, (low, high) in zip(
-                condition[system], CONDITION_RANGES.values(), strict=True
-            )
+            for value, (low, high) in zip(condition[system], CONDITION_RANGES.values(), strict=True)
         ]
         common = torch.tensor([*common, fraction], dtype=torch.float64).expand(40, 4)
         if box_length is None:
