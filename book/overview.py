@@ -30,8 +30,8 @@ def main():
     shown = [min(frames, key=lambda frame: abs(frame.sigma - level)) for level in LEVELS]
 
     plotting.set_style()
-    figure = plt.figure(figsize=(12, 3.4))
-    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.5])
+    figure = plt.figure(figsize=(12, 2.9))
+    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.4])
     titles = ["uniform noise", f"noise {shown[1].sigma:.1f} σ", "sample", "molecular dynamics"]
     clouds = [frame.positions[0] for frame in shown] + [md.positions[row]]
     for ax, cloud, title in zip(axes, clouds, titles, strict=False):

@@ -183,9 +183,11 @@ def particles(
     _draw_spheres(ax, flat[order], depth[order], rgb[order], diameter, size)
     if box_length is not None:
         _draw_box(ax, _CORNERS * box_length - center, size)
-    ax.set_aspect("equal")
     ax.axis("off")
-    ax.autoscale_view()
+    ax.set_aspect("equal")
+    frame = flat if box_length is None else _project(_CORNERS * box_length - center, size)[0]
+    (left, bottom), (right, top) = frame.min(axis=0) - diameter, frame.max(axis=0) + diameter
+    ax.set(xlim=(left, right), ylim=(bottom, top))
     return ax
 
 
@@ -249,7 +251,6 @@ def _draw_spheres(ax, flat, depth, rgb, diameter, size) -> None:
         zorder=2,
     )
     ax.add_collection(spheres)
-    ax.update_datalim([flat.min(axis=0) - diameter, flat.max(axis=0) + diameter])
 
 
 def _draw_box(ax, corners: np.ndarray, size: float) -> None:
@@ -261,4 +262,3 @@ def _draw_box(ax, corners: np.ndarray, size: float) -> None:
         edges = [flat[list(edge)] for edge in _EDGES if (hidden in edge) == behind]
         lines = LineCollection(edges, colors="0.45", linewidths=0.8, zorder=1 if behind else 3)
         ax.add_collection(lines)
-    ax.update_datalim(flat)

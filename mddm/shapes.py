@@ -10,8 +10,6 @@ from torch import Tensor
 SURFACES = ("sphere", "torus")
 # Of the torus [length]; the sphere has radius 1.
 MAJOR_RADIUS, MINOR_RADIUS = 1.0, 0.4
-# Nodes of the sum around the tube: exact to rounding for noise down to 0.005.
-_TUBE_NODES = 512
 
 # The Sinkhorn loss resolves `SINKHORN_BLUR` [length] and gets there from the size of the clouds in
 # steps of the factor `SINKHORN_SCALING`.  Scores come out a few per cent low, all alike; 0.99 would
@@ -105,7 +103,7 @@ class Surface:
 
         Args:
             x_t: (batch, n_points, 3) noised points [length].
-            sigma: (batch,) noise scales [length], at least 0.005.
+            sigma: (batch,) noise scales [length], positive.
             condition, box_length: None; there so that it can stand in for a network.
 
         Returns:
@@ -125,8 +123,10 @@ def _sphere_mean(x: Tensor, noise: Tensor) -> Tensor:
 
 
 def _torus_mean(x: Tensor, noise: Tensor) -> Tensor:
-    # The integral over the longitude is a Bessel function; the one around the tube is a sum.
-    latitude = 2 * math.pi / _TUBE_NODES * torch.arange(_TUBE_NODES).to(x)
+    # The integral over the longitude is a Bessel function; the one around the tube is a sum, whose
+    # nodes stand half a noise scale apart: on a circle that is exact to rounding.
+    n_nodes = max(64, math.ceil(4 * math.pi * MINOR_RADIUS / noise.min().item()))
+    latitude = 2 * math.pi / n_nodes * torch.arange(n_nodes).to(x)
     from_axis = MAJOR_RADIUS + MINOR_RADIUS * torch.cos(latitude)
     height = MINOR_RADIUS * torch.sin(latitude)
     radius = x[..., :2].norm(dim=-1, keepdim=True)

@@ -21,10 +21,14 @@ from torch.optim.swa_utils import AveragedModel
 from mddm import __version__, checkpoint
 from mddm.geometry import wrap
 from mddm.noise import add_noise, make_schedule
-from mddm.pbcconv import PBCConvDenoiser
+from mddm.pbcconv import PBCConvDenoiser, RadialDenoiser
 from mddm.transolver import TransolverDenoiser
 
-PRESETS = {"mddm": PBCConvDenoiser, "transolver": TransolverDenoiser}
+PRESETS = {
+    "mddm": PBCConvDenoiser,
+    "mddm-rbf": RadialDenoiser,
+    "transolver": TransolverDenoiser,
+}
 
 _WARMUP_STEPS = 100
 _MAX_GRADIENT_NORM = 1.0

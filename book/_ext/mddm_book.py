@@ -34,7 +34,9 @@ def hash_of_inputs(root):
     """Return a hash of every file that a notebook's outputs depend on."""
     files = [path for pattern in INPUTS for path in root.glob(pattern) if path.is_file()]
     digest = hashlib.sha256()
-    for path in sorted(path for path in files if not path.name.startswith(".")):
+    # What is being written has a dot in front; the state of a training run changes all the time.
+    unfinished = re.compile(r"^\.|\.state\.safetensors$")
+    for path in sorted(path for path in files if not unfinished.search(path.name)):
         digest.update(f"{path.relative_to(root)}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]

@@ -15,6 +15,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TINY = {
     "wrapped_gaussian": [{}],
     "posterior": [{}],
+    "generate_data": [{"n_steps": 200}],
     "train": [
         {"task": "conditional", "n_steps": 3, "n_sample_steps": 3},
         {"task": "unconditional", "n_steps": 3, "n_sample_steps": 3, "model": "transolver"},
