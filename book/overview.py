@@ -12,7 +12,7 @@ from mddm import dataset, noise, plotting, structure, study, tasks, training
 
 # A condition of the test set, which the model has never seen, and a round number of steps.
 CONDITION = {"k": 9.02, "phi": 0.75, "temperature": 0.02}
-N_STEPS = 500
+N_STEPS = 200
 # Moments of the process that are shown, as noise levels [length].
 LEVELS = (5.0, 0.3, 0.0)
 
@@ -21,7 +21,9 @@ def main():
     """Sample, compare with MD, draw and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="full", choices=("full", "quick"), help="of training")
-    checkpoint = study.checkpoint_path(parser.parse_args().profile, "conditional", "mddm")
+    parser.add_argument("--model", default="mddm", choices=list(training.PRESETS))
+    options = parser.parse_args()
+    checkpoint = study.checkpoint_path(options.profile, "conditional", options.model)
 
     root = study.project_root()
     md = dataset.read(root / "data" / "opp-small.h5")
@@ -51,7 +53,7 @@ def main():
 
 def sample(checkpoint, md, row):
     """Draw one sample of a row's condition; return the frames of the process."""
-    denoiser, header = training.load_checkpoint(checkpoint, "mddm")
+    denoiser, header = training.load_checkpoint(checkpoint)
     settings = training.Settings(**header["settings"])
     frames = tasks.generate(
         denoiser,

@@ -132,6 +132,8 @@ class Settings:
         for name in ("n_steps", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in [0, 2**32), got {self.seed}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         self.sigmas()
@@ -290,7 +292,7 @@ def _seed(generator: torch.Generator, seed: int, step: int) -> None:
 
 
 def _learning_rate(settings: Settings, step: int) -> float:
-    warmup = min(1.0, (step + 1) / _WARMUP_STEPS)
+    warmup = min(1.0, (step + 1) / min(_WARMUP_STEPS, settings.n_steps / 10))
     return settings.learning_rate * warmup * (1 + math.cos(math.pi * step / settings.n_steps)) / 2
 
 

@@ -6,7 +6,7 @@ from torch_geometric.nn import EdgeConv
 
 from mddm.geometry import minimum_image, nearest_neighbors
 from mddm.noise import log_schedule
-from mddm.pbcconv import PBCConv, PBCConvDenoiser
+from mddm.pbcconv import PBCConv, PBCConvDenoiser, RadialDenoiser
 from mddm.potential import CONDITION_RANGES
 
 BOX = 10.0
@@ -101,6 +101,31 @@ def test_both_methods_agree_in_output_and_in_every_gradient(box_length, n_neighb
     for dense, reference in zip(*results.values(), strict=True):
         assert reference.abs().max() > 0
         torch.testing.assert_close(dense, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_comes_out_when_nobody_wants_gradients(method):
+    features, neighbors, displacement, globals_ = random_graph(batch=3)
+    layer = PBCConv(5, 7, 4, method)
+    out = layer(features, neighbors, displacement, globals_)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            quietly = layer(features, neighbors, displacement, globals_)
+        assert not quietly.requires_grad
+        torch.testing.assert_close(quietly, out, rtol=1e-5, atol=1e-5)
+
+
+def test_edges_may_carry_anything():
+    features, neighbors, _, globals_ = random_graph()
+    edges = torch.randn(2, 30, 6, 9)
+    layer = PBCConv(5, 7, 4, edge_channels=9)
+    out = layer(features, neighbors, edges, globals_)
+    layer.method = "message_passing"
+    torch.testing.assert_close(out, layer(features, neighbors, edges, globals_))
+    linear, (i, rank) = layer.linear, (3, 4)
+    f_i, f_j = features[1, i], features[1, neighbors[1, i, rank]]
+    message = linear(torch.cat([edges[1, i, rank], f_i, f_j - f_i, globals_[1]]))
+    assert (message <= out[1, i] + 1e-5).all()
 
 
 def test_only_the_maximum_over_the_neighbors_counts():
@@ -265,3 +290,66 @@ def test_too_many_neighbors_are_refused_in_words():
     x_t, sigma, condition = inputs(n_particles=8)
     with pytest.raises(ValueError, match=r"below the number of particles \(8\), got 8"):
         denoiser()(x_t, sigma, condition, BOX)
+
+
+# --- the denoiser on distances and directions --------------------------------------------------
+
+
+def radial_denoiser(**sizes):
+    torch.manual_seed(1)
+    return RadialDenoiser(**({"channels": 16, "n_layers": 2, "n_neighbors": 8} | sizes))
+
+
+def test_radial_edges_are_gaussians_of_the_distance_and_the_direction():
+    x_t, sigma, condition = inputs()
+    model, seen = radial_denoiser(n_radial=5, r_max=2.0), []
+    model.convolutions[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+    model(x_t, sigma, condition, BOX)
+    _, neighbors, edges, _ = seen[0]
+    same_neighbors, displacement = nearest_neighbors(x_t, 8, BOX)
+    assert torch.equal(neighbors, same_neighbors)
+    distance = displacement.norm(dim=-1, keepdim=True)
+    centers = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0])
+    expected = [torch.exp(-(((distance - centers) / 0.5) ** 2)), displacement / distance]
+    torch.testing.assert_close(edges, torch.cat(expected, dim=-1))
+
+
+@pytest.mark.parametrize("box_length", BOXES)
+def test_the_radial_denoiser_sees_no_origin_no_boundary_and_no_labels(box_length):
+    x_t, sigma, condition = (value.double() for value in inputs())
+    model = radial_denoiser().double()
+    eps = model(x_t, sigma, condition, box_length)
+    assert eps.shape == x_t.shape
+    shift = torch.tensor([3.7, -12.2, 9.99], dtype=torch.float64)
+    torch.testing.assert_close(model(x_t + shift, sigma, condition, box_length), eps)
+    if box_length is not None:
+        torch.testing.assert_close(model((x_t + shift) % BOX, sigma, condition, BOX), eps)
+    order = torch.randperm(40)
+    permuted = model(x_t[:, order], sigma, condition, box_length)
+    torch.testing.assert_close(permuted, eps[:, order])
+
+
+def test_the_radial_denoiser_hears_condition_and_noise_level():
+    x_t, sigma, condition = inputs()
+    model = radial_denoiser()
+    eps = model(x_t, sigma, condition, BOX)
+    for column in range(3):
+        other = condition.clone()
+        other[:, column] *= 1.1
+        assert not torch.allclose(model(x_t, sigma, other, BOX), eps)
+    assert not torch.allclose(model(x_t, 2 * sigma, condition, BOX), eps)
+    middle = torch.tensor([[(low + high) / 2 for low, high in CONDITION_RANGES.values()]] * 2)
+    torch.testing.assert_close(
+        model(x_t, sigma, None, BOX), model(x_t, sigma, middle, BOX), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_the_radial_denoiser_trains_every_parameter_even_among_coincident_particles():
+    x_t, sigma, condition = inputs()
+    x_t[:, 1] = x_t[:, 0]
+    x_t.requires_grad_()
+    model = radial_denoiser()
+    model(x_t, sigma, condition, BOX).square().mean().backward()
+    assert torch.isfinite(x_t.grad).all()
+    for name, parameter in model.named_parameters():
+        assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().max() > 0, name

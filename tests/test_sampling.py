@@ -247,7 +247,8 @@ def test_particles_that_may_choose_their_site_choose_evenly(sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_frame_lies_in_the_box(sampler):
     x_t = sampling.pure_noise(2, 200, BOX, 5.0, generator())
-    lattice = ThermalLattice(torch.zeros(200, 3), 0.01)
+    # Sites near the boundary, so that particles cross it on their way.
+    lattice = ThermalLattice(0.5 * torch.randn(200, 3, generator=generator(1)), 0.01)
     for frame in frames_of(sampler, lattice, x_t, log_schedule(20), box_length=BOX):
         assert (frame.positions >= 0).all() and (frame.positions < BOX).all()
 

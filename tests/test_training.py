@@ -14,7 +14,7 @@ from mddm.geometry import minimum_image
 from mddm.noise import wrapped_eps
 from mddm.training import Configurations, Settings, TrainingState
 
-PRESETS = ["mddm", "transolver"]
+PRESETS = list(training.PRESETS)
 
 
 class FixedSource:
@@ -179,8 +179,8 @@ def test_configurations_refuse_shapes_that_do_not_fit(positions, conditions, mes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preset": "transolvr"}, "mddm, transolver, got 'transolvr'; did you mean 'transolver'"),
-        ({"preset": "zzz"}, "preset must be one of mddm, transolver, got 'zzz'$"),
+        ({"preset": "transolvr"}, "must be one of mddm, .*'transolvr'; did you mean 'transolver'"),
+        ({"preset": "zzz"}, "preset must be one of mddm, .*transolver, got 'zzz'$"),
         ({"schedule": "lgo"}, "did you mean 'log'"),
         ({"n_steps": 0}, "n_steps must be positive, got 0"),
         ({"batch_size": -1}, "batch_size must be positive, got -1"),
@@ -202,7 +202,8 @@ def test_settings_refuse_what_makes_no_sense(changes, message):
 def test_a_new_denoiser_is_decided_by_the_seed(preset):
     first, again, other = (Settings(preset=preset, seed=s).new_denoiser() for s in (3, 3, 4))
     assert_same_tree(dict(first.state_dict()), dict(again.state_dict()))
-    assert not torch.equal(first.head.weight, other.head.weight)
+    pairs = zip(first.parameters(), other.parameters(), strict=True)
+    assert any(not torch.equal(ours, theirs) for ours, theirs in pairs)
     model = Settings(preset=preset, sigma_min=0.02, sigma_max=2.0).new_denoiser()
     assert (model.sigma_min, model.sigma_max) == (0.02, 2.0)
 
@@ -210,7 +211,7 @@ def test_a_new_denoiser_is_decided_by_the_seed(preset):
 def test_the_presets_are_the_papers():
     counts = {
         preset: sum(p.numel() for p in Settings(preset=preset).new_denoiser().parameters())
-        for preset in training.PRESETS
+        for preset in ("mddm", "transolver")
     }
     assert counts == {"mddm": 101_891, "transolver": 128_867}
 
@@ -314,7 +315,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing():
     state, rates = stub_state(run_settings, Stub()), []
     for _ in training.train(state, GaussianSource(1.0, n_particles=2)):
         rates.append(state.optimizer.param_groups[0]["lr"])
-    assert rates[0] < 0.01 * 0.02 + 1e-12
+    assert rates[0] == pytest.approx(0.02 / 40)  # a tenth of the run to warm up
     assert 0.8 * 0.02 < max(rates) <= 0.02
     peak = int(np.argmax(rates))
     assert (np.diff(rates[:peak]) > 0).all() and (np.diff(rates[peak:]) < 0).all()

@@ -1,5 +1,6 @@
 """The book's configuration holds together."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -145,3 +146,10 @@ def test_what_a_style_sheet_loads_from_elsewhere_is_found(site, tmp_path):
 def test_links_that_lead_nowhere_are_found(site, link):
     assert offline.broken_links(site()) == []
     assert offline.broken_links(site(link=link)) == [f"page.html: {link}"]
+
+
+def test_links_in_the_readme_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
+    local = [target for target in targets if "://" not in target]
+    assert "book/intro.md" in local
+    assert [target for target in local if not (ROOT / target).exists()] == []

@@ -16,6 +16,8 @@ TINY = {
     "wrapped_gaussian": [{}],
     "posterior": [{}],
     "generate_data": [{"n_steps": 200}],
+    "models": [{}],
+    "shapes": [{"n_points": 64, "n_steps": 5}],
     "train": [
         {"task": "conditional", "n_steps": 3, "n_sample_steps": 3},
         {"task": "unconditional", "n_steps": 3, "n_sample_steps": 3, "model": "transolver"},
