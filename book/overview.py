@@ -21,7 +21,7 @@ def main():
     """Sample, compare with MD, draw and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="full", choices=("full", "quick"), help="of training")
-    parser.add_argument("--model", default="mddm", choices=list(training.PRESETS))
+    parser.add_argument("--model", default="mddm-rbf", choices=list(training.PRESETS))
     options = parser.parse_args()
     checkpoint = study.checkpoint_path(options.profile, "conditional", options.model)
 
