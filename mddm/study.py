@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import math
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
+    from IPython.display import Markdown
 
 Item = TypeVar("Item")
 
@@ -181,6 +183,60 @@ def run_record(seed: int, **details: Any) -> dict[str, Any]:
     if taken:
         raise ValueError(f"{taken[0]} is recorded already: give that detail another name")
     return record | details
+
+
+def provenance(
+    notebook: str,
+    parameters: Mapping[str, Any],
+    seconds: float,
+    data: str = "",
+    checkpoints: Iterable[Path | str] = (),
+) -> "Markdown":
+    """Say how a chapter's results were made, in a folded block for its last cell.
+
+    Args:
+        notebook: the chapter's file, without folder and ending.
+        parameters: every parameter of the run with its value, `seed` among them.
+        seconds: how long the chapter has run [s].
+        data: the data set that it read, relative to the project's root; "" for none.
+        checkpoints: the trained models that it read or wrote.
+
+    Returns:
+        Content hash of the data, hash and training steps of each checkpoint, seed, device,
+        versions, run time, and the command that does it all again.
+
+    Raises:
+        FileNotFoundError: the data set or a checkpoint is not there.
+        ValueError: `parameters` has no seed, or a file is not what it should be.
+    """
+    from IPython.display import Markdown
+
+    from mddm import checkpoint, dataset
+
+    if "seed" not in parameters:
+        raise ValueError(f"parameters must contain the seed, got {', '.join(parameters)}")
+    root = project_root()
+    entries = []
+    if data:
+        entries.append(f"data: `{data}`, content `{dataset.read(root / data).content_hash}`")
+    for path in checkpoints:
+        _, header = checkpoint.read(path, "checkpoint")
+        entries.append(
+            f"model: `{Path(path).relative_to(root)}`, hash `{file_hash(path)}`, "
+            f"{header['step']:,} steps of training"
+        )
+    record = run_record(parameters["seed"])
+    entries.append(f"seed: {record['seed']}")
+    entries.append(f"machine: {record['device']}, CPU threads: {record['threads']}")
+    entries.append(", ".join(f"{name} {record[name]}" for name in ("mddm", "python", "torch")))
+    entries.append(f"run time: {_clock(seconds)}")
+    command = ["papermill", f"notebooks/{notebook}.ipynb", "out.ipynb"]
+    for name, value in parameters.items():
+        command += ["-p", name, str(value)]
+    lines = ["<details><summary>How this was made</summary>", ""]
+    lines += [f"- {entry}" for entry in entries]
+    lines += ["", "```", shlex.join(command), "```", "", "</details>"]
+    return Markdown("\n".join(lines))
 
 
 def file_hash(path: Path | str) -> str:

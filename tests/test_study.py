@@ -1,12 +1,14 @@
 import hashlib
 import json
 import random
+import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from mddm import study
+from mddm import checkpoint, dataset, study
 
 EXPECTED = {
     "profile": ("quick", "full"),
@@ -213,3 +215,42 @@ def test_progress_ends_its_line_when_the_loop_is_left(clock, capsys, monkeypatch
             break
     items.close()
     assert capsys.readouterr().err.rstrip(" \n").endswith("4 in 4 s")
+
+
+def parts(block):
+    text = block.data
+    assert text.startswith("<details><summary>") and text.endswith("</details>")
+    entries = [line[2:] for line in text.splitlines() if line.startswith("- ")]
+    return entries, text.split("```")[1].strip()
+
+
+def test_provenance_has_the_command_that_does_it_again():
+    parameters = {"profile": "quick", "seed": 3, "n_steps": 40, "data": "a b.h5", "checkpoint": ""}
+    entries, command = parts(study.provenance("shapes", parameters, 75.2))
+    assert "seed: 3" in entries
+    assert "run time: 1 min 15 s" in entries
+    program, notebook, out, *rest = shlex.split(command)
+    assert (program, notebook, out) == ("papermill", "notebooks/shapes.ipynb", "out.ipynb")
+    assert rest[::3] == ["-p"] * 5
+    assert dict(zip(rest[1::3], rest[2::3], strict=True)) == {
+        name: str(value) for name, value in parameters.items()
+    }
+
+
+def test_provenance_names_data_and_models_by_their_hashes(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(dataset, "read", lambda path: SimpleNamespace(content_hash=f"of {path}"))
+    model = tmp_path / "m.safetensors"
+    checkpoint.write(model, {"w": torch.ones(1)}, {"kind": "checkpoint", "step": 1200})
+    entries, _ = parts(study.provenance("train", {"seed": 0}, 1, "some.h5", [model]))
+    assert entries[0] == f"data: `some.h5`, content `of {tmp_path / 'some.h5'}`"
+    assert entries[1] == (
+        f"model: `m.safetensors`, hash `{study.file_hash(model)}`, 1,200 steps of training"
+    )
+
+
+def test_provenance_refuses_what_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="must contain the seed, got profile"):
+        study.provenance("train", {"profile": "quick"}, 1)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        study.provenance("train", {"seed": 0}, 1, checkpoints=[tmp_path / "none"])
