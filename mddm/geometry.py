@@ -85,7 +85,9 @@ def nearest_neighbors(
             [length], differentiable with respect to `positions`.
 
     Raises:
-        ValueError: positions of another shape, not finite, or `n_neighbors` out of range.
+        ValueError: positions of another shape, `n_neighbors` out of range, or positions that are
+            not finite. On a GPU, which would have to be waited for, the last is not looked
+            for: what is not finite then comes out in `displacement`.
 
     Source: MDDM section 4.2, the graph of PBCConv.
     """
@@ -99,9 +101,10 @@ def nearest_neighbors(
             f"n_neighbors must be at least 1 and below the number of particles ({n_particles}), "
             f"got {n_neighbors}"
         )
-    _check_finite(positions)
+    on_gpu = positions.device.type != "cpu"
+    if not on_gpu:
+        _check_finite(positions)
     if method == "auto":
-        on_gpu = positions.device.type != "cpu"
         method = "matrix" if on_gpu and n_particles <= _MATRIX_MAX_PARTICLES else "tree"
     if method == "matrix":
         neighbors = _neighbors_by_matrix(positions.detach(), n_neighbors, box_length)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch_geometric.nn import MessagePassing
 
 from mddm.geometry import nearest_neighbors
@@ -87,35 +88,78 @@ class PBCConv(MessagePassing):
 
     def _dense(self, features, neighbors, edges, globals_):
         along, own, other, common = self.linear.weight.split(self.sizes, dim=1)
-        sent = features @ other.T
-        with torch.no_grad():
-            winner, strongest = _winning_edges(sent, neighbors, edges, along)
-        if torch.is_grad_enabled():
-            won = edges.gather(2, winner[..., None].expand(-1, -1, -1, edges.shape[-1]))
-            strongest = torch.einsum("bnce,ce->bnc", won, along)
-            strongest = strongest + sent.gather(1, neighbors.gather(2, winner))
+        strongest = _StrongestMessage.apply(features @ other.T, edges, along, neighbors)
         kept = features @ (own - other).T
         return strongest + kept + (globals_ @ common.T + self.linear.bias)[:, None]
 
 
-def _winning_edges(sent, neighbors, edges, along):
-    """Find, per particle and channel, the edge with the largest message, and that message.
+class _StrongestMessage(torch.autograd.Function):
+    """The largest of a particle's messages, channel by channel: max_j sent_j + along e_ij.
 
-    One neighbour rank at a time: the running maximum stays in cache.
+    Only the number of the winning edge is kept for the gradient, which flows along that edge
+    alone.
     """
-    batch, n_particles, n_neighbors = neighbors.shape
-    first = n_particles * torch.arange(batch, device=neighbors.device)[:, None, None]
-    senders = (neighbors + first).flatten(0, 1).T.contiguous()
-    edges = edges.flatten(0, 1).transpose(0, 1).contiguous()
-    rows, weight = sent.flatten(0, 1), along.T.contiguous()
-    best = rows.index_select(0, senders[0]).addmm_(edges[0], weight)
-    winner = torch.zeros(best.shape, dtype=torch.int16, device=best.device)
-    for rank in range(1, n_neighbors):
-        message = rows.index_select(0, senders[rank]).addmm_(edges[rank], weight)
-        winner.masked_fill_(message > best, rank)
-        torch.maximum(best, message, out=best)
-    winner = winner.long().unflatten(0, (batch, n_particles))
-    return winner, best.unflatten(0, (batch, n_particles))
+
+    @staticmethod
+    def forward(ctx, sent, edges, along, neighbors):
+        batch, n_particles, _ = neighbors.shape
+        first = n_particles * torch.arange(batch, device=neighbors.device)[:, None, None]
+        senders = (neighbors + first).flatten(0, 1)
+        strongest, winner = _winning_edges(sent.flatten(0, 1), senders, edges.flatten(0, 1), along)
+        ctx.save_for_backward(edges, along, senders, winner)
+        return strongest.unflatten(0, (batch, n_particles))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        edges, along, senders, winner = ctx.saved_tensors
+        shape, rows = gradient.shape, gradient.flatten(0, 1)
+        to_sent = to_edges = to_along = None
+        if ctx.needs_input_grad[0]:
+            won = senders.gather(1, winner.long())
+            to_sent = torch.zeros_like(rows).scatter_add_(0, won, rows).view(shape)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            to_edges = torch.empty_like(edges) if ctx.needs_input_grad[1] else None
+            to_along = torch.zeros_like(along)
+            n_neighbors, channels = edges.shape[2], len(along)
+            chunk = max(1, _entries_at_once(rows) // (n_neighbors * channels))
+            for start in range(0, len(rows), chunk):
+                part = slice(start, start + chunk)
+                spread = rows.new_zeros(len(rows[part]), n_neighbors, channels)
+                spread.scatter_(1, winner[part].long()[:, None], rows[part][:, None])
+                spread = spread.flatten(0, 1)
+                to_along.addmm_(spread.T, edges.flatten(0, 1)[part].flatten(0, 1))
+                if to_edges is not None:
+                    to_edges.flatten(0, 1)[part] = (spread @ along).unflatten(0, (-1, n_neighbors))
+        return to_sent, to_edges, to_along, None
+
+
+def _winning_edges(sent, senders, edges, along):
+    """Find, per particle and channel, the largest message and the rank of its edge.
+
+    One neighbour rank at a time, for as many particles as fit into a cache.
+    """
+    senders, edges = senders.T.contiguous(), edges.transpose(0, 1).contiguous()
+    weight = along.T.contiguous()
+    strongest = sent.new_empty(senders.shape[1], sent.shape[1])
+    ranks = torch.uint8 if len(senders) <= 256 else torch.int16
+    winner = torch.zeros(strongest.shape, dtype=ranks, device=sent.device)
+    chunk = max(1, _entries_at_once(sent) // sent.shape[1])
+    for start in range(0, len(strongest), chunk):
+        part = slice(start, start + chunk)
+        best, won = strongest[part], winner[part]
+        torch.addmm(sent.index_select(0, senders[0, part]), edges[0, part], weight, out=best)
+        for rank in range(1, len(senders)):
+            message = sent.index_select(0, senders[rank, part]).addmm_(edges[rank, part], weight)
+            # Ranks rise, so that the last one to win is the largest.
+            torch.maximum(won, (message > best).to(ranks).mul_(rank), out=won)
+            torch.maximum(best, message, out=best)
+    return strongest, winner
+
+
+def _entries_at_once(tensor) -> int:
+    # A megabyte on a CPU, half a gigabyte on a GPU.
+    return 2**18 if tensor.device.type == "cpu" else 2**27
 
 
 class PBCConvDenoiser(nn.Module):

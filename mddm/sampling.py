@@ -6,7 +6,7 @@ watch, measure or stop it; `last` runs one to its end.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -113,8 +113,9 @@ def ancestral(
         The start, then a frame after each of the n_steps steps.
 
     Raises:
-        ValueError: noise levels that do not increase from zero, an unknown variance, a
-            negative number of corrections, or a step size that is not positive.
+        ValueError: at the call, before any frame: noise levels that do not increase from zero,
+            a start that is not finite, an unknown variance, a negative number of corrections, a
+            step size that is not positive, or `center` in a box, which has no centre.
 
     Source: MDDM algorithm 2, and appendix B for `center`; Song et al. 2021, algorithm 4, for
         the corrector.
@@ -124,21 +125,24 @@ def ancestral(
             "n_corrections must be at least 0 and correction positive, got "
             f"{n_corrections} and {correction}"
         )
-    sigmas, calls = _checked(sigmas), 0
-    yield Frame(len(sigmas) - 1, sigmas[-1].item(), x_t, calls)
-    for step in range(len(sigmas) - 1, 0, -1):
+    if variance not in ("exact", "paper"):
+        raise ValueError(f"variance must be 'exact' or 'paper', got {variance!r}")
+    sigmas = _checked(sigmas, x_t, box_length, center)
+
+    def reverse_step(x_t, step):
         eps = _estimate(denoiser, x_t, sigmas[step], condition, box_length)
         mean, sigma = posterior(x_t, eps, sigmas[step] ** 2, sigmas[step - 1] ** 2, variance)
         x_t = _settle(mean + sigma * _normal(x_t, generator), box_length, center)
-        calls += 1
-        level = sigmas[step - 1].item()
+        level, calls = sigmas[step - 1].item(), 1
         if step > 1 and corrected[0] <= level <= corrected[1]:
             for _ in range(n_corrections):
                 eps = _estimate(denoiser, x_t, sigmas[step - 1], condition, box_length)
                 kick = math.sqrt(2 * correction) * _normal(x_t, generator)
                 x_t = _settle(x_t + level * (kick - correction * eps), box_length, center)
                 calls += 1
-        yield Frame(step - 1, level, x_t, calls)
+        return x_t, calls
+
+    return _frames(x_t, sigmas, reverse_step)
 
 
 def probability_flow(
@@ -149,43 +153,78 @@ def probability_flow(
     box_length: float | None = None,
     order: int = 2,
     center: bool = False,
+    churn: float = 0.0,
+    churned: tuple[float, float] = (0.0, float("inf")),
+    generator: torch.Generator | None = None,
 ) -> Iterator[Frame]:
-    """Sample without adding noise, by the ordinary differential equation dx = eps d(sigma).
+    """Sample by the ordinary differential equation dx = eps d(sigma), which adds no noise.
+
+    With `churn` a step starts by adding some all the same, and the equation is followed from the
+    higher level: fresh noise lets the network correct what the steps before have got wrong.
 
     Args:
         denoiser, x_t, sigmas, condition, box_length, center: see `ancestral`.
         order: 1 for Euler's method, 2 for Heun's, which calls the network twice a step, except
             in the last step.
+        churn: by which part a step raises the noise level before it follows the equation.
+        churned: lowest and highest level at which it does [length].
+        generator: source of randomness; needed for `churn`.
 
     Yields:
         The start, then a frame after each of the n_steps steps.
 
     Raises:
-        ValueError: noise levels that do not increase from zero, or another order.
+        ValueError: at the call, before any frame: noise levels that do not increase from zero,
+            a start that is not finite, another order, a negative `churn` or one without a
+            generator, or `center` in a box.
 
-    Source: Song et al. 2021, eq. 13; Karras et al. 2022, algorithm 1.
+    Source: Song et al. 2021, eq. 13; Karras et al. 2022, algorithm 1, and algorithm 2 for churn.
     """
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
-    sigmas, calls = _checked(sigmas), 0
+    if not 0 <= churn < math.inf or (churn and generator is None):
+        raise ValueError(
+            f"churn must be at least 0, and needs a generator above it, got {churn} and {generator}"
+        )
+    sigmas = _checked(sigmas, x_t, box_length, center)
+
+    def follow(x_t, step):
+        sigma, below = sigmas[step], sigmas[step - 1]
+        if churn and churned[0] <= sigma <= churned[1]:
+            above = sigma * (1 + churn)
+            added = (above**2 - sigma**2).sqrt().to(x_t)
+            x_t, sigma = wrap(x_t + added * _normal(x_t, generator), box_length), above
+        stride = (below - sigma).item()
+        slope = _estimate(denoiser, x_t, sigma, condition, box_length)
+        ahead, calls = x_t + stride * slope, 1
+        if order == 2 and step > 1:
+            ahead = wrap(ahead, box_length)
+            there = _estimate(denoiser, ahead, below, condition, box_length)
+            ahead, calls = x_t + stride * (slope + there) / 2, 2
+        return _settle(ahead, box_length, center), calls
+
+    return _frames(x_t, sigmas, follow)
+
+
+def _frames(x_t: Tensor, sigmas: Tensor, advance: Callable) -> Iterator[Frame]:
+    # A generator of its own, so that the samplers check their arguments when they are called.
+    calls = 0
     yield Frame(len(sigmas) - 1, sigmas[-1].item(), x_t, calls)
     for step in range(len(sigmas) - 1, 0, -1):
-        stride = (sigmas[step - 1] - sigmas[step]).item()
-        slope = _estimate(denoiser, x_t, sigmas[step], condition, box_length)
-        ahead = wrap(x_t + stride * slope, box_length)
-        calls += 1
-        if order == 2 and step > 1:
-            slope = (
-                slope + _estimate(denoiser, ahead, sigmas[step - 1], condition, box_length)
-            ) / 2
-            ahead = x_t + stride * slope
-            calls += 1
-        x_t = _settle(ahead, box_length, center)
+        x_t, more = advance(x_t, step)
+        calls += more
         yield Frame(step - 1, sigmas[step - 1].item(), x_t, calls)
 
 
-def _checked(sigmas: Tensor) -> Tensor:
-    sigmas = sigmas.double()
+def _checked(sigmas: Tensor, x_t: Tensor, box_length: float | None, center: bool) -> Tensor:
+    if center and box_length is not None:
+        raise ValueError(
+            "center=True is for free space: a periodic box has no centre; leave it out, or pass "
+            f"box_length=None instead of {box_length}"
+        )
+    if not torch.isfinite(x_t).all():
+        raise ValueError("x_t must be finite; some positions are nan or infinite")
+    sigmas = sigmas.double().cpu()
     if sigmas.ndim != 1 or len(sigmas) < 2 or sigmas[0] != 0 or not (sigmas.diff() > 0).all():
         raise ValueError(
             "sigmas must be at least two noise levels that increase from zero, as "

@@ -6,19 +6,21 @@ the very same steps as one that was not.
 """
 
 import difflib
+import inspect
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mddm import __version__, checkpoint
+from mddm import checkpoint
 from mddm.geometry import wrap
 from mddm.noise import add_noise, make_schedule
 from mddm.pbcconv import PBCConvDenoiser, RadialDenoiser
@@ -30,8 +32,32 @@ PRESETS = {
     "transolver": TransolverDenoiser,
 }
 
+
+def default_architecture(preset: str) -> dict[str, Any]:
+    """Return the sizes that make up a preset: the keyword arguments of its network.
+
+    Args:
+        preset: a key of `PRESETS`.
+    """
+    arguments = inspect.signature(PRESETS[preset]).parameters
+    return {
+        name: argument.default
+        for name, argument in arguments.items()
+        if name not in ("sigma_min", "sigma_max")
+    }
+
+
 _WARMUP_STEPS = 100
 _MAX_GRADIENT_NORM = 1.0
+
+
+class Denoiser(Protocol):
+    """A network, or any function like one."""
+
+    def __call__(
+        self, x_t: Tensor, sigma: Tensor, condition: Tensor | None, box_length: float | None
+    ) -> Tensor:
+        """Estimate eps, (batch, n_particles, 3), from x_t of that shape and sigma, (batch,)."""
 
 
 class Source(Protocol):
@@ -54,7 +80,8 @@ class Configurations:
         box_length: edge of the periodic cube [length].
 
     Raises:
-        ValueError: shapes that do not fit each other, or no configuration at all.
+        ValueError: shapes that do not fit each other, no configuration at all, or positions
+            that are not finite.
 
     Source: MDDM section 5, the augmentation of the unconditional task.
     """
@@ -69,6 +96,8 @@ class Configurations:
                 "positions must have the shape (n_configurations, n_particles, 3) with at least "
                 f"one configuration, got {tuple(self.positions.shape)}"
             )
+        if not torch.isfinite(self.positions).all():
+            raise ValueError("positions must be finite; some are nan or infinite")
         if self.conditions is not None and self.conditions.shape != (len(self.positions), 3):
             raise ValueError(
                 f"conditions must have the shape ({len(self.positions)}, 3), one row a "
@@ -105,9 +134,12 @@ class Settings:
         seed: of the weights and of every draw.
         data: hash of the training data, so that a run is not resumed on other data; empty
             where the data is made up on the fly.
+        architecture: keyword arguments of the preset's network that differ from its defaults.
+            The defaults are filled in, so that a file that keeps the settings says what was
+            trained, whatever the defaults are when it is read.
 
     Raises:
-        ValueError: an unknown preset, or a number that is out of range.
+        ValueError: an unknown preset or part of its architecture, or a number out of range.
     """
 
     preset: str = "mddm"
@@ -121,13 +153,13 @@ class Settings:
     sigma_max: float = 5.0
     seed: int = 0
     data: str = ""
+    architecture: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.preset not in PRESETS:
-            close = difflib.get_close_matches(self.preset, PRESETS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(
-                f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}{hint}"
+                f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}"
+                f"{_did_you_mean(self.preset, PRESETS)}"
             )
         for name in ("n_steps", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
@@ -137,6 +169,14 @@ class Settings:
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         self.sigmas()
+        known = default_architecture(self.preset)
+        for name in self.architecture:
+            if name not in known:
+                raise ValueError(
+                    f"architecture of {self.preset!r} has {', '.join(known)}; got {name!r}"
+                    f"{_did_you_mean(name, known)}"
+                )
+        object.__setattr__(self, "architecture", known | self.architecture)
 
     def sigmas(self) -> Tensor:
         """Return the noise levels, (n_levels + 1,) float64 [length], starting at zero."""
@@ -146,7 +186,14 @@ class Settings:
         """Build the preset with the weights that the seed gives."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return PRESETS[self.preset](sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+            return PRESETS[self.preset](
+                sigma_min=self.sigma_min, sigma_max=self.sigma_max, **self.architecture
+            )
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 @dataclass
@@ -247,12 +294,12 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
 
 
 def level_losses(
-    denoiser: nn.Module, source: Source, sigmas: Tensor, n_draws: int = 8, seed: int = 0
+    denoiser: Denoiser, source: Source, sigmas: Tensor, n_draws: int = 8, seed: int = 0
 ) -> Tensor:
     """Measure a denoiser's loss level by level, on data that it need not have seen.
 
     Args:
-        denoiser: the network.
+        denoiser: a network, left in the mode in which it came, or any function like one.
         source: where x_0 and the conditions come from; an MD replica tells learning from
             memorising.
         sigmas: (n_levels,) noise levels [length].
@@ -262,18 +309,30 @@ def level_losses(
     Returns:
         (n_levels,) mean squared errors of the unit noise.
     """
-    device = next(denoiser.parameters()).device
+    weights = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
+    device = next((weight.device for weight in weights), torch.device("cpu"))
     generator = torch.Generator(device)
-    denoiser.eval()
     losses = []
-    for index, sigma in enumerate(sigmas):
-        _seed(generator, seed, index)
-        x_0, condition = source.draw(n_draws, generator)
-        level = sigma.to(device, torch.float32)[None]
-        with torch.no_grad():
+    with _evaluating(denoiser), torch.no_grad():
+        for index, sigma in enumerate(sigmas):
+            _seed(generator, seed, index)
+            x_0, condition = source.draw(n_draws, generator)
+            level = sigma.to(device, torch.float32)[None]
             drawn, _ = _noise_losses(denoiser, x_0, condition, level, source.box_length, generator)
-        losses.append(drawn.mean().cpu())
+            losses.append(drawn.mean().cpu())
     return torch.stack(losses)
+
+
+@contextmanager
+def _evaluating(denoiser):
+    was_training = getattr(denoiser, "training", False)
+    if was_training:
+        denoiser.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            denoiser.train()
 
 
 def _noise_losses(denoiser, x_0, condition, sigmas, box_length, generator):
@@ -316,12 +375,13 @@ def load_checkpoint(path: Path | str, preset: str | None = None) -> tuple[nn.Mod
         preset: which preset it must be of; None takes any.
 
     Returns:
-        denoiser: on the CPU, in evaluation mode.
-        header: preset, settings, step, record.
+        denoiser: on the CPU, in evaluation mode, built as the header says.
+        header: preset, settings with the architecture, step, record.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is truncated or none of ours, or of another preset.
+        ValueError: a file that is truncated or none of ours, of another version of this package,
+            or of another preset.
     """
     tensors, header = checkpoint.read(path, "checkpoint")
     if preset is not None and header["preset"] != preset:
@@ -329,8 +389,9 @@ def load_checkpoint(path: Path | str, preset: str | None = None) -> tuple[nn.Mod
             f"{path} holds a checkpoint of the preset {header['preset']!r}, but {preset!r} is "
             f"wanted; name another file, or train one with -p model {preset}"
         )
-    denoiser = Settings(**header["settings"]).new_denoiser()
-    denoiser.load_state_dict(tensors)
+    with _understanding(path, "checkpoint", header):
+        denoiser = Settings(**header["settings"]).new_denoiser()
+        denoiser.load_state_dict(tensors)
     return denoiser.eval().requires_grad_(False), header
 
 
@@ -361,20 +422,23 @@ def load_state(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is truncated or none of ours, or a run with other settings.
+        ValueError: a file that is truncated or none of ours, of another version of this package,
+            or of a run with other settings.
     """
     tensors, header = checkpoint.read(path, "state")
-    changed = [
-        f"{entry.name} was {header['settings'][entry.name]!r}, is {getattr(settings, entry.name)!r}"
-        for entry in fields(settings)
-        if header["settings"][entry.name] != getattr(settings, entry.name)
-    ]
+    with _understanding(path, "state", header):
+        saved = Settings(**header["settings"])
+    changed = _differences(asdict(saved), asdict(settings))
     if changed:
         raise ValueError(
             f"{path} belongs to a run with other settings ({'; '.join(changed)}); "
             "restore them, or delete the file to start anew"
         )
-    state = TrainingState(settings, device, header["step"], header["seconds"])
+    with _understanding(path, "state", header):
+        return _restore(TrainingState(settings, device, header["step"], header["seconds"]), tensors)
+
+
+def _restore(state, tensors):
     state.losses = tensors.pop("losses")
     groups: dict[str, dict] = {"denoiser": {}, "average": {}, "optimizer": {}}
     for name, value in tensors.items():
@@ -391,6 +455,27 @@ def load_state(
     return state
 
 
+def _differences(saved: dict, wanted: dict) -> list[str]:
+    found = []
+    for name, value in wanted.items():
+        if isinstance(value, dict):
+            # Of another preset nothing compares, and that the preset is another has been said.
+            if value.keys() == saved[name].keys():
+                found += _differences(saved[name], value)
+        elif saved[name] != value:
+            found.append(f"{name} was {saved[name]!r}, is {value!r}")
+    return found
+
+
+@contextmanager
+def _understanding(path, kind, header):
+    # Whatever a header or its tensors lack or have too much, the file is of another version.
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise checkpoint.stale(path, kind, header) from error
+
+
 def _header(kind: str, state: TrainingState, record: dict | None) -> dict:
     return {
         "kind": kind,
@@ -398,6 +483,5 @@ def _header(kind: str, state: TrainingState, record: dict | None) -> dict:
         "settings": asdict(state.settings),
         "step": state.step,
         "seconds": state.seconds,
-        "mddm": __version__,
         "record": record or {},
     }

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mddm import checkpoint
+from mddm import __version__, checkpoint
 
 TENSORS = {
     "weight": torch.arange(12.0).reshape(3, 4),
@@ -13,6 +13,7 @@ TENSORS = {
     "steps": torch.tensor(7),
     "empty": torch.zeros(0, 3),
 }
+WRITTEN_BY = {"format": checkpoint.FORMAT, "mddm": __version__}
 HEADER = {"kind": "checkpoint", "step": 3, "settings": {"schedule": "log", "name": "σ ≤ 1"}}
 
 
@@ -24,7 +25,7 @@ def test_what_was_written_is_read(tmp_path):
     path = tmp_path / "model.safetensors"
     checkpoint.write(path, TENSORS, HEADER)
     tensors, header = checkpoint.read(path, "checkpoint")
-    assert header == HEADER
+    assert header == HEADER | WRITTEN_BY
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         assert tensors[name].dtype == tensor.dtype and torch.equal(tensors[name], tensor)
@@ -34,7 +35,7 @@ def test_what_was_written_is_read(tmp_path):
 def test_the_folder_is_made_and_a_name_as_text_will_do(tmp_path):
     path = tmp_path / "new" / "folder" / "model.safetensors"
     checkpoint.write(str(path), TENSORS, HEADER)
-    assert checkpoint.read(str(path), "checkpoint")[1] == HEADER
+    assert checkpoint.read(str(path), "checkpoint")[1] == HEADER | WRITTEN_BY
 
 
 def test_views_and_parameters_are_written_by_value(tmp_path):
@@ -142,6 +143,22 @@ def test_another_kind_is_refused_by_name(tmp_path):
     checkpoint.write(path, TENSORS, HEADER)
     with pytest.raises(ValueError, match=r"model\.safetensors is no state of this package"):
         checkpoint.read(path, "state")
+
+
+@pytest.mark.parametrize(
+    ("stamp", "message"),
+    [
+        ({}, "format 1, written by mddm of unknown version; this is format"),
+        ({"mddm": "0.0.1"}, r"format 1, written by mddm 0\.0\.1; this is format"),
+        ({"format": 99, "mddm": "7.0"}, r"format 99, written by mddm 7\.0; this is format"),
+    ],
+)
+def test_another_format_is_refused_by_name_with_what_to_do(tmp_path, stamp, message):
+    path = tmp_path / "old.safetensors"
+    save_file({"weight": torch.ones(2)}, path, metadata={"mddm": json.dumps(HEADER | stamp)})
+    with pytest.raises(ValueError, match=rf"old\.safetensors is a checkpoint .*{message}") as info:
+        checkpoint.read(path, "checkpoint")
+    assert str(info.value).endswith("delete it and train again, or use the version that wrote it")
 
 
 @pytest.mark.parametrize("name", ["absent.safetensors", "."])

@@ -407,8 +407,64 @@ def test_noise_levels_must_increase_from_zero(sampler, sigmas):
         (sampling.ancestral, {"correction": 0.0}, "correction positive, got 0 and 0.0"),
         (sampling.ancestral, {"correction": math.nan}, "correction positive"),
         (sampling.probability_flow, {"order": 3}, "order must be 1 or 2, got 3"),
+        (sampling.probability_flow, {"churn": -0.1, "generator": generator()}, "got -0.1 and"),
+        (sampling.probability_flow, {"churn": 0.1}, "needs a generator"),
     ],
 )
-def test_samplers_refuse_options_that_make_no_sense(sampler, options, message):
+def test_samplers_refuse_options_that_make_no_sense_at_the_call(sampler, options, message):
+    if sampler is sampling.ancestral:
+        options = {"generator": generator()} | options
     with pytest.raises(ValueError, match=message):
-        frames_of(sampler, normal_denoiser, torch.zeros(1, 2, 3), log_schedule(3), **options)
+        sampler(normal_denoiser, torch.zeros(1, 2, 3), log_schedule(3), **options)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_start_that_is_not_finite_is_refused_at_the_call(sampler, value):
+    x_t = torch.zeros(1, 2, 3)
+    x_t[0, 1, 2] = value
+    options = {"generator": generator()} if sampler is sampling.ancestral else {}
+    with pytest.raises(ValueError, match="x_t must be finite"):
+        sampler(normal_denoiser, x_t, log_schedule(3), **options)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_box_has_no_centre(sampler):
+    options = {"generator": generator()} if sampler is sampling.ancestral else {}
+    arguments = (normal_denoiser, torch.zeros(1, 2, 3), log_schedule(3))
+    with pytest.raises(ValueError, match=r"center=True is for free space.* instead of 10\.0"):
+        sampler(*arguments, box_length=BOX, center=True, **options)
+
+
+# --- churn -------------------------------------------------------------------------------------
+
+
+def test_churn_raises_the_level_before_a_step_inside_its_window():
+    denoiser, sigmas = Counting(), torch.tensor([0.0, 0.1, 1.0, 4.0])
+    x_t = torch.randn(2, 6, 3, generator=generator())
+    options = {"churn": 0.5, "churned": (0.5, 2.0), "generator": generator()}
+    frames = frames_of(sampling.probability_flow, denoiser, x_t, sigmas, **options)
+    assert denoiser.sigmas == pytest.approx([4, 1, 1.5, 0.1, 0.1])
+    assert [frame.calls for frame in frames] == [0, 2, 4, 5]
+
+
+@pytest.mark.parametrize("churn", [0.0, 0.1])
+def test_sampling_with_churn_keeps_the_spread_of_the_data(churn):
+    x_t = sampling.pure_noise(8, 4000, None, 20.0, generator(1))
+    sigmas = log_schedule(200, 0.005, 20.0)
+    samples = result_of(
+        sampling.probability_flow, normal_denoiser, x_t, sigmas, churn=churn, generator=generator(2)
+    )
+    assert_spread(samples, SPREAD, n_sigmas=6)
+
+
+def test_churn_is_decided_by_its_generator():
+    x_t, sigmas = torch.randn(2, 6, 3, generator=generator()), log_schedule(8)
+    first, again, other = (
+        result_of(
+            sampling.probability_flow, normal_denoiser, x_t, sigmas, churn=0.2,
+            generator=generator(seed),
+        )
+        for seed in (1, 1, 2)
+    )  # fmt: skip
+    assert torch.equal(first, again) and not torch.equal(first, other)

@@ -1,3 +1,4 @@
+import inspect
 import itertools
 import json
 import math
@@ -9,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch.optim.swa_utils import AveragedModel
 
-from mddm import __version__, training
+from mddm import __version__, checkpoint, training
 from mddm.geometry import minimum_image
 from mddm.noise import wrapped_eps
 from mddm.training import Configurations, Settings, TrainingState
@@ -173,6 +174,13 @@ def test_configurations_refuse_shapes_that_do_not_fit(positions, conditions, mes
         )
 
 
+def test_configurations_refuse_positions_that_are_not_finite():
+    positions = torch.rand(2, 10, 3)
+    positions[1, 3, 0] = math.inf
+    with pytest.raises(ValueError, match="positions must be finite"):
+        Configurations(positions, None, 3.0)
+
+
 # --- settings ----------------------------------------------------------------------------------
 
 
@@ -191,6 +199,11 @@ def test_configurations_refuse_shapes_that_do_not_fit(positions, conditions, mes
         ({"sigma_min": 0.0}, "sigma_min"),
         ({"sigma_max": 0.001}, "sigma_max"),
         ({"seed": -1}, "seed"),
+        (
+            {"architecture": {"n_neighbours": 4}},
+            "of 'mddm' has channels, .*; got 'n_neighbours'; did you mean 'n_neighbors'",
+        ),
+        ({"preset": "transolver", "architecture": {"basis": 4}}, "got 'basis'$"),
     ],
 )
 def test_settings_refuse_what_makes_no_sense(changes, message):
@@ -206,6 +219,15 @@ def test_a_new_denoiser_is_decided_by_the_seed(preset):
     assert any(not torch.equal(ours, theirs) for ours, theirs in pairs)
     model = Settings(preset=preset, sigma_min=0.02, sigma_max=2.0).new_denoiser()
     assert (model.sigma_min, model.sigma_max) == (0.02, 2.0)
+
+
+def test_the_architecture_decides_the_network_and_is_filled_in():
+    plain = Settings()
+    assert plain.architecture == training.default_architecture("mddm")
+    changed = Settings(architecture={"n_neighbors": 9, "channels": 8})
+    assert changed.architecture == plain.architecture | {"n_neighbors": 9, "channels": 8}
+    model = changed.new_denoiser()
+    assert model.n_neighbors == 9 and model.embedding.shape == (8,)
 
 
 def test_the_presets_are_the_papers():
@@ -421,6 +443,33 @@ def test_loss_by_level_is_decided_by_its_seed():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+def test_level_losses_take_any_function():
+    source, levels = GaussianSource(1.0), torch.tensor([0.3, 1.0])
+
+    def half(x_t, sigma, condition, box_length):
+        return x_t / 2
+
+    losses = training.level_losses(half, source, levels)
+    assert torch.equal(losses, training.level_losses(Stub(half), source, levels))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_level_losses_leave_the_network_in_its_mode(mode):
+    seen = []
+
+    def remember(x_t, *_):
+        seen.append(denoiser.training)
+        return x_t
+
+    denoiser = Stub(remember).train(mode)
+    training.level_losses(denoiser, GaussianSource(1.0), torch.tensor([0.3]))
+    assert denoiser.training is mode and seen == [False]
+    denoiser.estimate = None
+    with pytest.raises(TypeError):
+        training.level_losses(denoiser, GaussianSource(1.0), torch.tensor([0.3]))
+    assert denoiser.training is mode
+
+
 # --- files -------------------------------------------------------------------------------------
 
 
@@ -464,6 +513,7 @@ def test_a_state_that_was_read_is_written_as_the_same_file(tmp_path):
         ("n_levels", 11, "n_levels was 10, is 11"),
         ("sigma_min", 0.01, "sigma_min was 0.005, is 0.01"),
         ("seed", 1, "seed was 0, is 1"),
+        ("architecture", {"n_neighbors": 5}, "n_neighbors was 6, is 5"),
     ],
 )
 def test_a_run_with_other_settings_is_not_resumed(tmp_path, name, value, message):
@@ -491,6 +541,80 @@ def test_a_checkpoint_is_the_averaged_denoiser_ready_to_sample(tmp_path, preset)
     assert header["preset"] == preset and header["step"] == 7 and header["mddm"] == __version__
     assert header["record"] == {"data": "abc123"}
     assert Settings(**header["settings"]) == state.settings
+
+
+def other_defaults(monkeypatch, preset, **sizes):
+    build = training.PRESETS[preset]
+
+    class Changed(build):
+        pass
+
+    signature = inspect.signature(build)
+    changed = [
+        argument.replace(default=sizes.get(name, argument.default))
+        for name, argument in signature.parameters.items()
+    ]
+    Changed.__signature__ = signature.replace(parameters=changed)
+    monkeypatch.setitem(training.PRESETS, preset, Changed)
+
+
+def test_a_checkpoint_is_rebuilt_as_it_was_whatever_the_defaults_are_now(tmp_path, monkeypatch):
+    path, source = tmp_path / "model.safetensors", small_configurations()
+    sizes = {"channels": 16, "n_neighbors": 5}
+    state = TrainingState(settings(architecture=sizes))
+    training.save_checkpoint(path, state)
+    training.save_state(tmp_path / "state.safetensors", state)
+    other_defaults(monkeypatch, "mddm", channels=32, n_neighbors=3, n_layers=1)
+    assert Settings().architecture["n_layers"] == 1
+    denoiser, header = training.load_checkpoint(path)
+    assert header["settings"]["architecture"] == state.settings.architecture
+    assert (denoiser.n_neighbors, len(denoiser.layers)) == (5, 3)
+    arguments = (source.positions, torch.full((3,), 0.3), source.conditions, source.box_length)
+    assert torch.equal(denoiser(*arguments), state.average.module(*arguments))
+    again = training.load_state(tmp_path / "state.safetensors", state.settings)
+    assert_bitwise_equal(again, state)
+
+
+def spoil(path, kind, change):
+    tensors, header = checkpoint.read(path, kind)
+    change(tensors, header)
+    checkpoint.write(path, tensors, header)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, header: header.pop("settings"),
+        lambda tensors, header: header["settings"].update(width=3),
+        lambda tensors, header: header["settings"].update(preset="mddm-2"),
+        lambda tensors, header: header["settings"]["architecture"].update(n_rings=3),
+        lambda tensors, header: tensors.pop(next(iter(tensors))),
+        lambda tensors, header: tensors.update({"denoiser.extra": torch.ones(2)}),
+    ],
+)
+def test_files_of_another_version_are_refused_by_name_with_what_to_do(tmp_path, change):
+    state = TrainingState(settings())
+    run(state, small_configurations(), 1)
+    model, resumable = tmp_path / "model.safetensors", tmp_path / "state.safetensors"
+    training.save_checkpoint(model, state)
+    training.save_state(resumable, state)
+    spoil(model, "checkpoint", change)
+    with pytest.raises(ValueError, match=r"model\.safetensors is a checkpoint of another version"):
+        training.load_checkpoint(model)
+    spoil(resumable, "state", change)
+    with pytest.raises(ValueError, match=r"state\.safetensors is a state of another version") as e:
+        training.load_state(resumable, settings())
+    assert "train again" in str(e.value)
+
+
+def test_weights_of_another_size_than_the_header_says_are_refused_by_name(tmp_path):
+    path = tmp_path / "model.safetensors"
+    training.save_checkpoint(path, TrainingState(settings()))
+    spoil(
+        path, "checkpoint", lambda _, header: header["settings"]["architecture"].update(channels=8)
+    )
+    with pytest.raises(ValueError, match=r"model\.safetensors is a checkpoint of another version"):
+        training.load_checkpoint(path)
 
 
 def test_the_header_can_be_read_by_anyone(tmp_path):
