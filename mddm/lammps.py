@@ -6,6 +6,7 @@ continued from a stored harvest is the ramp that was never broken off.
 """
 
 import ctypes
+import math
 import sys
 import tempfile
 import time
@@ -42,6 +43,8 @@ class Harvest:
         energy: potential energy per particle of exactly these positions [energy].
         kinetic_temperature: mean over the last hold [energy].
         pressure: mean over the last hold [energy / length^3].
+        drift: change of the potential energy per particle over the last hold, by a straight
+            line through it [energy]: what is still going on.
         n_steps: MD steps since the random start.
         wall_time: time spent on them [s].
         trace: (n_points, 4) of step, kinetic temperature, potential energy per particle and
@@ -54,6 +57,7 @@ class Harvest:
     energy: float
     kinetic_temperature: float
     pressure: float
+    drift: float
     n_steps: int
     wall_time: float
     trace: np.ndarray
@@ -107,7 +111,8 @@ def anneal(
         (start_temperature, temperature, n_steps - 2 * hold),
         (temperature, temperature, hold),
     ]
-    start = Harvest(positions, velocities, start_temperature, 0.0, 0.0, 0.0, 0, 0.0, np.empty(0))
+    unknown = (math.nan,) * 4
+    start = Harvest(positions, velocities, start_temperature, *unknown, 0, 0.0, np.empty(0))
     return _run(potential, stages, start, rng, box_length, time_step, damping, minimize_first=True)
 
 
@@ -132,7 +137,8 @@ def cool(
         seed: of the thermostat; together with the steps behind `previous` it fixes the noise.
         box_length: edge of the periodic cube [length].
         time_step: of the velocity Verlet integrator [time].
-        damping: relaxation time of the Langevin thermostat [time].
+        damping: relaxation time of the Langevin thermostat [time]; `math.inf` for none, that is
+            for the same energy throughout.
 
     Raises:
         ValueError: an argument out of its range.
@@ -352,20 +358,30 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
             first = int(system.get_thermo("step"))
             # Seeds above 900 million are outside the range of LAMMPS's generator.
             noise = rng.integers(1, 900_000_000)
-            system.command(f"fix bath all langevin {begin!r} {end!r} {damping!r} {noise} zero yes")
+            if damping < math.inf:
+                bath = f"{begin!r} {end!r} {damping!r} {noise} zero yes"
+                system.command(f"fix bath all langevin {bath}")
             every = 10 if n_steps >= 1000 else 1
             system.command(
                 f"fix mean all ave/time {every} 1 {every} c_thermo_temp c_thermo_press ave running"
             )
+            # A stage is set up once: a new set-up would draw the noise of its first step again.
+            setup = "yes"
             for stop in first + np.unique(np.linspace(0, n_steps, _PIECES + 1, dtype=int))[1:]:
-                system.command(f"run {stop} upto start {first} stop {first + n_steps} post no")
+                span = f"start {first} stop {first + n_steps}"
+                system.command(f"run {stop} upto {span} pre {setup} post no")
+                setup = "no"
                 names = ("step", "temp", "pe", "press")
                 trace.append([system.get_thermo(name) for name in names])
             kinetic_temperature, pressure = (system.extract_fix("mean", 0, 1, i) for i in (0, 1))
             system.command("unfix mean")
-            system.command("unfix bath")
+            if damping < math.inf:
+                system.command("unfix bath")
         velocities = _gather(system, "v")
         positions, energy = _rounded(system, box_length)
+        trace = np.array(trace)
+        hold = trace[trace[:, 0] > first]
+        drift = n_steps * np.polyfit(hold[:, 0], hold[:, 2], 1)[0] if len(hold) > 1 else math.nan
         return Harvest(
             positions,
             velocities.astype(np.float32),
@@ -373,9 +389,10 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
             energy,
             kinetic_temperature,
             pressure,
+            float(drift),
             first + n_steps,
             start.wall_time + time.perf_counter() - clock,
-            np.array(trace),
+            trace,
         )
 
 

@@ -197,8 +197,29 @@ def potential_energy(positions: Tensor, potential: Smoothed, box_length: float) 
         ValueError: `r_cut` reaches half the box edge.
     """
     pairs = neighbor_pairs(positions, potential.r_cut, box_length)
-    bonds = minimum_image(positions[pairs[:, 1]] - positions[pairs[:, 0]], box_length)
-    half = potential.energy(bonds.norm(dim=-1)) / 2
+    half = potential.energy(_lengths(positions, pairs, box_length)) / 2
     return torch.zeros_like(positions[:, 0]).index_add(
         0, pairs.flatten(), half.repeat_interleave(2)
     )
+
+
+def pair_distances(positions: Tensor, r_max: float, box_length: float) -> Tensor:
+    """Return the distances below `r_max` between particles, each pair once.
+
+    Args:
+        positions: (n_particles, 3) [length].
+        r_max: largest distance [length], below half the box edge.
+        box_length: edge of the periodic cube [length].
+
+    Returns:
+        (n_pairs,) [length], differentiable.
+
+    Raises:
+        ValueError: `r_max` reaches half the box edge.
+    """
+    return _lengths(positions, neighbor_pairs(positions, r_max, box_length), box_length)
+
+
+def _lengths(positions: Tensor, pairs: Tensor, box_length: float) -> Tensor:
+    bonds = minimum_image(positions[pairs[:, 1]] - positions[pairs[:, 0]], box_length)
+    return bonds.norm(dim=-1)

@@ -1,7 +1,8 @@
 """Many anneals and ramps at once: what is missing is run, what is finished is left alone.
 
-`python -m mddm.sweep small` makes data/opp-small.h5; `python -m mddm.sweep ramps` makes the slow
-ramps in data/ramps.  Either can be killed at any moment and started again.
+`python -m mddm.sweep small` makes data/opp-small.h5, `ramps` the slow ramps of data/opp.h5, and
+`lengths` the faster anneals that some of these are held against.  Each can be killed at any
+moment and started again.
 """
 
 import argparse
@@ -12,120 +13,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from mddm import dataset, lammps
+from mddm import dataset, lammps, plan
+from mddm.plan import Run
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 
-# The paper's ranges, closed on the left: ten values each.
-K_GRID = tuple(round(1 + 1.4 * i, 1) for i in range(10))
-PHI_GRID = tuple(round(0.6 * i, 1) for i in range(10))
-TEMPERATURE_GRID = tuple(round(0.01 + 0.004 * i, 3) for i in range(10))
-_RANGES = ((1.0, 15.0), (0.0, 6.0), (0.01, 0.05))
-_TEST_SEED = 250131
 _SETTINGS = {"n_particles": 1000, "box_length": 10.0, "time_step": 0.01, "damping": 1.0}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One system to be cooled from a random start.
-
-    Args:
-        name: of its file; unique in a sweep.
-        k: spatial frequency of the potential [1 / length].
-        phi: phase of the potential [rad].
-        temperatures: the harvests' targets, hottest first [energy].
-        seed: of the start and of the thermostat.
-        split: "train", "test" or "replica".
-        n_steps_first: MD steps from the random start to the first harvest.
-        n_steps_between: MD steps from each harvest to the next.
-        start_temperature: where the cooling begins [energy].
-        n_kept: how many of the last harvests are part of the data set.
-    """
-
-    name: str
-    k: float
-    phi: float
-    temperatures: tuple[float, ...]
-    seed: int
-    split: str
-    n_steps_first: int
-    n_steps_between: int
-    start_temperature: float
-    n_kept: int = 1
-
-    @property
-    def potential(self) -> Smoothed:
-        """The smoothed potential."""
-        return Smoothed(OscillatingPair(self.k, self.phi))
-
-    def steps_after(self, n_harvests: int) -> int:
-        """Return the MD steps behind the given number of harvests."""
-        return self.n_steps_first + (n_harvests - 1) * self.n_steps_between if n_harvests else 0
-
-
-def test_conditions(n: int = 25) -> list[tuple[float, float, float]]:
-    """Return the first n of the test set's (k, phi, temperature), drawn uniformly once for all."""
-    low, high = np.array(_RANGES).T
-    drawn = np.random.default_rng(_TEST_SEED).uniform(low, high, (n, 3))
-    return [tuple(row) for row in drawn.round(4).tolist()]
-
-
-def small_runs(n_steps: int = 20_000) -> list[Run]:
-    """Return the anneals of data/opp-small.h5: 18 training, 4 test and 8 replica runs."""
-
-    def run(name, condition, seed, split):
-        k, phi, temperature = condition
-        return Run(name, k, phi, (temperature,), seed, split, n_steps, 0, 10 * temperature)
-
-    grid = [
-        (k, phi, temperature)
-        for k in K_GRID[0::4]
-        for phi in PHI_GRID[1::3]
-        for temperature in TEMPERATURE_GRID[1::7]
-    ]
-    tests = test_conditions(4)
-    # Every fifth training point: another k, phi and temperature each time.
-    again = grid[::5] + tests
-    runs = [run(f"train-{i:02}", row, i, "train") for i, row in enumerate(grid)]
-    runs += [run(f"test-{i:02}", row, 100 + i, "test") for i, row in enumerate(tests)]
-    runs += [run(f"replica-{i:02}", row, 200 + i, "replica") for i, row in enumerate(again)]
-    return runs
-
-
-def ramp_runs(n_steps_first: int = 300_000, n_steps_between: int = 12_000) -> list[Run]:
-    """Return the slow ramps from T = 0.5, in an order whose every beginning spans (k, phi) evenly.
-
-    A ramp a grid point of (k, phi), harvested at the ten grid temperatures; the same again with
-    another seed for ten of them; and two ramps, harvested at their end, for each of the 25 test
-    conditions.
-    """
-    steps = (n_steps_first, n_steps_between, 0.5)
-    cooling = TEMPERATURE_GRID[::-1]
-    points = _spread_out([(i, j) for i in range(10) for j in range(10)])
-    grid, replicas, tests, tests_again = [], [], [], []
-    for i, j in points:
-        name, seed = f"k{i}-phi{j}", 1000 + 10 * i + j
-        grid.append(Run(name, K_GRID[i], PHI_GRID[j], cooling, seed, "train", *steps, 10))
-    for run in grid[:10]:
-        values = asdict(run) | {"seed": run.seed + 1000, "split": "replica"}
-        replicas.append(Run(**(values | {"name": f"{run.name}-again"})))
-    for i, (k, phi, temperature) in enumerate(test_conditions()):
-        stations = (*(station for station in cooling if station > temperature), temperature)
-        tests.append(Run(f"test{i:02}", k, phi, stations, 3000 + i, "test", *steps))
-        again = f"test{i:02}-again"
-        tests_again.append(Run(again, k, phi, stations, 4000 + i, "replica", *steps))
-    # Each group advances at the same pace from the first ramp to the last.
-    groups = (grid, replicas, tests, tests_again)
-    paced = [
-        ((i + 0.5) / len(group), order, run)
-        for order, group in enumerate(groups)
-        for i, run in enumerate(group)
-    ]
-    return [run for _, _, run in sorted(paced, key=lambda entry: entry[:2])]
+OUTPUTS = {
+    "small": "data/opp-small.h5",
+    "lengths": "data/opp-lengths.h5",
+    "ramps": "data/opp.h5",
+}
 
 
 def sweep(
@@ -235,18 +137,52 @@ def assemble(
             f"{len(runs) - len(finished)} of {len(runs)} runs are missing in {folder}; run "
             f"`{command}` to make them"
         )
+    return _joined([_columns(run, folder, slice(-run.n_kept, None)) for run in finished], command)
+
+
+def assemble_lengths(folder: str | Path, ramps_folder: str | Path) -> dataset.Dataset:
+    """Gather the anneals of `plan.length_runs`, and the first harvests of the ramps they belong to.
+
+    Args:
+        folder: with the files of the anneals.
+        ramps_folder: with the files of the ramps.
+
+    Returns:
+        A data set of "test" rows, five lengths of each potential.
+
+    Raises:
+        ValueError: runs are missing, or a file belongs to another sweep.
+    """
     parts = []
-    for run in finished:
-        with np.load(_path(Path(folder), run)) as file:
-            part = {name: file[name][-run.n_kept :] for name in file.files if name != "run"}
-        n = len(part["positions"])
-        fixed = {"k": run.k, "phi": run.phi, "seed": run.seed, "split": run.split}
-        parts.append(part | {name: np.full(n, value) for name, value in fixed.items()})
+    for runs, place, which in (
+        (plan.length_runs(), folder, "lengths"),
+        (plan.ramp_runs()[: plan.N_LENGTHS], ramps_folder, "ramps"),
+    ):
+        missing = sum(not _is_finished(Path(place), run) for run in runs)
+        if missing:
+            raise ValueError(
+                f"{missing} of {len(runs)} runs are missing in {place}; run "
+                f"`python -m mddm.sweep {which}` to make them"
+            )
+        parts += [_columns(replace(run, split="test"), place, slice(0, 1), run) for run in runs]
+    return _joined(parts, "python -m mddm.sweep lengths")
+
+
+def _columns(run: Run, folder: str | Path, kept: slice, made_as: Run | None = None) -> dict:
+    content = _open_checked(_path(Path(folder), run), made_as or run)
+    part = {name: column[kept] for name, column in content.items() if name != "run"}
+    fixed = {"k": run.k, "phi": run.phi, "seed": run.seed, "split": run.split}
+    n = len(part["positions"])
+    return part | {name: np.full(n, value) for name, value in fixed.items()}
+
+
+def _joined(parts: list[dict], command: str) -> dataset.Dataset:
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     engines = sorted(set(columns.pop("engine").tolist()))
-    smoothed = finished[0].potential
+    smoothed = Smoothed(OscillatingPair(0.0, 0.0))
     attributes = {
         "box_length": _SETTINGS["box_length"],
+        "r_core": smoothed.r_core,
         "r_on": smoothed.r_on,
         "r_cut": smoothed.r_cut,
         "time_step": _SETTINGS["time_step"],
@@ -263,16 +199,6 @@ def _next_harvest(run: Run, previous: lammps.Harvest | None) -> lammps.Harvest:
     settings = dict(_SETTINGS, start_temperature=run.start_temperature, previous=previous)
     steps = (run.n_steps_first, run.n_steps_between, run.seed)
     return next(lammps.ramp(run.potential, run.temperatures, *steps, **settings))
-
-
-def _spread_out(points: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    places = np.array(points, dtype=float)
-    order = [int(((places - places.mean(axis=0)) ** 2).sum(axis=1).argmin())]
-    distance = np.full(len(points), np.inf)
-    while len(order) < len(points):
-        distance = np.minimum(distance, ((places - places[order[-1]]) ** 2).sum(axis=1))
-        order.append(int(distance.argmax()))
-    return [points[index] for index in order]
 
 
 def _description(run: Run) -> str:
@@ -322,7 +248,8 @@ def _write_unfinished(folder: Path, run: Run, index: int, harvest: lammps.Harves
 
 
 def _finish(folder: Path, run: Run, harvests: list[lammps.Harvest]) -> None:
-    names = ("positions", "temperature", "energy", "kinetic_temperature", "pressure", "n_steps")
+    names = ("positions", "temperature", "energy", "kinetic_temperature", "pressure", "drift")
+    names = (*names, "n_steps")
     columns = {name: np.array([getattr(harvest, name) for harvest in harvests]) for name in names}
     columns["steps"] = columns.pop("n_steps")
     columns["engine"] = np.full(len(harvests), lammps.version())
@@ -348,17 +275,18 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
+    plans = {"small": plan.small_runs, "lengths": plan.length_runs, "ramps": plan.ramp_runs}
     parser = argparse.ArgumentParser(prog="python -m mddm.sweep", description=__doc__)
-    parser.add_argument("what", choices=("small", "ramps"))
-    parser.add_argument("--folder", help="of the runs' files (data/small or data/ramps)")
+    parser.add_argument("what", choices=plans)
+    parser.add_argument("--folder", help="of the runs' files (data/<what>)")
     parser.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")
     parser.add_argument("--workers", type=int, help="processes to start here")
-    parser.add_argument("--output", help="assemble into this file (small: data/opp-small.h5)")
+    parser.add_argument("--output", help="assemble into this file")
     parser.add_argument("--as-is", action="store_true", help="assemble what there is; run nothing")
     options = parser.parse_args(arguments)
-    runs = small_runs() if options.what == "small" else ramp_runs()
+    runs = plans[options.what]()
     folder = options.folder or f"data/{options.what}"
-    output = options.output or ("data/opp-small.h5" if options.what == "small" else None)
+    output = options.output or OUTPUTS[options.what]
     command = f"python -m mddm.sweep {options.what}"
     try:
         if not options.as_is:
@@ -369,9 +297,12 @@ def main(arguments: list[str] | None = None) -> int:
                 n_workers=options.workers,
                 report=lambda line: print(line, flush=True),
             )
-        if output:
-            dataset.write(output, assemble(runs, folder, command, partial=options.as_is))
-            print(f"wrote {output}")
+        if options.what == "lengths":
+            made = assemble_lengths(folder, "data/ramps")
+        else:
+            made = assemble(runs, folder, command, partial=options.as_is)
+        dataset.write(output, made)
+        print(f"wrote {output}")
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

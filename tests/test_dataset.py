@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mddm import dataset, study
-from mddm.potential import CONVENTION, OscillatingPair, Smoothed, potential_energy
+from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
 BOX = 6.4
@@ -22,6 +22,19 @@ def _lattice(seed):
     return np.mod(shaken, BOX).astype(np.float32)
 
 
+def _energy_and_pressure(positions, k, phi, temperature):
+    # Work against the pressure, as the box is scaled.
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    scaled, potential = scale * torch.from_numpy(positions).double(), OscillatingPair(k, phi)
+    delta = scaled[:, None] - scaled
+    delta = delta - scale * BOX * torch.round(delta.detach() / BOX)
+    r = delta[tuple(np.triu_indices(len(positions), 1))].norm(dim=1)
+    energy = Smoothed(potential).energy(r).sum()
+    (slope,) = torch.autograd.grad(energy, scale)
+    kinetic = (len(positions) - 1) * temperature
+    return energy.item() / len(positions), (kinetic - slope.item() / 3) / BOX**3
+
+
 @pytest.fixture
 def data():
     # A grid of 2 x 2 x 1, a test row, and a replica of each kind.
@@ -29,12 +42,11 @@ def data():
     conditions += [(5.0, 1.0, 0.03), (3.8, 0.6, 0.02), (5.0, 1.0, 0.03)]
     k, phi, temperature = np.array(conditions).T
     positions = np.stack([_lattice(seed) for seed in range(7)])
-    energy = [
-        potential_energy(
-            torch.from_numpy(row).double(), Smoothed(OscillatingPair(*pair[:2])), BOX
-        ).mean()
-        for row, pair in zip(positions, conditions, strict=True)
+    found = [
+        _energy_and_pressure(row, *condition)
+        for row, condition in zip(positions, conditions, strict=True)
     ]
+    energy, pressure = np.array(found).T
     return dataset.Dataset(
         positions=positions,
         k=k,
@@ -44,10 +56,12 @@ def data():
         split=["train"] * 4 + ["test"] + ["replica"] * 2,
         energy=energy,
         kinetic_temperature=temperature * 1.01,
-        pressure=np.ones(7),
+        pressure=pressure + 0.1,
+        drift=temperature * 0.1,
         steps=np.full(7, 5000),
         attributes={
             "box_length": BOX,
+            "r_core": 0.7,
             "r_on": 2.5,
             "r_cut": 3.0,
             "time_step": 0.01,
@@ -105,7 +119,11 @@ def test_a_sound_set_passes_every_check(data):
 
 def test_checks_see_what_is_wrong(data):
     assert _failed(_changed(data, "energy", 2, data.energy[2] + 0.001)) == {"energies"}
-    assert _failed(_changed(data, "k", 2, 9.0)) == {"training grid", "energies"}
+    assert _failed(_changed(data, "k", 2, 9.0)) == {
+        "training grid",
+        "energies",
+        "pressures",
+    }
     assert _failed(data.take([0, 1, 2, 4, 5, 6])) == {"training grid"}
     assert _failed(data.take([0, 1, 2, 3, 5, 6])) == {"replicas"}
     assert _failed(_changed(data, "positions", (0, 0, 0), BOX)) == {"positions"}
@@ -113,10 +131,22 @@ def test_checks_see_what_is_wrong(data):
     assert _failed(data.take([0, 1, 2, 3, 4, 5, 6, 6])) == {"duplicates"}
     assert _failed(_changed(data, "kinetic_temperature", 0, 0.03)) == {"temperatures"}
     assert _failed(_changed(data, "pressure", 0, np.inf)) == {"pressures"}
+    assert _failed(_changed(data, "pressure", 0, data.pressure[0] + 2)) == {"pressures"}
+    assert _failed(replace(data, drift=-data.temperature)) == {"drift"}
     assert _failed(_changed(data, "steps", 0, 10)) == {"steps"}
     touching = data.positions[0, 1] + np.float32([0.5, 0, 0])
     assert "distances" in _failed(_changed(data, "positions", (0, 0), touching))
     assert _failed(data.take([])) == {"rows"}
+
+
+def test_floor_compares_rows_with_their_replicas(data):
+    entries = dataset.floor(_changed(data, "positions", 5, data.positions[0]))
+    assert [(entry["row"], entry["replica"]) for entry in entries] == [(0, 5), (4, 6)]
+    same, other = entries
+    assert same["rdf_mse"] == 0 < other["rdf_mse"] < other["ideal_gas"]
+    assert other["energy_gap"] == pytest.approx(data.energy[6] - data.energy[4])
+    assert not dataset.bimodal(same)
+    assert dataset.bimodal(same | {"crystallinity": 0.9})
 
 
 def test_bad_files_are_named_with_the_remedy(data, tmp_path):
@@ -173,6 +203,7 @@ def test_command_line_says_whether_a_file_is_sound(data, tmp_path):
     assert good.returncode == 0
     assert "4 train, 1 test, 2 replica" in good.stdout
     assert "FAILED" not in good.stdout
+    assert "between seeds" in good.stdout
     assert bad.returncode == 1
     assert "FAILED energies" in bad.stdout
     assert missing.returncode == 1

@@ -1,3 +1,4 @@
+import math
 import sys
 
 import numpy as np
@@ -65,6 +66,26 @@ def test_anneal_returns_what_it_says(quench):
 def test_thermostat_holds_the_target():
     harvest = lammps.anneal(POTENTIAL, 0.05, 4000, seed=1, start_temperature=0.05, **SMALL)
     assert harvest.kinetic_temperature == pytest.approx(0.05, rel=0.06)
+
+
+def test_trace_does_not_disturb_the_run(quench, monkeypatch):
+    # Each interruption that sets LAMMPS up anew would draw the thermostat's noise once more.
+    monkeypatch.setattr(lammps, "_PIECES", 1)
+    straight = lammps.anneal(POTENTIAL, 0.02, 600, seed=3, **SMALL)
+    assert len(straight.trace) < len(quench.trace)
+    np.testing.assert_array_equal(straight.positions, quench.positions)
+
+
+def test_energy_is_conserved_without_thermostat(quench):
+    free = {"box_length": 6.7, "damping": math.inf}
+    drifts = []
+    for time_step in (0.01, 0.0025):
+        n_steps = round(10 / time_step)
+        run = lammps.cool(POTENTIAL, quench, 0.02, n_steps, 0, time_step=time_step, **free)
+        energy = run.trace[:, 2] + 1.5 * run.trace[:, 1] * (1 - 1 / 300)
+        drifts.append(energy.std())
+    assert drifts[0] < 1e-4
+    assert drifts[1] < drifts[0] / 4
 
 
 def test_momentum_does_not_drift(quench):

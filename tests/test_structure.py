@@ -214,9 +214,35 @@ def test_bond_order_tells_a_crystal_from_a_gas():
     assert crystal.min() > 2 * gas.mean() > gas.mean() > 0.05
 
 
+@pytest.mark.parametrize(("basis", "n_cells"), [(FCC, 6), (BCC, 8)])
+def test_crystals_are_solid_and_gases_are_not(basis, n_cells):
+    points = lattice(basis, n_cells)
+    crystal = points + np.random.default_rng(3).normal(scale=0.05, size=points.shape)
+    assert structure.crystallinity(crystal, BOX) > 0.95
+    assert structure.crystallinity(ideal_gas(), BOX) < 0.02
+
+
+@pytest.mark.parametrize("basis", [SIMPLE_CUBIC, BCC, FCC])
+def test_bragg_peak_is_one_in_any_perfect_crystal_and_damped_by_vibrations(basis):
+    points = lattice(basis, 5)
+    assert structure.bragg_peak(points, BOX) == pytest.approx(1, abs=1e-4)
+    shaken = points + np.random.default_rng(4).normal(scale=0.1, size=points.shape)
+    lowest = 2 * np.pi / BOX * 5 * np.sqrt({1: 1, 2: 2, 4: 3}[len(basis)])
+    # The Debye-Waller factor of the lowest reflection, which is the strongest.
+    expected = np.exp(-((0.1 * lowest) ** 2))
+    assert structure.bragg_peak(shaken, BOX) == pytest.approx(expected, rel=0.15)
+    assert structure.bragg_peak(ideal_gas(), BOX) < 0.02
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
-FUNCTIONS = [structure.rdf, structure.structure_factor, structure.bond_order]
+FUNCTIONS = [
+    structure.rdf,
+    structure.structure_factor,
+    structure.bond_order,
+    structure.bragg_peak,
+    structure.crystallinity,
+]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

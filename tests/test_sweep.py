@@ -2,16 +2,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mddm import dataset, lammps, sweep
+from mddm import lammps, sweep
+from mddm.plan import Run
 
 RUNS = [
-    sweep.Run(f"run-{i}", 3.8 + i, 0.6, (0.3, 0.2, 0.1), i, "train", 100, 60, 0.5, n_kept=2)
+    Run(f"run-{i}", 3.8 + i, 0.6, (0.3, 0.2, 0.1), i, "train", 100, 60, 0.5, n_kept=2)
     for i in range(3)
 ]
 SCRIPT = """
@@ -87,16 +87,14 @@ def test_killed_sweep_loses_nothing_and_resumes(tmp_path):
     assert not list((folder / "unfinished").glob("*.npz"))
     # A second sweep has nothing to do, and does nothing.
     again = []
-    start = time.perf_counter()
     sweep.sweep(RUNS, folder, report=again.append)
     assert again == ["3 of 3 runs were finished before"]
-    assert time.perf_counter() - start < 30
 
 
 def test_files_of_another_sweep_are_refused(tmp_path):
-    run = sweep.Run("one", 3.8, 0.6, (0.3,), 0, "train", 50, 0, 0.5)
+    run = Run("one", 3.8, 0.6, (0.3,), 0, "train", 50, 0, 0.5)
     sweep.sweep([run], tmp_path, n_workers=1, report=lambda line: None)
-    other = sweep.Run("one", 3.8, 0.6, (0.3,), 1, "train", 50, 0, 0.5)
+    other = Run("one", 3.8, 0.6, (0.3,), 1, "train", 50, 0, 0.5)
     with pytest.raises(ValueError, match=r"one\.npz was made with other settings"):
         sweep.sweep([other], tmp_path)
     (tmp_path / "one.npz").write_bytes(b"rubbish")
@@ -110,8 +108,8 @@ def test_missing_runs_are_counted(tmp_path):
 
 
 def test_failing_run_does_not_stop_the_others(tmp_path):
-    bad = sweep.Run("bad", 3.8, 0.6, (0.1, 0.3), 0, "train", 50, 50, 0.5)
-    good = sweep.Run("good", 3.8, 0.6, (0.3,), 0, "train", 50, 0, 0.5)
+    bad = Run("bad", 3.8, 0.6, (0.1, 0.3), 0, "train", 50, 50, 0.5)
+    good = Run("good", 3.8, 0.6, (0.3,), 0, "train", 50, 0, 0.5)
     with pytest.raises(RuntimeError, match=r"1 runs failed: bad .*temperatures must fall"):
         sweep.sweep([bad, good], tmp_path, n_workers=1, report=lambda line: None)
     assert (tmp_path / "good.npz").exists()
@@ -121,43 +119,3 @@ def test_unwritable_folder_is_an_error_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         sweep.sweep(RUNS, tmp_path / "file")
-
-
-def test_plans_are_complete_and_distinct():
-    ramps = sweep.ramp_runs()
-    train = [run for run in ramps if run.split == "train"]
-    conditions = [(run.k, run.phi, t) for run in train for t in run.temperatures]
-    assert len(set(conditions)) == len(conditions) == 1000
-    assert min(k for k, _, _ in conditions) == 1.0
-    assert max(t for _, _, t in conditions) < 0.05
-    tests = [run for run in ramps if run.split == "test"]
-    assert len({(run.k, run.phi, run.temperatures[-1]) for run in tests}) == 25
-    assert all(run.n_kept == 1 for run in tests)
-    assert len({run.name for run in ramps}) == len({run.seed for run in ramps}) == len(ramps)
-    assert min(run.n_steps_first for run in ramps) >= 300_000
-    replicated = [run for run in ramps if run.split == "replica"]
-    assert sum(run.n_kept for run in replicated) >= 125
-    known = {(run.k, run.phi) for run in ramps if run.split != "replica"}
-    assert {(run.k, run.phi) for run in replicated} == known & {
-        (run.k, run.phi) for run in replicated
-    }
-
-
-def test_any_beginning_of_the_ramps_spans_the_plane():
-    train = [run for run in sweep.ramp_runs() if run.split == "train"]
-    for n, largest in ((10, 0.55), (25, 0.35), (50, 0.25)):
-        begun = np.array([[(run.k - 1) / 14, run.phi / 6] for run in train[:n]])
-        every = np.array([[(run.k - 1) / 14, run.phi / 6] for run in train])
-        gaps = np.linalg.norm(every[:, None] - begun, axis=-1).min(axis=1)
-        assert gaps.max() < largest
-
-
-def test_small_plan_has_a_partner_for_every_test_row():
-    runs = sweep.small_runs()
-    conditions = {
-        split: {(run.k, run.phi, run.temperatures) for run in runs if run.split == split}
-        for split in dataset.SPLITS
-    }
-    assert len(conditions["train"]) == 18
-    assert conditions["test"] <= conditions["replica"]
-    assert len(conditions["replica"] & conditions["train"]) >= 4

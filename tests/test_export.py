@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import ase.io
+import gsd.hoomd
+import numpy as np
+import pytest
+
+from mddm import dataset, export
+
+SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
+FRAMES = np.random.default_rng(0).uniform(0, 7, (3, 20, 3)).astype(np.float32)
+ENERGIES = np.array([-1.0, -2.5, 0.25])
+
+
+def test_gsd_is_read_by_its_own_library(tmp_path):
+    export.write(tmp_path / "x.gsd", FRAMES, 7.0, {"energy": ENERGIES})
+    with gsd.hoomd.open(tmp_path / "x.gsd") as file:
+        assert len(file) == 3
+        for frame, points, energy in zip(file, FRAMES, ENERGIES, strict=True):
+            assert frame.configuration.box.tolist() == [7, 7, 7, 0, 0, 0]
+            np.testing.assert_allclose(frame.particles.position + 3.5, points, atol=1e-6)
+            assert frame.log["energy"] == energy
+
+
+@pytest.mark.parametrize("ending", [".xyz", ".extxyz"])
+def test_extended_xyz_is_read_by_ase(tmp_path, ending):
+    export.write(tmp_path / f"x{ending}", FRAMES, 7.0, {"energy_per_particle": ENERGIES})
+    images = ase.io.read(tmp_path / f"x{ending}", index=":", format="extxyz")
+    assert len(images) == 3
+    for atoms, points, energy in zip(images, FRAMES, ENERGIES, strict=True):
+        assert atoms.pbc.all()
+        np.testing.assert_array_equal(atoms.cell.lengths(), [7, 7, 7])
+        np.testing.assert_allclose(atoms.positions, points, atol=1e-6)
+        assert atoms.info["energy_per_particle"] == energy
+
+
+def test_rows_of_a_data_set_are_exported(tmp_path, capsys):
+    output = tmp_path / "tests.gsd"
+    assert export.main([str(SHIPPED), str(output), "--split", "test"]) == 0
+    tests = dataset.read(SHIPPED).subset("test")
+    assert f"wrote {len(tests)} configurations" in capsys.readouterr().out
+    with gsd.hoomd.open(output) as file:
+        assert [frame.log["k"].item() for frame in file] == tests.k.tolist()
+
+
+def test_one_configuration_is_one_frame(tmp_path):
+    export.write(tmp_path / "x.xyz", FRAMES[0], 7.0)
+    assert len(ase.io.read(tmp_path / "x.xyz", index=":", format="extxyz")) == 1
+
+
+def test_wrong_arguments_are_named_and_leave_no_file(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"path must end in one of \.gsd"):
+        export.write(tmp_path / "x.pdb", FRAMES, 7.0)
+    with pytest.raises(ValueError, match="energy must have one number a frame"):
+        export.write(tmp_path / "x.gsd", FRAMES, 7.0, {"energy": [1.0]})
+    with pytest.raises(ValueError, match="positions must be finite"):
+        export.write(tmp_path / "x.gsd", np.full((5, 3), np.nan), 7.0)
+    with pytest.raises(ValueError, match="positions must have the shape"):
+        export.write(tmp_path / "x.gsd", FRAMES[..., :2], 7.0)
+    with pytest.raises(OSError, match="nowhere"):
+        export.write(tmp_path / "nowhere" / "x.gsd", FRAMES, 7.0)
+    assert export.main([str(SHIPPED), str(tmp_path / "x.gsd"), "--rows", "10000"]) == 1
+    assert "rows must lie in [0, 30)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
