@@ -8,7 +8,14 @@ import offline
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
-INPUTS = ["requirements.lock", "mddm/**/*.py", "data/*.h5", "data/checkpoints/*", "data/results/*"]
+INPUTS = [
+    "requirements.lock",
+    "mddm/**/*.py",
+    "mddm/viewer.*",
+    "data/*.h5",
+    "data/checkpoints/*",
+    "data/results/*",
+]
 
 
 def setup(app):

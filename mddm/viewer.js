@@ -1,0 +1,493 @@
+// Particles that can be turned: the script behind mddm/viewer.py, which writes the page's <figure>
+// elements and packs their data. Every figure brings a copy of it; the first one on a page counts.
+// One WebGL context draws all viewers of a page, each onto a canvas of its own, so that their number
+// is not limited by how many contexts a browser grants. Nothing is drawn but what is on screen and
+// has changed.
+window.mddmViewer ??= (() => {
+  "use strict";
+
+  // The camera starts where mddm.plotting has it; its distance is in box edges.
+  const [TURN, TILT, DISTANCE] = [(28 * Math.PI) / 180, (20 * Math.PI) / 180, 2.2 * Math.sqrt(3)];
+  const SHELL = 0.25; // how far around the box its periodic images are shown, in box edges
+  const [ZOOM_MIN, ZOOM_MAX] = [0.5, 8];
+  const LINE = "#0173b2";
+  const CELL = [-1, 0, 1];
+  const ORIGIN = [0, 0, 0];
+  const SHIFTS = CELL.flatMap((x) => CELL.flatMap((y) => CELL.map((z) => [x, y, z])));
+
+  // ---- what the graphics card runs -------------------------------------------------------------
+
+  const SHARED = `#version 300 es
+    precision highp float;
+    uniform mat3 turn;     // the box's axes on screen: right, up, towards the reader
+    uniform float zoom;
+    vec4 project(vec3 seen) {
+      float near = ${DISTANCE} / (${DISTANCE} - seen.z);
+      return vec4(zoom * near * seen.xy, -seen.z / 2.0, 1.0);
+    }`;
+  const SPHERES = [
+    `${SHARED}
+    layout(location = 0) in vec3 place;
+    layout(location = 1) in float value;
+    uniform vec3 shift, colors[16];
+    uniform float radius, reach;
+    out vec2 corner;
+    out vec3 color;
+    out float height;
+    void main() {
+      corner = vec2(gl_VertexID & 1, gl_VertexID >> 1) * 2.0 - 1.0;
+      vec3 spot = place + shift - 0.5;
+      vec3 seen = turn * spot;
+      int low = min(int(value * 15.0), 14);
+      color = mix(colors[low], colors[low + 1], value * 15.0 - float(low));
+      height = seen.z;
+      bool far = any(greaterThan(abs(spot), vec3(reach)));
+      gl_Position = far ? vec4(2.0, 2.0, 2.0, 1.0) : project(seen);
+      gl_Position.xy += zoom * ${DISTANCE} / (${DISTANCE} - seen.z) * radius * corner;
+    }`,
+    `#version 300 es
+    precision highp float;
+    in vec2 corner;
+    in vec3 color;
+    in float height;
+    uniform float radius, strength;
+    out vec4 pixel;
+    void main() {
+      float inside = 1.0 - dot(corner, corner);
+      if (inside < 0.0) discard;
+      vec3 normal = vec3(corner, sqrt(inside));
+      float light = dot(normal, normalize(vec3(-0.5, 0.6, 0.75)));
+      float body = 0.5 + 0.5 * max(light, 0.0) * mix(0.7, 1.0, normal.z);
+      float gloss = 0.35 * pow(max(light, 0.0), 24.0);
+      // Haze lets the page shine through, so that it has the page's colour in every theme.
+      float clear = strength * (1.0 - 0.55 * clamp(0.5 - height / 1.5, 0.0, 1.0));
+      pixel = vec4(clear * (color * body + gloss), clear);
+      gl_FragDepth = 0.5 - (height + radius * normal.z) / 4.0;
+    }`,
+  ];
+  const EDGES = [
+    `${SHARED}
+    layout(location = 0) in vec3 start;
+    layout(location = 1) in vec3 end;
+    uniform float width;
+    void main() {
+      vec4 a = project(turn * start), b = project(turn * end);
+      vec2 along = normalize(b.xy - a.xy);
+      gl_Position = (gl_VertexID & 1) == 0 ? a : b;
+      gl_Position.xy += (float(gl_VertexID >> 1) * 2.0 - 1.0) * width * vec2(-along.y, along.x);
+    }`,
+    `#version 300 es
+    precision highp float;
+    out vec4 pixel;
+    void main() { pixel = vec4(0.5, 0.5, 0.5, 1.0); }`,
+  ];
+  const BOX = ORIGIN.flatMap((_, axis) =>
+    [0, 1, 2, 3].flatMap((side) => {
+      const start = ORIGIN.map((_, i) => (i === axis ? 0 : (side >> ((i - axis + 2) % 3)) & 1) - 0.5);
+      return [...start, ...start.map((value, i) => (i === axis ? 0.5 : value))];
+    })
+  );
+
+  class Renderer {
+    constructor() {
+      this.canvas = document.createElement("canvas");
+      this.gl = this.canvas.getContext("webgl2", { antialias: false });
+      this.canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
+      this.canvas.addEventListener("webglcontextrestored", () => {
+        this.prepare();
+        redrawAll();
+      });
+      if (this.gl) this.prepare();
+    }
+
+    prepare() {
+      this.buffers = new WeakMap();
+      this.spheres = this.program(SPHERES);
+      this.edges = this.program(EDGES);
+      this.box = this.upload(new Float32Array(BOX));
+      this.gl.enable(this.gl.DEPTH_TEST);
+      for (const location of [0, 1]) this.gl.vertexAttribDivisor(location, 1);
+    }
+
+    program(sources) {
+      const gl = this.gl;
+      const program = gl.createProgram();
+      sources.forEach((source, i) => {
+        const shader = gl.createShader(i ? gl.FRAGMENT_SHADER : gl.VERTEX_SHADER);
+        gl.shaderSource(shader, source);
+        gl.compileShader(shader);
+        gl.attachShader(program, shader);
+      });
+      gl.linkProgram(program);
+      const linked = gl.getProgramParameter(program, gl.LINK_STATUS) || gl.isContextLost();
+      if (!linked) throw new Error(`mddm viewer: ${gl.getProgramInfoLog(program)}`);
+      return program;
+    }
+
+    upload(array) {
+      const gl = this.gl;
+      const buffer = gl.createBuffer();
+      gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
+      gl.bufferData(gl.ARRAY_BUFFER, array, gl.STATIC_DRAW);
+      return buffer;
+    }
+
+    attribute(location, array, size, type, stride, offset) {
+      const gl = this.gl;
+      if (!this.buffers.has(array)) this.buffers.set(array, this.upload(array));
+      gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers.get(array));
+      gl.enableVertexAttribArray(location);
+      gl.vertexAttribPointer(location, size, type, type !== gl.FLOAT, stride, offset);
+    }
+
+    // Draw one frame; the result is to be copied from this.canvas at once.
+    draw({ places, values, colors, count, radius, periodic }, frame, view, size) {
+      const gl = this.gl;
+      if (this.canvas.width !== size) this.canvas.width = this.canvas.height = size;
+      gl.viewport(0, 0, size, size);
+      gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
+
+      const set = this.use(this.spheres, view);
+      gl.uniform3fv(gl.getUniformLocation(this.spheres, "colors"), colors);
+      this.attribute(0, places, 3, gl.UNSIGNED_SHORT, 6, frame * count * 6);
+      if (values) this.attribute(1, values, 1, gl.UNSIGNED_BYTE, 1, frame * count);
+      else gl.disableVertexAttribArray(1);
+      for (const shift of view.images ? SHIFTS : [ORIGIN]) {
+        const own = shift.every((steps) => steps === 0);
+        set("1f", "radius", own ? radius : 0.4 * radius);
+        set("1f", "strength", own ? 1 : 0.55);
+        set("1f", "reach", own ? 1 : 0.5 + SHELL);
+        set("3fv", "shift", shift);
+        gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, count);
+      }
+
+      if (!periodic) return;
+      this.use(this.edges, view)("1f", "width", 2 / size);
+      gl.bindBuffer(gl.ARRAY_BUFFER, this.box);
+      for (const location of [0, 1]) {
+        gl.enableVertexAttribArray(location);
+        gl.vertexAttribPointer(location, 3, gl.FLOAT, false, 24, 12 * location);
+      }
+      gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, BOX.length / 6);
+    }
+
+    use(program, view) {
+      const gl = this.gl;
+      gl.useProgram(program);
+      const set = (kind, name, value) =>
+        gl[`uniform${kind}`](gl.getUniformLocation(program, name), value);
+      gl.uniformMatrix3fv(gl.getUniformLocation(program, "turn"), true, view.turn);
+      set("1f", "zoom", (view.images ? 0.85 : 1.15) * view.zoom);
+      return set;
+    }
+  }
+
+  // ---- g(r) ------------------------------------------------------------------------------------
+
+  function drawCurve(canvas, data, frame, name) {
+    const pixels = fit(canvas, devicePixelRatio);
+    if (!pixels) return;
+    const [c, width, height] = [canvas.getContext("2d"), canvas.clientWidth, canvas.clientHeight];
+    const [left, right, top, bottom] = [44, width - 8, 10, height - 40];
+    const { r, curves, reference, top: highest } = data.rdf;
+    const end = r[r.length - 1] + (r[1] - r[0]) / 2;
+    const x = (value) => left + ((right - left) * value) / end;
+    const y = (value) => bottom - ((bottom - top) * value) / highest;
+    const ink = getComputedStyle(canvas).color;
+    c.setTransform(pixels, 0, 0, pixels, 0, 0);
+    c.clearRect(0, 0, width, height);
+    c.font = "13px sans-serif";
+    c.fillStyle = c.strokeStyle = ink;
+    c.lineJoin = "round";
+
+    const stroke = (points, color, thickness) => {
+      c.beginPath();
+      for (const point of points) c.lineTo(...point);
+      c.strokeStyle = color;
+      c.lineWidth = thickness;
+      c.stroke();
+    };
+    stroke([[left, top], [left, bottom], [right, bottom]], ink, 1); // prettier-ignore
+    c.textAlign = "center";
+    for (let tick = 0; tick <= end; tick += end > 8 ? 2 : 1) c.fillText(tick, x(tick), bottom + 17);
+    c.fillText("r [σ]", (left + right) / 2, bottom + 34);
+    c.textAlign = "right";
+    for (let tick = 0; tick <= highest; tick += Math.ceil(highest / 6)) c.fillText(tick, left - 6, y(tick) + 4); // prettier-ignore
+    c.save();
+    c.translate(14, (top + bottom) / 2);
+    c.rotate(-Math.PI / 2);
+    c.textAlign = "center";
+    c.fillText("g(r)", 0, 0);
+    c.restore();
+
+    c.save();
+    c.beginPath();
+    c.rect(left, top, right - left, bottom - top);
+    c.clip();
+    stroke([[left, y(1)], [right, y(1)]], "#8888", 1); // prettier-ignore
+    const points = (curve) => curve.map((value, i) => [x(r[i]), y(value)]);
+    if (reference) stroke(points(reference.curve), "#999b", 5);
+    stroke(points(curves[frame]), LINE, 2);
+    c.restore();
+
+    const entries = [[name, LINE, 2]];
+    if (reference) entries.push([reference.label, "#999b", 5]);
+    entries.forEach(([label, color, thickness], i) => {
+      const line = top + 8 + 18 * i;
+      c.textAlign = "right";
+      c.fillText(label, right - 34, line + 4);
+      stroke([[right - 28, line], [right - 4, line]], color, thickness); // prettier-ignore
+    });
+  }
+
+  // ---- one viewer ------------------------------------------------------------------------------
+
+  const START = [
+    [Math.cos(TURN), Math.sin(TURN), 0],
+    [-Math.sin(TURN) * Math.sin(TILT), Math.cos(TURN) * Math.sin(TILT), Math.cos(TILT)],
+    [Math.sin(TURN) * Math.cos(TILT), -Math.cos(TURN) * Math.cos(TILT), Math.sin(TILT)],
+  ].flat();
+
+  // Turn the rows i and j of a 3 x 3 matrix, two axes of the screen, into each other.
+  function rotate(matrix, i, j, angle) {
+    const turned = [...matrix];
+    const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
+    for (const column of [0, 1, 2]) {
+      const [a, b] = [matrix[3 * i + column], matrix[3 * j + column]];
+      turned[3 * i + column] = cos * a + sin * b;
+      turned[3 * j + column] = cos * b - sin * a;
+    }
+    return turned;
+  }
+
+  // Give a canvas as many pixels as it shows; return how many a CSS pixel has, 0 if it is hidden.
+  function fit(canvas, scale) {
+    const [width, height] = [canvas.clientWidth * scale, canvas.clientHeight * scale].map(Math.round);
+    if (!width || !height) return 0;
+    if (canvas.width !== width) canvas.width = width;
+    if (canvas.height !== height) canvas.height = height;
+    return scale;
+  }
+
+  function decode(text, Kind) {
+    return text && new Kind(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
+  }
+
+  let renderer = null;
+  let serial = 0;
+  const viewers = new Set();
+  const watcher = new IntersectionObserver((entries) =>
+    entries.forEach(({ target, isIntersecting }) => target.mddm.show(isIntersecting))
+  );
+
+  class Viewer {
+    constructor(figure, data) {
+      Object.assign(this, { figure, data, visible: false, playing: false });
+      data.places = decode(data.places, Uint16Array);
+      data.values = decode(data.values, Uint8Array);
+      this.build();
+      this.listen();
+      figure.mddm = this;
+      figure.classList.add("mddm-mounted");
+      this.reset();
+      watcher.observe(figure);
+      new ResizeObserver(() => this.change()).observe(this.live);
+    }
+
+    build() {
+      const { figure, data } = this;
+      const help = `mddm-help-${serial++}`;
+      this.live = figure.querySelector(".mddm-live");
+      this.live.innerHTML = `
+        <div class="mddm-panes">
+          <div class="mddm-pane">
+            <canvas class="mddm-scene" tabindex="0" role="application" aria-describedby="${help}"
+              aria-roledescription="view that can be turned"></canvas>
+            <div class="mddm-bar"><span></span><i></i><span></span><b></b></div>
+          </div>
+          <canvas class="mddm-curve" role="img"></canvas>
+        </div>
+        <div class="mddm-controls">
+          <button type="button" class="mddm-play">Play</button>
+          <input type="range" class="mddm-slider" min="0" step="1" aria-label="Frame">
+          <output></output>
+          <button type="button" class="mddm-images" aria-pressed="false">Periodic images</button>
+          <button type="button" class="mddm-reset">Reset view</button>
+        </div>
+        <p class="mddm-help" id="${help}">Drag or press the arrow keys to turn; pinch, press + or −,
+          or click and use the wheel to zoom.</p>`;
+      const find = (name) => this.live.querySelector(name);
+      for (const name of ["scene", "curve", "slider", "play", "images", "bar", "help"])
+        this[name] = find(`.mddm-${name}`);
+      this.output = find("output");
+      this.scene.setAttribute("aria-label", figure.querySelector(".mddm-still").alt);
+      this.slider.max = data.labels.length - 1;
+      this.images.hidden = !data.periodic;
+      this.curve.hidden = !data.rdf;
+      this.play.hidden = this.slider.hidden = this.output.hidden = data.labels.length < 2;
+      if (!this.play.hidden)
+        this.help.textContent += " Space plays, comma and full stop step through the frames.";
+      this.bar.hidden = !data.bar;
+      if (data.bar) {
+        const [low, high, name] = this.bar.querySelectorAll("span, b");
+        [low.textContent, high.textContent, name.textContent] = data.bar;
+        const stops = data.colors.map((value) => Math.round(255 * value));
+        const css = [...Array(16).keys()].map((i) => `rgb(${stops.slice(3 * i, 3 * i + 3)})`);
+        this.bar.querySelector("i").style.background = `linear-gradient(to right, ${css})`;
+      }
+    }
+
+    listen() {
+      const { scene } = this;
+      const pointers = new Map();
+      scene.addEventListener("pointerdown", (event) => {
+        scene.setPointerCapture(event.pointerId);
+        pointers.set(event.pointerId, event);
+      });
+      for (const end of ["pointerup", "pointercancel"])
+        scene.addEventListener(end, (event) => pointers.delete(event.pointerId));
+      scene.addEventListener("pointermove", (event) => {
+        const before = pointers.get(event.pointerId);
+        if (!before) return;
+        const other = [...pointers.values()].find((one) => one.pointerId !== event.pointerId);
+        pointers.set(event.pointerId, event);
+        if (other) {
+          const apart = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
+          this.magnify(apart(event) / Math.max(apart(before), 1));
+        } else {
+          const pace = 4 / scene.clientWidth;
+          this.spin(pace * (event.clientX - before.clientX), pace * (event.clientY - before.clientY));
+        }
+      });
+      scene.addEventListener("wheel", (event) => {
+        // Until the view is clicked, the wheel scrolls the page.
+        if (!event.ctrlKey && document.activeElement !== scene) return;
+        event.preventDefault();
+        this.magnify(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)));
+      }, { passive: false }); // prettier-ignore
+      const step = Math.PI / 24;
+      const keys = {
+        ArrowLeft: () => this.spin(-step, 0),
+        ArrowRight: () => this.spin(step, 0),
+        ArrowUp: () => this.spin(0, -step),
+        ArrowDown: () => this.spin(0, step),
+        "+": () => this.magnify(1.2),
+        "=": () => this.magnify(1.2),
+        "-": () => this.magnify(1 / 1.2),
+        " ": () => this.toggle(!this.playing),
+        ",": () => this.go(this.frame - 1),
+        ".": () => this.go(this.frame + 1),
+      };
+      scene.addEventListener("keydown", (event) => {
+        if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+        event.preventDefault();
+        keys[event.key]();
+      });
+      this.slider.addEventListener("input", () => this.go(Number(this.slider.value)));
+      this.play.addEventListener("click", () => this.toggle(!this.playing));
+      this.images.addEventListener("click", () => this.change({ imaged: !this.imaged }));
+      this.live.querySelector(".mddm-reset").addEventListener("click", () => this.reset());
+    }
+
+    reset() {
+      const { frame = this.data.labels.length - 1 } = this;
+      this.change({ turn: START, zoom: 1, imaged: false, frame });
+    }
+
+    spin(right, down) {
+      this.change({ turn: rotate(rotate(this.turn, 0, 2, right), 2, 1, down) });
+    }
+
+    magnify(factor) {
+      this.change({ zoom: Math.min(Math.max(this.zoom * factor, ZOOM_MIN), ZOOM_MAX) });
+    }
+
+    go(frame) {
+      this.toggle(false);
+      this.change({ frame: Math.min(Math.max(frame, 0), this.data.labels.length - 1) });
+    }
+
+    // Play once, from the start if the end is reached; off screen it waits.
+    toggle(playing) {
+      const last = this.data.labels.length - 1;
+      clearTimeout(this.timer);
+      if (playing && !this.playing && this.frame === last) this.frame = 0;
+      this.change({ playing: playing && this.frame < last });
+      if (!this.playing || !this.visible) return;
+      const advance = () => {
+        this.frame += 1;
+        this.toggle(true);
+      };
+      this.timer = setTimeout(advance, Math.min(Math.max(6000 / last, 80), 400));
+    }
+
+    show(visible) {
+      this.visible = visible;
+      if (this.playing) this.toggle(true);
+      this.change();
+    }
+
+    // Every change of state passes here; what is on screen follows with the next picture.
+    change(state = {}) {
+      Object.assign(this, state);
+      if (!this.visible || this.request) return;
+      this.request = requestAnimationFrame(() => {
+        this.request = null;
+        this.draw();
+      });
+    }
+
+    draw() {
+      const { data, frame, scene } = this;
+      const label = data.labels[frame];
+      this.slider.value = frame;
+      this.slider.setAttribute("aria-valuetext", label);
+      this.output.setAttribute("aria-live", this.playing ? "off" : "polite");
+      this.output.textContent = label;
+      this.play.textContent = this.playing ? "Pause" : "Play";
+      this.images.setAttribute("aria-pressed", this.imaged);
+      // Twice the pixels where they are coarse: the outlines of spheres are not smoothed otherwise.
+      if (fit(scene, Math.max(devicePixelRatio, 2)) && !renderer.gl.isContextLost()) {
+        const view = { turn: this.turn, zoom: this.zoom, images: this.imaged };
+        renderer.draw(data, frame, view, scene.width);
+        const target = scene.getContext("2d");
+        target.clearRect(0, 0, scene.width, scene.height);
+        target.drawImage(renderer.canvas, 0, 0);
+      }
+      if (!data.rdf) return;
+      const { curves, reference } = data.rdf;
+      const apart = reference && curves[frame].map((g, i) => (g - reference.curve[i]) ** 2);
+      const error = apart && apart.reduce((sum, one) => sum + one, 0) / apart.length;
+      const score = reference ? `, RDF-MSE ${error.toPrecision(2)}` : "";
+      const against = reference ? ` against ${reference.label}` : "";
+      this.curve.setAttribute("aria-label", `g(r)${against}, ${label}${score}`);
+      drawCurve(this.curve, data, frame, `this frame${score}`);
+    }
+  }
+
+  function redrawAll() {
+    for (const viewer of viewers) {
+      if (viewer.figure.isConnected) viewer.change();
+      else viewers.delete(viewer);
+    }
+  }
+
+  // Where there is no WebGL, the still picture stays.
+  function mountAll() {
+    renderer ??= new Renderer();
+    if (!renderer.gl) return;
+    for (const figure of document.querySelectorAll(".mddm-viewer:not(.mddm-mounted)")) {
+      const data = figure.querySelector("script[type='application/json']").textContent;
+      viewers.add(new Viewer(figure, JSON.parse(data)));
+    }
+  }
+
+  // Curves have the colour of the page's text, which changes with the theme.
+  const themes = new MutationObserver(redrawAll);
+  for (const element of [document.documentElement, document.body])
+    themes.observe(element, { attributeFilter: ["class", "data-theme", "data-jp-theme-light"] });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
+
+  return { mountAll };
+})();
+window.mddmViewer.mountAll();

@@ -1,0 +1,315 @@
+"""Particles that a reader can turn, on a page that needs neither a server nor the web.
+
+`show` packs configurations into a figure of HTML with the script that draws them, `viewer.js`,
+so that it works in a notebook, in the built book and from disk.  Where no script runs or WebGL is
+missing, in print and as PDF, a still picture stands in.
+"""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mddm import plotting, structure
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+# Coordinates are packed as 16-bit fractions of the box edge, colour values as 8-bit ones.
+_PLACE_MAX, _VALUE_MAX = 2**16 - 1, 2**8 - 1
+# Colours that the script interpolates between.
+_N_COLORS = 16
+_SINGLE_COLOR = "#0173b2"
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """What `show` returns: Jupyter and the book display it.
+
+    Args:
+        html: the figure with its data and script; it can be written to a page as it is.
+        picture: the still picture, a PNG file.
+    """
+
+    html: str
+    picture: bytes
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def _repr_png_(self) -> bytes:
+        return self.picture
+
+
+def show(
+    frames: "ArrayLike | Sequence[ArrayLike]",
+    box_length: float | None,
+    *,
+    color: "ArrayLike | None" = None,
+    color_label: str = "",
+    color_range: tuple[float, float] | None = None,
+    labels: Sequence[str] | None = None,
+    rdf: bool = True,
+    reference: "ArrayLike | None" = None,
+    reference_label: str = "MD",
+    diameter: float | None = None,
+    caption: str = "",
+    alt: str = "",
+) -> Viewer:
+    """Show particles that can be turned, frame by frame, with the g(r) of each frame beside them.
+
+    A frame of 1000 particles takes 8 kB in the page; two or three dozen are plenty.
+
+    Args:
+        frames: (n_frames, n_particles, 3), a sequence of (n_particles, 3), or one such
+            configuration [length]; positions outside the box are wrapped into it.
+        box_length: edge of the periodic cube [length]; None for clouds in free space, which
+            have neither box nor g(r).
+        color: (n_particles,) or (n_frames, n_particles) values for the style's colour map, for
+            example energies; all particles have one colour by default.
+        color_label: what the values are, with their unit, beside the colour bar.
+        color_range: values at the ends of the colour bar, what lies outside is clipped; by
+            default the 2nd and the 98th percentile of the last frame.
+        labels: (n_frames,) what to call each frame, for example its noise level.
+        rdf: draw g(r), on the bins of `structure.rdf`.
+        reference: (n_bins,) another g(r) on these bins, drawn broad and grey; the RDF-MSE
+            against it is shown.
+        reference_label: what to call it.
+        diameter: of a sphere [length]; by default as in `plotting.particles`.
+        caption: a sentence below the figure.
+        alt: what is to be seen, for readers who do not see it; by default the number of
+            particles, the box and what is coloured.
+
+    Returns:
+        The viewer; a notebook shows it when it is the last expression of a cell.  It starts
+        with the last frame and moves only when asked to.
+
+    Raises:
+        ValueError: positions, values or a box that are of another shape or not finite; a
+            diameter that is not positive; a label too few or too many; an empty colour range;
+            a reference that does not fit.
+    """
+    places = _checked_frames(frames)
+    if box_length is not None and not (np.isfinite(box_length) and box_length > 0):
+        raise ValueError(
+            f"box_length must be a positive length, or None for free space; got {box_length}"
+        )
+    if diameter is not None and not (np.isfinite(diameter) and diameter > 0):
+        raise ValueError(f"diameter must be positive, got {diameter}")
+    n_frames, n_particles, _ = places.shape
+    labels = _checked_labels(labels, n_frames)
+    values, limits = _checked_values(color, color_range, (n_frames, n_particles))
+    curves = _checked_rdf(places, box_length, rdf, reference)
+
+    low, size = _cube(places, box_length)
+    if box_length is not None:
+        places = places % box_length
+    if diameter is None:
+        diameter = size / 30 if box_length is None else 0.7 * size / np.cbrt(n_particles)
+    data = {
+        "count": n_particles,
+        "periodic": box_length is not None,
+        "radius": round(diameter / size / 2, 5),
+        "places": _pack(places, low, size),
+        "values": None if values is None else _pack_values(values, limits),
+        "colors": _colors(values is not None),
+        "bar": None if values is None else [*_ends(values, limits), color_label],
+        "labels": labels,
+        "rdf": None if curves is None else _rdf_data(*curves, reference, reference_label),
+    }
+    picture = _picture(
+        places[-1],
+        box_length,
+        None if values is None else values[-1].clip(*limits),
+        limits,
+        color_label,
+        diameter,
+        None if curves is None else (curves[0], curves[1][-1], reference, reference_label),
+    )
+    alt = alt or _describe(places.shape, box_length, color_label if values is not None else "")
+    return Viewer(_page(data, picture, alt, caption), picture)
+
+
+def _as_array(values: "ArrayLike") -> np.ndarray:
+    # A tensor that lives on a GPU or needs a gradient has to be taken off both first.
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    return np.asarray(values, dtype=float)
+
+
+def _checked_frames(frames) -> np.ndarray:
+    if isinstance(frames, list | tuple):
+        shapes = {np.shape(frame) for frame in frames}
+        if len(shapes) > 1:
+            raise ValueError(f"frames must all have one shape, got {sorted(shapes, key=str)}")
+        frames = [_as_array(frame) for frame in frames]
+    places = _as_array(frames)
+    if places.ndim == 2:
+        places = places[None]
+    if places.ndim != 3 or places.shape[-1] != 3 or 0 in places.shape:
+        raise ValueError(
+            "frames must have the shape (n_frames, n_particles, 3) or (n_particles, 3), got "
+            f"{np.shape(frames)}"
+        )
+    if not np.isfinite(places).all():
+        bad = int(np.argmin(np.isfinite(places).all(axis=(1, 2))))
+        raise ValueError(f"frames must be finite; frame {bad} has nan or infinite positions")
+    return places
+
+
+def _checked_labels(labels: Sequence[str] | None, n_frames: int) -> list[str]:
+    if labels is None:
+        return [f"frame {i + 1} of {n_frames}" for i in range(n_frames)]
+    if isinstance(labels, str) or len(labels) != n_frames:
+        raise ValueError(
+            f"labels must be a list with one text for each of the {n_frames} frames, got {labels!r}"
+        )
+    return [str(label) for label in labels]
+
+
+def _checked_values(color, color_range, shape: tuple[int, int]):
+    if color is None:
+        return None, (0.0, 1.0)
+    values = _as_array(color)
+    if values.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"color must have one value per particle, shape {shape[1:]} or {shape}; got "
+            f"{values.shape}"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("color must be finite; some values are nan or infinite")
+    values = np.broadcast_to(values, shape)
+    low, high = np.percentile(values[-1], [2, 98]) if color_range is None else color_range
+    if color_range is None and low == high:
+        low, high = low - 0.5, high + 0.5
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise ValueError(
+            f"color_range must be two finite numbers, the lower one first; got {color_range}"
+        )
+    return values, (float(low), float(high))
+
+
+def _checked_rdf(places, box_length, rdf: bool, reference):
+    if box_length is None or not rdf:
+        if reference is not None:
+            raise ValueError("reference is a g(r): it needs a box_length and rdf=True")
+        return None
+    if reference is not None:
+        curve = _as_array(reference)
+        if curve.shape != (structure.RDF_BINS,) or not np.isfinite(curve).all():
+            raise ValueError(
+                f"reference must be {structure.RDF_BINS} finite values on the bins of "
+                f"structure.rdf, got the shape {curve.shape}"
+            )
+    measured = [structure.rdf(frame, box_length) for frame in places]
+    return measured[0][0].astype(float), np.array([g for _, g in measured], dtype=float)
+
+
+def _cube(places: np.ndarray, box_length: float | None) -> tuple[np.ndarray, float]:
+    if box_length is not None:
+        return np.zeros(3), float(box_length)
+    low, high = places.min(axis=(0, 1)), places.max(axis=(0, 1))
+    size = max(float((high - low).max()), 1e-9)
+    return (low + high - size) / 2, size
+
+
+def _pack(places: np.ndarray, low: np.ndarray, size: float) -> str:
+    fractions = ((places - low) / size).clip(0, 1)
+    return _encode(np.rint(fractions * _PLACE_MAX).astype("<u2"))
+
+
+def _pack_values(values: np.ndarray, limits: tuple[float, float]) -> str:
+    low, high = limits
+    return _encode(np.rint((values.clip(low, high) - low) / (high - low) * _VALUE_MAX).astype("u1"))
+
+
+def _encode(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def _colors(mapped: bool) -> list[float]:
+    import matplotlib as mpl
+    from matplotlib.colors import to_rgb
+
+    if not mapped:
+        return [round(part, 3) for part in to_rgb(_SINGLE_COLOR)] * _N_COLORS
+    chosen = mpl.colormaps[mpl.rcParams["image.cmap"]](np.linspace(0, 1, _N_COLORS))
+    return chosen[:, :3].round(3).ravel().tolist()
+
+
+def _ends(values: np.ndarray, limits: tuple[float, float]) -> tuple[str, str]:
+    """Say what stands at the ends of the colour bar, and whether values lie beyond."""
+    low, high = limits
+    below = "≤ " if values.min() < low else ""
+    above = "≥ " if values.max() > high else ""
+    return tuple(
+        f"{sign}{end:.3g}".replace("-", "\N{MINUS SIGN}")
+        for sign, end in ((below, low), (above, high))
+    )
+
+
+def _rdf_data(bin_centers, curves, reference, reference_label: str) -> dict[str, Any]:
+    drawn = [curves[-1]]
+    data = {"r": bin_centers.round(4).tolist(), "curves": curves.round(4).tolist()}
+    data["reference"] = None
+    if reference is not None:
+        drawn.append(_as_array(reference))
+        data["reference"] = {"label": reference_label, "curve": drawn[1].round(4).tolist()}
+    # Uniform particles have g(r) = 1, but a single pair in the first bins makes a spike there.
+    data["top"] = round(max(2.0, 1.1 * max(curve.max() for curve in drawn)), 3)
+    return data
+
+
+def _picture(positions, box_length, values, limits, color_label, diameter, rdf) -> bytes:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    fig = Figure(figsize=(8, 3.8) if rdf else (4.6, 3.8), layout="constrained")
+    axes = np.atleast_1d(fig.subplots(1, 2 if rdf else 1))
+    look = _SINGLE_COLOR if values is None else values
+    plotting.particles(axes[0], positions, box_length, look, diameter)
+    if values is not None:
+        scale = ScalarMappable(Normalize(*limits))
+        fig.colorbar(scale, ax=axes[0], location="bottom", label=color_label, aspect=40)
+    if rdf:
+        bin_centers, curve, reference, label = rdf
+        curves = {"last frame": curve} | ({} if reference is None else {label: reference})
+        plotting.rdf(axes[1], bin_centers, curves, None if reference is None else label)
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, format="png", dpi=110, facecolor="white")
+    # A palette takes a quarter of the room that shades of every sphere in full colour take.
+    Image.open(drawn).convert("RGB").quantize(128).save(packed, "PNG", optimize=True)
+    return packed.getvalue()
+
+
+def _describe(shape: tuple[int, ...], box_length: float | None, color_label: str) -> str:
+    n_frames, n_particles, _ = shape
+    where = "in free space" if box_length is None else f"in a periodic box of edge {box_length:g} σ"
+    moments = f", {n_frames} frames" if n_frames > 1 else ""
+    colored = f", coloured by {color_label}" if color_label else ""
+    return f"{n_particles} particles {where}{moments}{colored}"
+
+
+def _page(data: dict[str, Any], picture: bytes, alt: str, caption: str) -> str:
+    here = Path(__file__)
+    style = here.with_suffix(".css").read_text(encoding="utf-8")
+    script = here.with_suffix(".js").read_text(encoding="utf-8")
+    # A label must not end the element that carries it.
+    packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    still = base64.b64encode(picture).decode()
+    below = f"<figcaption>{html.escape(caption)}</figcaption>\n" if caption else ""
+    return (
+        f'<figure class="mddm-viewer">\n<style>{style}</style>\n'
+        f'<img class="mddm-still" alt="{html.escape(alt)}" src="data:image/png;base64,{still}">\n'
+        f'<div class="mddm-live"></div>\n{below}'
+        f'<script type="application/json">{packed}</script>\n'
+        f"</figure>\n<script>{script}</script>"
+    )
