@@ -270,7 +270,7 @@ def collect(path: Path, jobs: list[tuple[tuple, Job]]) -> pd.DataFrame:
     """
     scores = pd.DataFrame(columns=COLUMNS)
     if path.exists():
-        scores = pd.read_csv(path).fillna({"sampler": ""})
+        scores = read_scores(path)
         if tuple(scores.columns) != COLUMNS:
             raise ValueError(f"{path} has other columns than {', '.join(COLUMNS)}; remove it")
         scores = scores[scores["source"].isin({key[-1] for key, _ in jobs})]
@@ -282,6 +282,12 @@ def collect(path: Path, jobs: list[tuple[tuple, Job]]) -> pd.DataFrame:
         scores = more if scores.empty else pd.concat([scores, more], ignore_index=True)
         write_csv(path, scores)
     return scores
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Read a file that `collect` has written."""
+    scores = pd.read_csv(path, dtype={"sampler": str})
+    return scores.assign(sampler=scores["sampler"].fillna("")) if "sampler" in scores else scores
 
 
 def write_csv(path: Path, content: pd.DataFrame) -> None:
@@ -312,9 +318,8 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = {what: plan(data, what, options.profile) for what in groups}
         for what in groups:
             collect(folder / f"scores-{what}.csv", jobs[what])
-        parts = [pd.read_csv(path) for path in sorted(folder.glob("scores-*.csv"))]
-        scores = pd.concat(parts, ignore_index=True).fillna({"sampler": ""})
-        write_csv(folder / "table1.csv", table(scores, quoted))
+        parts = [read_scores(path) for path in sorted(folder.glob("scores-*.csv"))]
+        write_csv(folder / "table1.csv", table(pd.concat(parts, ignore_index=True), quoted))
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
