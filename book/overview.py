@@ -32,20 +32,31 @@ def main():
     shown = [min(frames, key=lambda frame: abs(frame.sigma - level)) for level in LEVELS]
 
     plotting.set_style()
-    figure = plt.figure(figsize=(12, 2.9))
-    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.4])
-    titles = ["uniform noise", f"noise {shown[1].sigma:.1f} σ", "sample", "molecular dynamics"]
+    # As wide as a page's column on a screen, so that its letters can be read on a phone too.
+    figure = plt.figure(figsize=(6.4, 4.6))
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.5])
+    titles = ["uniform noise", f"noise {shown[1].sigma:.1f} σ", "sample", "MD"]
     clouds = [frame.positions[0] for frame in shown] + [md.positions[row]]
-    for ax, cloud, title in zip(axes, clouds, titles, strict=False):
+    for ax, cloud, title in zip(above.subplots(1, 4), clouds, titles, strict=True):
         plotting.particles(ax, cloud, md.box_length)
-        ax.set_title(title)
+        ax.set_title(title, fontsize=11)
 
     bin_centers, reference = structure.rdf(md.positions[row], md.box_length)
     _, sampled = structure.rdf(shown[-1].positions, md.box_length)
     _, replica = structure.rdf(md.positions[md.partners(row)], md.box_length)
     curves = {"MD": reference, "MD, other seed": replica, "sample": sampled}
-    plotting.rdf(axes[-1], bin_centers, curves, reference="MD")
-    axes[-1].set_title(f"k = {md.k[row]:.1f}, φ = {md.phi[row]:.1f}, T = {md.temperature[row]:.2f}")
+    ideal_gas = structure.rdf_mse(np.ones_like(reference), reference)
+    errors = {name: structure.rdf_mse(curve, reference) for name, curve in curves.items()}
+    named = {
+        name if name == "MD" else f"{name}: RDF-MSE {errors[name]:.3f}": curve
+        for name, curve in curves.items()
+    }
+    ax = plotting.rdf(below.subplots(), bin_centers, named, reference="MD")
+    ax.lines[0].set_label(f"ideal gas: RDF-MSE {ideal_gas:.3f}")
+    ax.legend()
+    ax.set_title(
+        f"k = {md.k[row]:.1f}, φ = {md.phi[row]:.1f}, T = {md.temperature[row]:.2f}", fontsize=11
+    )
     target = root / "book" / "_assets" / "overview.png"
     figure.savefig(target)
     print(f"wrote {target.relative_to(root)}; {tasks.score(md, row, np.asarray(clouds[2]))}")
