@@ -131,21 +131,19 @@ def assemble(
     Raises:
         ValueError: runs are missing, or a file belongs to another sweep.
     """
-    finished = [run for run in runs if _is_finished(Path(folder), run)]
-    if not finished or (len(finished) < len(runs) and not partial):
-        raise ValueError(
-            f"{len(runs) - len(finished)} of {len(runs)} runs are missing in {folder}; run "
-            f"`{command}` to make them"
-        )
+    finished = _finished(runs, folder, command, partial)
     return _joined([_columns(run, folder, slice(-run.n_kept, None)) for run in finished], command)
 
 
-def assemble_lengths(folder: str | Path, ramps_folder: str | Path) -> dataset.Dataset:
+def assemble_lengths(
+    folder: str | Path, ramps_folder: str | Path, *, partial: bool = False
+) -> dataset.Dataset:
     """Gather the anneals of `plan.length_runs`, and the first harvests of the ramps they belong to.
 
     Args:
         folder: with the files of the anneals.
         ramps_folder: with the files of the ramps.
+        partial: leave out what is missing instead of refusing.
 
     Returns:
         A data set of "test" rows, five lengths of each potential.
@@ -158,14 +156,19 @@ def assemble_lengths(folder: str | Path, ramps_folder: str | Path) -> dataset.Da
         (plan.length_runs(), folder, "lengths"),
         (plan.ramp_runs()[: plan.N_LENGTHS], ramps_folder, "ramps"),
     ):
-        missing = sum(not _is_finished(Path(place), run) for run in runs)
-        if missing:
-            raise ValueError(
-                f"{missing} of {len(runs)} runs are missing in {place}; run "
-                f"`python -m mddm.sweep {which}` to make them"
-            )
-        parts += [_columns(replace(run, split="test"), place, slice(0, 1), run) for run in runs]
+        finished = _finished(runs, place, f"python -m mddm.sweep {which}", partial)
+        parts += [_columns(replace(run, split="test"), place, slice(0, 1), run) for run in finished]
     return _joined(parts, "python -m mddm.sweep lengths")
+
+
+def _finished(runs, folder, command, partial) -> list[Run]:
+    finished = [run for run in runs if _is_finished(Path(folder), run)]
+    if len(finished) < len(runs) and not partial:
+        raise ValueError(
+            f"{len(runs) - len(finished)} of {len(runs)} runs are missing in {folder}; run "
+            f"`{command}` to make them"
+        )
+    return finished
 
 
 def _columns(run: Run, folder: str | Path, kept: slice, made_as: Run | None = None) -> dict:
@@ -177,6 +180,8 @@ def _columns(run: Run, folder: str | Path, kept: slice, made_as: Run | None = No
 
 
 def _joined(parts: list[dict], command: str) -> dataset.Dataset:
+    if not parts:
+        raise ValueError(f"no run is finished yet; run `{command}`")
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     engines = sorted(set(columns.pop("engine").tolist()))
     smoothed = Smoothed(OscillatingPair(0.0, 0.0))
@@ -298,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
                 report=lambda line: print(line, flush=True),
             )
         if options.what == "lengths":
-            made = assemble_lengths(folder, "data/ramps")
+            made = assemble_lengths(folder, "data/ramps", partial=options.as_is)
         else:
             made = assemble(runs, folder, command, partial=options.as_is)
         dataset.write(output, made)
