@@ -4,13 +4,15 @@
 #   make test    run the tests
 #   make lint    check style, and that imports go down only
 #   make data    make the small data set anew, with LAMMPS
+#   make results score the checkpoints and their rivals, sum up in data/results (profile=quick: a sample)
 #   make train   train a conditional model, quick profile: out.ipynb
 #   make serve   build the book and serve it at http://localhost:8000
 #   make clean   remove .venv, the built book, caches and quick checkpoints
 PYTHON ?= python3
 READY := .venv/ready
 
-.PHONY: help book test lint data train serve clean
+.PHONY: help book test lint data results train serve clean
+profile ?= full
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -26,6 +28,9 @@ lint: $(READY)
 
 data: $(READY)
 	.venv/bin/python -m mddm.sweep small
+
+results: $(READY)
+	.venv/bin/python -m mddm.results --profile $(profile)
 
 train: $(READY)
 	.venv/bin/papermill notebooks/train.ipynb out.ipynb -p task conditional -p profile quick

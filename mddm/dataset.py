@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mddm import structure
+from mddm import plan, structure
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed, pair_distances
 
 SPLITS = ("train", "test", "replica")
@@ -203,9 +203,10 @@ def read(path: str | Path) -> Dataset:
     import h5py
 
     path = Path(path)
+    makers = {Path(file).name: name for name, file in plan.FILES.items()}
     remedy = (
         f"get it back with `git checkout -- {path}`, or make it anew with "
-        "`python -m mddm.sweep small`"
+        f"`python -m mddm.sweep {makers.get(path.name, 'small')} --output {path}`"
     )
     if not path.is_file():
         raise FileNotFoundError(f"data set {path} does not exist; {remedy}")

@@ -12,6 +12,12 @@ K_GRID = tuple(round(1 + 1.4 * i, 1) for i in range(10))
 PHI_GRID = tuple(round(0.6 * i, 1) for i in range(10))
 TEMPERATURE_GRID = tuple(round(0.01 + 0.004 * i, 3) for i in range(10))
 _TEST_SEED = 250131
+# The data sets, and the sweep that makes each: `python -m mddm.sweep NAME`.
+FILES = {
+    "small": "data/opp-small.h5",
+    "lengths": "data/opp-lengths.h5",
+    "ramps": "data/opp.h5",
+}
 # So many of the ramps' potentials are annealed faster, too.
 N_LENGTHS = 20
 

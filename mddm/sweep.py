@@ -23,11 +23,6 @@ from mddm.plan import Run
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 
 _SETTINGS = {"n_particles": 1000, "box_length": 10.0, "time_step": 0.01, "damping": 1.0}
-OUTPUTS = {
-    "small": "data/opp-small.h5",
-    "lengths": "data/opp-lengths.h5",
-    "ramps": "data/opp.h5",
-}
 
 
 def sweep(
@@ -291,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     runs = plans[options.what]()
     folder = options.folder or f"data/{options.what}"
-    output = options.output or OUTPUTS[options.what]
+    output = options.output or plan.FILES[options.what]
     command = f"python -m mddm.sweep {options.what}"
     try:
         if not options.as_is:
