@@ -306,13 +306,13 @@ window.mddmViewer ??= (() => {
             <div class="mddm-bar"><span></span><i></i><span></span><b></b></div>
           </div>
           <canvas class="mddm-curve" role="img"></canvas>
-        </div>
-        <div class="mddm-controls">
-          <button type="button" class="mddm-play">Play</button>
-          <input type="range" class="mddm-slider" min="0" step="1" aria-label="Frame">
-          <output></output>
-          <button type="button" class="mddm-images" aria-pressed="false">Periodic images</button>
-          <button type="button" class="mddm-reset">Reset view</button>
+          <div class="mddm-controls">
+            <button type="button" class="mddm-play">Play</button>
+            <input type="range" class="mddm-slider" min="0" step="1" aria-label="Frame">
+            <output></output>
+            <button type="button" class="mddm-images" aria-pressed="false">Periodic images</button>
+            <button type="button" class="mddm-reset">Reset view</button>
+          </div>
         </div>
         <p class="mddm-help" id="${help}">Drag or press the arrow keys to turn; pinch, press + or −,
           or click and use the wheel to zoom.</p>`;

@@ -1,9 +1,6 @@
 """The book builds without a warning and its pages can be read offline."""
 
-import shutil
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,27 +12,6 @@ import offline  # noqa: E402
 
 # One process builds the book, for all tests here.
 pytestmark = pytest.mark.xdist_group("book")
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """The real book, its notebooks not executed."""
-    copy = tmp_path_factory.mktemp("book")
-    leave_out = shutil.ignore_patterns("_build", "__pycache__", ".ipynb_checkpoints")
-    for name in ("book", "notebooks"):
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=leave_out)
-    config = (ROOT / "_config.yml").read_text()
-    assert "execute_notebooks: cache" in config
-    (copy / "_config.yml").write_text(
-        config.replace("execute_notebooks: cache", "execute_notebooks: 'off'")
-    )
-    shutil.copy(ROOT / "_toc.yml", copy)
-    build = Path(sysconfig.get_path("scripts")) / "jupyter-book"
-    done = subprocess.run(
-        [build, "build", "book/", "-W", "--keep-going"], cwd=copy, capture_output=True, text=True
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    return copy / "book" / "_build" / "html"
 
 
 def test_nothing_is_loaded_from_elsewhere(built):
