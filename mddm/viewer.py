@@ -51,7 +51,7 @@ def show(
     frames: "ArrayLike | Sequence[ArrayLike]",
     box_length: float | None,
     *,
-    color: "ArrayLike | None" = None,
+    color: "ArrayLike | Sequence[ArrayLike] | None" = None,
     color_label: str = "",
     color_range: tuple[float, float] | None = None,
     labels: Sequence[str] | None = None,
@@ -136,7 +136,9 @@ def show(
     return Viewer(_page(data, picture, alt, caption), picture)
 
 
-def _as_array(values: "ArrayLike") -> np.ndarray:
+def _as_array(values: "ArrayLike | Sequence[ArrayLike]") -> np.ndarray:
+    if isinstance(values, list | tuple):
+        return np.array([_as_array(value) for value in values])
     # A tensor that lives on a GPU or needs a gradient has to be taken off both first.
     if hasattr(values, "detach"):
         values = values.detach().cpu()
@@ -148,7 +150,6 @@ def _checked_frames(frames) -> np.ndarray:
         shapes = {np.shape(frame) for frame in frames}
         if len(shapes) > 1:
             raise ValueError(f"frames must all have one shape, got {sorted(shapes, key=str)}")
-        frames = [_as_array(frame) for frame in frames]
     places = _as_array(frames)
     if places.ndim == 2:
         places = places[None]

@@ -83,15 +83,13 @@ def test_a_cloud_in_free_space_keeps_its_shape():
 
 def test_frames_may_be_one_or_a_list_of_tensors(frames):
     whole = data_of(viewer.show(frames, BOX))
-    listed = data_of(viewer.show([torch.tensor(frame) for frame in frames], BOX))
-    assert listed == whole
+    tensors = [torch.tensor(frame, requires_grad=True) for frame in frames]
+    assert data_of(viewer.show(tensors, BOX)) == whole
+    heights = data_of(viewer.show(tensors, BOX, color=[tensor[:, 2] for tensor in tensors]))
+    assert heights["values"] == data_of(viewer.show(frames, BOX, color=frames[..., 2]))["values"]
     alone = data_of(viewer.show(frames[2], BOX))
     assert len(alone["labels"]) == 1
-    assert unpack(alone["places"], "<u2").tolist() == positions_slice(whole, 2)
-
-
-def positions_slice(data, frame):
-    return unpack(data["places"], "<u2").reshape(-1, data["count"] * 3)[frame].tolist()
+    assert (positions_of(alone)[0] == positions_of(whole)[2]).all()
 
 
 def test_each_frame_has_its_rdf_beside_the_reference(frames):
