@@ -1,6 +1,7 @@
 """Every notebook has the same form, and answers a mistyped parameter at once."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -83,3 +84,51 @@ def test_it_names_no_path_of_a_machine(notebook):
         assert "/home/" not in cell.source
         assert "%cd" not in cell.source
         assert "os.chdir" not in cell.source
+
+
+def captions(notebook):
+    """Each captioned figure's metadata, by its name."""
+    figures = [cell.metadata["mystnb"] for cell in notebook.cells if "mystnb" in cell.metadata]
+    return {settings["figure"]["name"]: settings for settings in figures}
+
+
+def text(notebook):
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def test_it_opens_with_its_question_and_the_answer(notebook):
+    opening = notebook.cells[0].source
+    assert re.search(r"\*\*Question:\*\* .*\?", opening, re.DOTALL)
+    assert "**Answer:** " in opening.split("**Question:**")[1]
+
+
+def test_every_figure_has_a_number_a_caption_and_words_for_who_cannot_see_it(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and re.search(r"plt\.(subplots|figure)\(", cell.source):
+            settings = cell.metadata.get("mystnb", {})
+            assert settings.get("figure", {}).get("name", "").startswith("fig-"), cell.source
+            assert settings["figure"]["caption"].endswith(".")
+            assert settings["image"]["alt"].endswith(".")
+
+
+def test_figures_have_names_of_their_own_and_references_lead_to_them():
+    notebooks = [nbformat.read(path, as_version=4) for path in NOTEBOOKS]
+    names = [name for notebook in notebooks for name in captions(notebook)]
+    assert len(names) == len(set(names))
+    pages = [text(notebook) for notebook in notebooks]
+    pages += [
+        settings["figure"]["caption"]
+        for notebook in notebooks
+        for settings in captions(notebook).values()
+    ]
+    for page in pages:
+        assert set(re.findall(r"{numref}`(fig-[\w-]+)`", page)) <= set(names)
+
+
+def test_it_ends_with_two_or_three_exercises_and_hides_the_solutions(notebook):
+    _, exercises = text(notebook).split("## Exercises\n")
+    fold = r"^(```|:::){(admonition|dropdown)} Solutions?\n.*?^\1$"
+    asked, hidden = re.subn(fold, "", exercises, flags=re.DOTALL | re.MULTILINE)
+    assert 2 <= len(re.findall(r"^(?:\*\*)?\d\.(?:\*\*)? ", asked, re.MULTILINE)) <= 3
+    assert hidden
+    assert exercises.count("{admonition}") == exercises.count(":class: dropdown")
