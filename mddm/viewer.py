@@ -1,8 +1,8 @@
 """Particles that a reader can turn, on a page that needs neither a server nor the web.
 
-`show` packs configurations into a figure of HTML with the script that draws them, `viewer.js`,
-so that it works in a notebook, in the built book and from disk.  Where no script runs or WebGL is
-missing, in print and as PDF, a still picture stands in.
+`show` packs configurations into a figure of HTML with the scripts that draw them, `viewer.js`
+and `viewer_gl.js`, so that it works in a notebook, in the built book and from disk.  Where no
+script runs or WebGL is missing, in print and as PDF, a still picture stands in.
 """
 
 import base64
@@ -302,7 +302,9 @@ def _describe(shape: tuple[int, ...], box_length: float | None, color_label: str
 def _page(data: dict[str, Any], picture: bytes, alt: str, caption: str) -> str:
     here = Path(__file__)
     style = here.with_suffix(".css").read_text(encoding="utf-8")
-    script = here.with_suffix(".js").read_text(encoding="utf-8")
+    script = "\n".join(
+        here.with_name(name).read_text(encoding="utf-8") for name in ("viewer_gl.js", "viewer.js")
+    )
     # A label must not end the element that carries it.
     packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     still = base64.b64encode(picture).decode()

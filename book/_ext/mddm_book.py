@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INPUTS = [
     "requirements.lock",
     "mddm/**/*.py",
-    "mddm/viewer.*",
+    "mddm/viewer*",
     "data/*.h5",
     "data/checkpoints/*",
     "data/results/*",
