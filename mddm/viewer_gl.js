@@ -171,7 +171,7 @@ window.mddmViewer.Renderer ??= (() => {
       const set = (kind, name, value) =>
         gl[`uniform${kind}`](gl.getUniformLocation(program, name), value);
       gl.uniformMatrix3fv(gl.getUniformLocation(program, "turn"), true, view.turn);
-      set("1f", "zoom", (view.images ? 0.85 : 1.22) * view.zoom);
+      set("1f", "zoom", (view.images ? 0.85 : 1.18) * view.zoom);
       return set;
     }
   };

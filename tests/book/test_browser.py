@@ -61,6 +61,7 @@ def start():
     found = next(filter(None, map(shutil.which, names)), None)
     if not found:
         pytest.skip("no Chromium is installed; on Debian: apt-get install chromium")
+    sync_api.expect.set_options(timeout=20_000)  # a busy machine may take its time
     with sync_api.sync_playwright() as playwright:
         yield lambda flags: playwright.chromium.launch(executable_path=found, args=FLAGS + flags)
 
