@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from mddm import dataset, lammps, noise, sampling, structure, study, tasks, training
 from mddm.dataset import Dataset
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What tells one score from another.
 KEYS = ("model", "task", "split", "sampler", "row", "seed", "relaxed", "source")
@@ -37,8 +40,8 @@ _PROFILES = {
     "full": {"train": 100, "test": 25, "unconditional": 20, "n_levels": 100, "quench": 25},
 }
 
-Key = tuple
-Job = Callable[[], list[dict]]
+# The key of a job's first entry, and the job.
+Job = tuple[tuple, Callable[[], list[dict]]]
 
 
 def choose_rows(data: Dataset, split: str, n: int, seed: int = 0) -> list[int]:
@@ -150,7 +153,7 @@ def sample(
     return _raw_and_relaxed(data, row, final.positions[0].cpu().numpy(), seconds, named)
 
 
-def table(scores: pd.DataFrame, quoted: pd.DataFrame) -> pd.DataFrame:
+def table(scores: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     """Sum scores up, with bootstrap intervals of the mean, all and by what MD arrived at.
 
     Args:
@@ -162,6 +165,8 @@ def table(scores: pd.DataFrame, quoted: pd.DataFrame) -> pd.DataFrame:
         "crystal" or "glass"): rdf_mse, ci_low, ci_high, energy_gap (median), n, calls and
         seconds_per_sample (means), source.
     """
+    import pandas as pd
+
     crystal = np.where(scores["md_crystallinity"] > 0.5, "crystal", "glass")
     parts = [scores.assign(reference="all"), scores.assign(reference=crystal)]
     by = ["model", "task", "split", "sampler", "relaxed", "reference"]
@@ -212,7 +217,7 @@ def _raw_and_relaxed(
     return [raw | named, rest | named]
 
 
-def plan(data: Dataset, what: str, profile: str) -> list[tuple[tuple, Job]]:
+def jobs_of(data: Dataset, what: str, profile: str) -> list[Job]:
     """List what is to be scored: each job with the keys of its first entry.
 
     Args:
@@ -254,12 +259,12 @@ def plan(data: Dataset, what: str, profile: str) -> list[tuple[tuple, Job]]:
     return jobs
 
 
-def collect(path: Path, jobs: list[tuple[tuple, Job]]) -> pd.DataFrame:
+def collect(path: Path, jobs: list[Job]) -> "pd.DataFrame":
     """Do the jobs whose scores a file lacks, and add each to it at once.
 
     Args:
         path: of a CSV file with `COLUMNS`, there or not.
-        jobs: as from `plan`.
+        jobs: as from `jobs_of`.
 
     Returns:
         The scores in the file.  Those of other sources than the jobs' have been left behind: an
@@ -268,6 +273,8 @@ def collect(path: Path, jobs: list[tuple[tuple, Job]]) -> pd.DataFrame:
     Raises:
         ValueError: the file has other columns.
     """
+    import pandas as pd
+
     scores = pd.DataFrame(columns=COLUMNS)
     if path.exists():
         scores = read_scores(path)
@@ -284,13 +291,15 @@ def collect(path: Path, jobs: list[tuple[tuple, Job]]) -> pd.DataFrame:
     return scores
 
 
-def read_scores(path: Path) -> pd.DataFrame:
+def read_scores(path: Path) -> "pd.DataFrame":
     """Read a file that `collect` has written."""
+    import pandas as pd
+
     scores = pd.read_csv(path, dtype={"sampler": str})
     return scores.assign(sampler=scores["sampler"].fillna("")) if "sampler" in scores else scores
 
 
-def write_csv(path: Path, content: pd.DataFrame) -> None:
+def write_csv(path: Path, content: "pd.DataFrame") -> None:
     """Write a CSV file, which is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partly = path.with_name(f".{path.name}.{os.getpid()}")
@@ -303,6 +312,8 @@ def write_csv(path: Path, content: pd.DataFrame) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
+    import pandas as pd
+
     parser = argparse.ArgumentParser(prog="python -m mddm.results", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"of {', '.join(GROUPS)}; default: all")
     parser.add_argument("--profile", choices=_PROFILES, default="full", help="how much of it")
@@ -315,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         data = dataset.read(study.project_root() / options.data)
         groups = options.what or GROUPS
-        jobs = {what: plan(data, what, options.profile) for what in groups}
+        jobs = {what: jobs_of(data, what, options.profile) for what in groups}
         for what in groups:
             collect(folder / f"scores-{what}.csv", jobs[what])
         parts = [read_scores(path) for path in sorted(folder.glob("scores-*.csv"))]

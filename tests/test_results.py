@@ -127,10 +127,10 @@ def test_quench_is_scored_as_it_is_and_relaxed(data, monkeypatch):
 
 def test_plans_have_no_job_twice_and_wrong_names_are_refused(data):
     for what in results.GROUPS:
-        keys = [key for key, _ in results.plan(data, what, "quick")]
+        keys = [key for key, _ in results.jobs_of(data, what, "quick")]
         assert len(set(keys)) == len(keys) > 0
     with pytest.raises(ValueError, match="what must be one of yardsticks"):
-        results.plan(data, "quenches", "quick")
+        results.jobs_of(data, "quenches", "quick")
 
 
 def test_command_line_names_what_it_does_not_know(capsys):

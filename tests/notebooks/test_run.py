@@ -16,7 +16,8 @@ TINY = {
     "background": [{}],
     "wrapped_gaussian": [{}],
     "posterior": [{}],
-    "generate_data": [{"n_steps": 200}],
+    "generate_data": [{"n_steps": 200, "n_seeds": 2}],
+    "ground_truth": [{"n_conditions": 1}],
     "models": [{}],
     "shapes": [{"n_points": 64, "n_steps": 5}],
     "train": [
