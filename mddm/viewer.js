@@ -129,7 +129,7 @@ window.mddmViewer.mountAll ??= (() => {
       this.live.innerHTML = `
         <div class="mddm-panes">
           <div class="mddm-pane">
-            <canvas class="mddm-scene" tabindex="0" role="application" aria-describedby="${help}"
+            <canvas class="mddm-scene" tabindex="0" role="application" aria-describedby="${help}" data-lm-suppress-shortcuts="true"
               aria-roledescription="view that can be turned"></canvas>
             <div class="mddm-bar"><span></span><i></i><span></span><b></b></div>
           </div>

@@ -108,10 +108,11 @@ def show(
     curves = _checked_rdf(places, box_length, rdf, reference)
 
     low, size = _cube(places, box_length)
+    spacing = size / np.cbrt(n_particles)
     if box_length is not None:
         places = places % box_length
     if diameter is None:
-        diameter = size / 30 if box_length is None else 0.7 * size / np.cbrt(n_particles)
+        diameter = size / 30 if box_length is None else 0.7 * spacing
     data = {
         "count": n_particles,
         "periodic": box_length is not None,
@@ -121,7 +122,7 @@ def show(
         "colors": _colors(values is not None),
         "bar": None if values is None else [*_ends(values, limits), color_label],
         "labels": labels,
-        "rdf": None if curves is None else _rdf_data(*curves, reference, reference_label),
+        "rdf": None if curves is None else _rdf_data(*curves, reference, reference_label, spacing),
     }
     picture = _picture(
         places[-1],
@@ -255,15 +256,18 @@ def _ends(values: np.ndarray, limits: tuple[float, float]) -> tuple[str, str]:
     )
 
 
-def _rdf_data(bin_centers, curves, reference, reference_label: str) -> dict[str, Any]:
+def _rdf_data(
+    bin_centers, curves, reference, reference_label: str, spacing: float
+) -> dict[str, Any]:
     drawn = [curves[-1]]
     data = {"r": bin_centers.round(4).tolist(), "curves": curves.round(4).tolist()}
     data["reference"] = None
     if reference is not None:
         drawn.append(_as_array(reference))
         data["reference"] = {"label": reference_label, "curve": drawn[1].round(4).tolist()}
-    # Uniform particles have g(r) = 1, but a single pair in the first bins makes a spike there.
-    data["top"] = round(max(2.0, 1.1 * max(curve.max() for curve in drawn)), 3)
+    # A single pair makes a spike in the first bins, which are small; it may leave the axes.
+    counted = bin_centers > spacing / 3
+    data["top"] = round(max(2.0, 1.1 * max(curve[counted].max() for curve in drawn)), 3)
     return data
 
 

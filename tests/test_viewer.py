@@ -100,7 +100,16 @@ def test_each_frame_has_its_rdf_beside_the_reference(frames):
         assert curve == pytest.approx(structure.rdf(frame, BOX)[1], abs=1e-4)
     assert data["rdf"]["reference"]["label"] == "LAMMPS"
     assert data["rdf"]["reference"]["curve"] == data["rdf"]["curves"][0]
-    assert data["rdf"]["top"] >= max(data["rdf"]["curves"][-1])
+
+
+def test_one_close_pair_does_not_flatten_the_rdf(frames):
+    lattice = np.stack(np.meshgrid(*3 * [np.arange(0.5, 8, 2)]), axis=-1).reshape(-1, 3)
+    peak = structure.rdf(lattice, BOX)[1].max()
+    assert data_of(viewer.show(lattice, BOX))["rdf"]["top"] == pytest.approx(1.1 * peak, rel=1e-3)
+    pair = np.vstack([lattice, lattice[:1] + 0.05])
+    spike = data_of(viewer.show(pair, BOX))["rdf"]
+    assert spike["top"] < 1.2 * peak
+    assert max(spike["curves"][0]) > 1.5 * spike["top"]
 
 
 def test_values_span_the_color_bar(frames):
