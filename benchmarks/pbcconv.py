@@ -1,4 +1,13 @@
-"""Time a training step of PBCConv by each of its two methods: python benchmarks/pbcconv.py."""
+"""Time a training step of each network in several ways: python benchmarks/pbcconv.py.
+
+message_passing  the convolution as the paper writes it, one message an edge
+plain            the convolution as it is used, gather and maximum
+bfloat16         the same with matrix products in half precision
+compiled         the same through torch.compile
+
+Times are of the processor, or of the GPU; "error" is the root mean square change of the output
+against double precision, in units of the output's.
+"""
 
 import argparse
 import statistics
@@ -6,50 +15,72 @@ import time
 
 import torch
 
-from mddm.pbcconv import PBCConvDenoiser
+from mddm.pbcconv import PBCConv
+from mddm.training import PRESETS, Settings
 
-METHODS = ("message_passing", "dense")
+WAYS = ("message_passing", "plain", "bfloat16", "compiled")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    parser.add_argument("--n-particles", type=int, nargs="+", default=[300, 1000, 3000])
+    parser.add_argument("--models", nargs="+", choices=tuple(PRESETS), default=tuple(PRESETS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:3])
+    parser.add_argument("--n-particles", type=int, nargs="+", default=[1000])
     parser.add_argument("--devices", nargs="+", default=devices)
-    parser.add_argument("--n-neighbors", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--n-neighbors", type=int, help="of the convolutions; else the preset's")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--repeats", type=int, default=5, help="the median of so many is printed")
     options = parser.parse_args()
 
-    print(
-        f"paper preset, {options.n_neighbors} neighbours, batch of {options.batch_size}, density "
-        f"1, torch {torch.__version__} with {torch.get_num_threads()} threads; milliseconds for "
-        "neighbours, forward and backward"
-    )
-    columns = (*METHODS, "ratio")
-    print(f"{'device':>8} {'particles':>10}", *(f"{name:>16}" for name in columns))
+    print(f"density 1, torch {torch.__version__} with {torch.get_num_threads()} threads")
+    names = ("device", "model", "particles", "batch", "way", "ms a step", "ms a sample", "first ms")
+    print("".join(f"{name:>16}" for name in (*names, "error")))
     for device in options.devices:
-        for n_particles in options.n_particles:
-            times = [_median_ms(method, n_particles, device, options) for method in METHODS]
-            cells = (*times, times[0] / times[1])
-            print(f"{device:>8} {n_particles:>10}", *(f"{cell:>16.1f}" for cell in cells))
+        for model in options.models:
+            for n_particles in options.n_particles:
+                for batch in options.batch_sizes:
+                    for way in options.ways:
+                        if model != "transolver" or way != "message_passing":
+                            cells = measure(device, model, n_particles, batch, way, options)
+                            head = (device, model, n_particles, batch, way)
+                            print("".join(f"{cell:>16}" for cell in (*head, *cells)), flush=True)
 
 
-def _median_ms(method, n_particles, device, options) -> float:
-    torch.manual_seed(0)
-    denoiser = PBCConvDenoiser(n_neighbors=options.n_neighbors, method=method).to(device)
+def measure(device, model, n_particles, batch, way, options):
+    sizes = {}
+    if options.n_neighbors and model != "transolver":
+        sizes["n_neighbors"] = options.n_neighbors
+    denoiser = Settings(preset=model, architecture=sizes).new_denoiser().to(device)
+    if way == "message_passing":
+        for layer in denoiser.modules():
+            if isinstance(layer, PBCConv):
+                layer.method = way
     box_length = n_particles ** (1 / 3)
-    x_t = box_length * torch.rand(options.batch_size, n_particles, 3, device=device)
-    eps, sigma = torch.randn_like(x_t), torch.full((options.batch_size,), 0.1, device=device)
+    generator = torch.Generator().manual_seed(0)
+    x_t = (box_length * torch.rand(batch, n_particles, 3, generator=generator)).to(device)
+    eps, sigma = torch.randn_like(x_t), torch.full((batch,), 0.1, device=device)
+    with torch.no_grad():
+        exact = denoiser.double()(x_t.double(), sigma.double(), None, box_length)
+    denoiser.float()
+    call = torch.compile(denoiser) if way == "compiled" else denoiser
+    lowered = torch.autocast(device, torch.bfloat16, enabled=way == "bfloat16")
+    clock = time.perf_counter if device == "cuda" else time.process_time
     times = []
     for _ in range(options.repeats + 1):
-        start = time.perf_counter()
+        start = clock()
         denoiser.zero_grad()
-        (denoiser(x_t, sigma, None, box_length) - eps).square().mean().backward()
-        if x_t.is_cuda:
+        with lowered:
+            estimate = call(x_t, sigma, None, box_length)
+        (estimate.float() - eps).square().mean().backward()
+        if device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[1:])  # the first step warms up
+        times.append(1000 * (clock() - start))
+    median = statistics.median(times[1:])  # the first step compiles, if need be, and warms up
+    error = (estimate - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    return f"{median:.1f}", f"{median / batch:.1f}", f"{times[0]:.0f}", f"{error:.1e}"
 
 
 if __name__ == "__main__":

@@ -1,47 +1,151 @@
-"""How neighbours and learning rate decide what the paper preset learns in a short run.
+"""What decides how fast a preset learns: a study of short runs, each changed in one way.
 
-From the repository's root: .venv/bin/python benchmarks/preset.py
+    python benchmarks/preset.py                        # goes on where data/results/study.csv ends
+    python benchmarks/preset.py --presets mddm         # one preset's runs only
+
+Every run gets the same processor time, not the same number of steps, trains on the conditional
+task's training conditions and is judged on configurations that it has not seen, MD replicas and
+test conditions, level by level.  One thread; a run's file of record lies beside the table.
 """
 
 import argparse
-import itertools
+import csv
+import json
+import time
 
 import torch
 
 from mddm import dataset, study, tasks, training
 
+# The levels where structure forms; the mean over them is the verdict.
+LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+
+# The first run of a preset is its present default, each of the others one step away from it.
+# "levels" are the range of noise that is trained on, "architecture" the network's arguments.
+VARIANTS = {
+    "mddm-rbf": [
+        {},
+        {"architecture": {"modulated": False}},
+        {"learning_rate": 1e-3},
+        {"architecture": {"n_neighbors": 8}},
+        {"architecture": {"n_neighbors": 24}},
+        {"levels": (0.01, 0.8)},
+        {"architecture": {"n_layers": 6, "channels": 64}},
+        {"architecture": {"n_layers": 3, "channels": 128}},
+        {"architecture": {"n_radial": 32}},
+        {"batch_size": 4},
+    ],
+    "mddm": [
+        {},
+        {"learning_rate": 1e-3},
+        {"learning_rate": 1e-2},
+        {"architecture": {"n_neighbors": 4}},
+        {"architecture": {"n_neighbors": 12}},
+        {"schedule": "linear_variance"},
+        {"schedule": "power"},
+    ],
+    "transolver": [
+        {},
+        {"learning_rate": 3e-3},
+    ],
+}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="data/opp-small.h5", help="relative to the root")
+    parser.add_argument("--out", default="data/results/study.csv", help="relative to the root")
+    parser.add_argument("--presets", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS))
+    parser.add_argument("--seconds", type=float, default=25, help="processor time of each run")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="data/opp-small.h5", help="relative to the root")
-    parser.add_argument("--neighbors", type=int, nargs="+", default=[4, 6, 8, 12, 20])
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
-    parser.add_argument("--steps", type=int, default=800, help="of one configuration each")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-
+    options = parse_arguments()
     md = dataset.read(study.project_root() / options.data)
-    row = md.nearest(k=6.6, phi=4.2, temperature=0.014)
-    source = tasks.training_source("unconditional", md, row)
-    # The levels where structure forms; outside them there is next to nothing to learn.
-    levels = {"sigma_min": 0.01, "sigma_max": 0.8}
-    print(f"loss over the last {options.steps // 5} of {options.steps} steps, 1: nothing learned")
-    print("neighbours  rate    loss   s")
-    for n_neighbors, rate in itertools.product(options.neighbors, options.rates):
-        settings = training.Settings(
-            n_steps=options.steps,
-            batch_size=1,
-            learning_rate=rate,
-            seed=options.seed,
-            **levels,
-        )
-        state = training.TrainingState(settings, study.device())
-        for part in (state.denoiser, state.average.module):
-            part.n_neighbors = n_neighbors
-        for _ in training.train(state, source):
-            pass
-        loss = state.losses[-(options.steps // 5) :].mean()
-        print(f"{n_neighbors:10}  {rate:.0e}  {loss:.3f}  {state.seconds:.0f}", flush=True)
+    unseen = md.take(md.split != "train")
+    judge = training.Configurations(
+        torch.from_numpy(unseen.positions),
+        torch.from_numpy(unseen.conditions).float(),
+        md.box_length,
+    )
+    source = tasks.training_source("conditional", md)
+    path = study.project_root() / options.out
+    done = set()
+    if path.is_file():
+        with open(path, newline="") as file:
+            done = {(row["preset"], row["change"]) for row in csv.DictReader(file)}
+    record = study.run_record(options.seed, data=md.content_hash)
+    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    for preset in options.presets:
+        for change in VARIANTS[preset]:
+            name = describe(change)
+            if (preset, name) not in done:
+                row = measure(preset, change, source, judge, options, md.content_hash)
+                append(path, {"preset": preset, "change": name, **row})
+
+
+def describe(change):
+    parts = change.get("architecture", {}) | {
+        k: v for k, v in change.items() if k != "architecture"
+    }
+    return ", ".join(f"{name} {value}" for name, value in parts.items()) or "none"
+
+
+def measure(preset, change, source, judge, options, content_hash):
+    change = dict(change)
+    low, high = change.pop("levels", (0.005, tasks.sigma_max(source.box_length)))
+    settings = {
+        "preset": preset,
+        "batch_size": 1,
+        "learning_rate": training.LEARNING_RATES[preset],
+        "sigma_min": low,
+        "sigma_max": high,
+        "ema_decay": 0.99,
+        "seed": options.seed,
+        "data": content_hash,
+    } | change
+    n_steps = steps_in(options.seconds, settings, source)
+    state = training.TrainingState(training.Settings(n_steps=n_steps, **settings))
+    start = time.process_time()
+    for _ in training.train(state, source):
+        pass
+    seconds = time.process_time() - start
+    levels = torch.tensor(LEVELS)
+    # Each unseen configuration is drawn once a level on average, the same ones for every run.
+    losses = training.level_losses(state.average.module, judge, levels, len(judge.positions), 1)
+    sizes = (parameter.numel() for parameter in state.denoiser.parameters())
+    return {
+        "parameters": sum(sizes),
+        "steps": n_steps,
+        "seconds": f"{seconds:.0f}",
+        "loss": f"{losses.mean():.4f}",
+        **{f"loss at {level}": f"{loss:.4f}" for level, loss in zip(LEVELS, losses, strict=True)},
+    }
+
+
+def steps_in(seconds, settings, source, n=10):
+    """Return how many steps fit into so much processor time."""
+    state = training.TrainingState(training.Settings(n_steps=n + 2, **settings))
+    steps = training.train(state, source)
+    next(steps), next(steps)
+    start = time.process_time()
+    for _ in steps:
+        pass
+    return max(50, round(seconds * n / (time.process_time() - start)))
+
+
+def append(path, row):
+    new = not path.is_file()
+    with open(path, "a", newline="") as file:
+        table = csv.DictWriter(file, row, lineterminator="\n")
+        if new:
+            table.writeheader()
+        table.writerow(row)
+    print(*row.values(), sep="  ", flush=True)
 
 
 if __name__ == "__main__":

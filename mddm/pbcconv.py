@@ -88,7 +88,9 @@ class PBCConv(MessagePassing):
 
     def _dense(self, features, neighbors, edges, globals_):
         along, own, other, common = self.linear.weight.split(self.sizes, dim=1)
-        strongest = _StrongestMessage.apply(features @ other.T, edges, along, neighbors)
+        # Autocast may have lowered the products' precision, but not that of the edges.
+        sent = (features @ other.T).to(along.dtype)
+        strongest = _StrongestMessage.apply(sent, edges.to(along.dtype), along, neighbors)
         kept = features @ (own - other).T
         return strongest + kept + (globals_ @ common.T + self.linear.bias)[:, None]
 
@@ -234,7 +236,9 @@ class RadialDenoiser(nn.Module):
 
     A linear map of a displacement cannot ask "is this neighbour at the right distance?", the
     question that a structure is made of.  Here an edge carries its distance, spread over
-    Gaussians, and its unit vector; an MLP follows each convolution.
+    Gaussians, and its unit vector; an MLP completes each convolution, whose result is added to
+    the features.  What a distance means depends on the noise level, so that level and condition
+    also scale and shift the features in every layer.
 
     Args:
         channels: features per particle in every layer.
@@ -242,29 +246,32 @@ class RadialDenoiser(nn.Module):
         n_neighbors: edges per particle.
         n_radial: Gaussians, evenly spaced between 0 and `r_max`.
         r_max: centre of the last Gaussian [length].
+        modulated: whether level and condition scale and shift the features; without it they
+            are only part of the messages, as in the paper.
         sigma_min, sigma_max: noise levels [length] where the diffusion fraction is 0 and 1.
 
-    Source: this study; the radial basis is that of SchNet (Schütt et al. 2017).
+    Source: this study (benchmarks/preset.py); the radial basis is that of SchNet (Schütt et al.
+        2017), the modulation FiLM (Perez et al. 2018).
     """
 
     def __init__(
         self,
-        channels: int = 128,
+        channels: int = 96,
         n_layers: int = 4,
-        n_neighbors: int = 20,
+        n_neighbors: int = 16,
         n_radial: int = 20,
         r_max: float = 2.2,
+        modulated: bool = True,
         sigma_min: float = 0.005,
         sigma_max: float = 5.0,
     ):
         super().__init__()
         self.n_neighbors = n_neighbors
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
-        centers = torch.linspace(0, r_max, n_radial)
-        self.register_buffer("centers", centers, persistent=False)
-        self.width = r_max / (n_radial - 1)
+        self.radial = _Gaussians(r_max, n_radial)
         self.embedding = nn.Parameter(torch.randn(channels) / 10)
         n_globals = len(CONDITION_RANGES) + 1
+        self.modulation = _Modulation(channels, n_layers) if modulated else None
         self.convolutions = nn.ModuleList(
             PBCConv(channels, channels, n_globals, edge_channels=n_radial + 3)
             for _ in range(n_layers)
@@ -284,14 +291,51 @@ class RadialDenoiser(nn.Module):
     ) -> Tensor:
         """Predict the unit noise; arguments and result are those of `PBCConvDenoiser.forward`."""
         neighbors, displacement = nearest_neighbors(x_t, self.n_neighbors, box_length)
-        edges = self._edge_features(displacement)
+        distance = displacement.norm(dim=-1, keepdim=True)
+        edges = torch.cat([self.radial(distance), displacement / distance.clamp(min=1e-6)], dim=-1)
         globals_ = global_features(condition, sigma, self.sigma_min, self.sigma_max)
+        changes = self.modulation(globals_) if self.modulation else None
         features = self.embedding.expand(*x_t.shape[:2], -1)
-        for convolution, mlp in zip(self.convolutions, self.mlps, strict=True):
-            features = mlp(convolution(features, neighbors, edges, globals_).relu()).relu()
+        for layer, (convolution, mlp) in enumerate(zip(self.convolutions, self.mlps, strict=True)):
+            strongest = convolution(features, neighbors, edges, globals_)
+            if changes is not None:
+                scale, shift = changes[:, layer, :, None].unbind(dim=1)
+                strongest = strongest * (1 + scale) + shift
+            features = features + mlp(strongest.relu())
         return self.head(features)
 
-    def _edge_features(self, displacement: Tensor) -> Tensor:
-        distance = displacement.norm(dim=-1, keepdim=True)
-        radial = torch.exp(-(((distance - self.centers) / self.width) ** 2))
-        return torch.cat([radial, displacement / distance.clamp(min=1e-6)], dim=-1)
+
+class _Gaussians(nn.Module):
+    """Spread a number over Gaussians that are evenly spaced from 0 to `stop`, one width apart."""
+
+    def __init__(self, stop: float, n: int):
+        super().__init__()
+        self.width = stop / (n - 1)
+        self.register_buffer("centers", torch.linspace(0, stop, n), persistent=False)
+
+    def forward(self, value: Tensor) -> Tensor:
+        return torch.exp(-(((value - self.centers) / self.width) ** 2))
+
+
+class _Modulation(nn.Module):
+    """Make of the global vector g a scale and a shift for every channel of every layer."""
+
+    def __init__(self, channels: int, n_layers: int, hidden: int = 32, n_levels: int = 8):
+        super().__init__()
+        self.shape = (n_layers, 2, channels)
+        self.levels = _Gaussians(1.0, n_levels)
+        self.embed = nn.Sequential(
+            nn.Linear(len(CONDITION_RANGES) + n_levels, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+        )
+        self.change = nn.Linear(hidden, n_layers * 2 * channels)
+        # At first hardly anything is changed.
+        nn.init.normal_(self.change.weight, std=0.01)
+        nn.init.zeros_(self.change.bias)
+
+    def forward(self, globals_: Tensor) -> Tensor:
+        condition, fraction = globals_[:, :-1], globals_[:, -1:]
+        told = self.embed(torch.cat([condition, self.levels(fraction)], dim=-1))
+        return self.change(told).unflatten(-1, self.shape)

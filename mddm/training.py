@@ -47,6 +47,9 @@ def default_architecture(preset: str) -> dict[str, Any]:
     }
 
 
+# What each preset learns fastest at in a short run (benchmarks/preset.py).
+LEARNING_RATES = {"mddm": 3e-3, "mddm-rbf": 3e-3, "transolver": 1e-3}
+
 _WARMUP_STEPS = 100
 _MAX_GRADIENT_NORM = 1.0
 
@@ -134,6 +137,8 @@ class Settings:
         seed: of the weights and of every draw.
         data: hash of the training data, so that a run is not resumed on other data; empty
             where the data is made up on the fly.
+        precision: "float32", or "bfloat16" for matrix products in half precision, which are
+            faster where the hardware has them (benchmarks/pbcconv.py); weights stay float32.
         architecture: keyword arguments of the preset's network that differ from its defaults.
             The defaults are filled in, so that a file that keeps the settings says what was
             trained, whatever the defaults are when it is read.
@@ -153,6 +158,7 @@ class Settings:
     sigma_max: float = 5.0
     seed: int = 0
     data: str = ""
+    precision: str = "float32"
     architecture: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -168,6 +174,8 @@ class Settings:
             raise ValueError(f"seed must lie in [0, 2**32), got {self.seed}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
         self.sigmas()
         known = default_architecture(self.preset)
         for name in self.architecture:
@@ -266,14 +274,16 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
     settings = state.settings
     sigmas = settings.sigmas()[1:].to(state.device, torch.float32)
     generator = torch.Generator(state.device)
+    lowered = settings.precision == "bfloat16"
     state.denoiser.train()
     while state.step < settings.n_steps:
         start = time.perf_counter()
         _seed(generator, settings.seed, state.step)
         x_0, condition = source.draw(settings.batch_size, generator)
-        losses, levels = _noise_losses(
-            state.denoiser, x_0, condition, sigmas, source.box_length, generator
-        )
+        with torch.autocast(generator.device.type, torch.bfloat16, enabled=lowered):
+            losses, levels = _noise_losses(
+                state.denoiser, x_0, condition, sigmas, source.box_length, generator
+            )
         loss = losses.mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(

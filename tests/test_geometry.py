@@ -306,6 +306,24 @@ def test_nearest_neighbors_refuses_positions_that_are_not_finite(method, box_len
         geometry.nearest_neighbors(positions, 4, box_length, method=method)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("box_length", [BOX, None])
+def test_neighbors_are_found_without_waiting_for_the_gpu(box_length):
+    positions = torch.rand(2, 300, 3) * BOX
+    neighbors, expected = geometry.nearest_neighbors(positions, 9, box_length)
+    on_gpu = positions.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found, displacement = geometry.nearest_neighbors(on_gpu, 9, box_length)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found.cpu(), neighbors)
+    torch.testing.assert_close(displacement.cpu(), expected)
+    on_gpu[1, 7, 2] = torch.nan
+    _, displacement = geometry.nearest_neighbors(on_gpu, 9, box_length)
+    assert torch.isnan(displacement[1, 7, :, 2]).all()
+
+
 def test_nearest_neighbors_refuses_an_unknown_method():
     with pytest.raises(ValueError, match="'matrix' or 'tree', got 'cell'"):
         geometry.nearest_neighbors(torch.rand(1, 5, 3), 2, BOX, method="cell")

@@ -353,3 +353,56 @@ def test_the_radial_denoiser_trains_every_parameter_even_among_coincident_partic
     assert torch.isfinite(x_t.grad).all()
     for name, parameter in model.named_parameters():
         assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().max() > 0, name
+
+
+def test_the_radial_preset_is_a_small_file():
+    count = sum(parameter.numel() for parameter in RadialDenoiser().parameters())
+    assert 4 * count < 1e6 and count < 10 * 101_891
+
+
+def test_without_modulation_condition_and_level_are_still_heard():
+    x_t, sigma, condition = inputs()
+    model = radial_denoiser(modulated=False)
+    assert model.modulation is None
+    eps = model(x_t, sigma, condition, BOX)
+    assert not torch.allclose(model(x_t, 2 * sigma, condition, BOX), eps)
+    assert not torch.allclose(model(x_t, sigma, 1.1 * condition, BOX), eps)
+
+
+def test_modulation_scales_and_shifts_every_layer():
+    x_t, sigma, condition = inputs()
+    model = radial_denoiser(n_layers=3)
+    eps = model(x_t, sigma, condition, BOX)
+    silent = copy.deepcopy(model)
+    torch.nn.init.zeros_(silent.modulation.change.weight)
+    plain = radial_denoiser(n_layers=3, modulated=False)
+    weights = {k: v for k, v in silent.state_dict().items() if not k.startswith("modulation")}
+    plain.load_state_dict(weights)
+    torch.testing.assert_close(
+        silent(x_t, sigma, condition, BOX), plain(x_t, sigma, condition, BOX)
+    )
+    assert not torch.allclose(silent(x_t, sigma, condition, BOX), eps)
+    # A scale of -1 with no shift leaves nothing of the last layer's convolution.
+    with torch.no_grad():
+        silent.modulation.change.bias.unflatten(0, (3, 2, 16))[2, 0] = -1.0
+    last = silent.convolutions[2].linear.weight
+    without = silent(x_t, sigma, condition, BOX)
+    with torch.no_grad():
+        last.mul_(2)
+    torch.testing.assert_close(silent(x_t, sigma, condition, BOX), without)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("build", [PBCConvDenoiser, RadialDenoiser])
+def test_a_gpu_computes_the_same_output_and_gradients(build):
+    arguments = (*inputs(batch=3, n_particles=300), BOX)
+    torch.manual_seed(1)
+    model, results = build(channels=32).double(), []
+    for device in ("cpu", "cuda"):
+        model.to(device).zero_grad()
+        eps = model(*(value.to(device, torch.float64) for value in arguments[:3]), BOX)
+        eps.square().mean().backward()
+        results.append([eps, *(parameter.grad for parameter in model.parameters())])
+        results[-1] = [value.detach().cpu().clone() for value in results[-1]]
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)

@@ -204,6 +204,7 @@ def test_configurations_refuse_positions_that_are_not_finite():
             "of 'mddm' has channels, .*; got 'n_neighbours'; did you mean 'n_neighbors'",
         ),
         ({"preset": "transolver", "architecture": {"basis": 4}}, "got 'basis'$"),
+        ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16', got 'float16'"),
     ],
 )
 def test_settings_refuse_what_makes_no_sense(changes, message):
@@ -294,6 +295,19 @@ def test_pbcconv_overfits_one_configuration():
     losses = [s.loss for s in run(TrainingState(run_settings), FixedSource(positions, box_length))]
     assert np.mean(losses[:10]) > 0.9
     assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_half_precision_takes_nearly_the_same_step_and_keeps_the_weights_whole(preset):
+    source, reports = small_configurations(), {}
+    for precision in ("float32", "bfloat16"):
+        state = TrainingState(settings(preset=preset, precision=precision))
+        (reports[precision],) = run(state, source, 1)
+        assert {weight.dtype for weight in state.denoiser.parameters()} == {torch.float32}
+    torch.testing.assert_close(
+        reports["bfloat16"].losses, reports["float32"].losses, rtol=0.05, atol=0
+    )
+    assert reports["bfloat16"].loss != reports["float32"].loss
 
 
 def test_training_reaches_the_loss_of_the_best_denoiser():

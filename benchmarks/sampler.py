@@ -1,0 +1,159 @@
+"""Which sampler makes the most of a number of network calls: raw samples, scored against MD.
+
+    python benchmarks/sampler.py                       # goes on where samplers.csv ends
+    python benchmarks/sampler.py --tasks conditional
+
+Every setting gets as many noise levels as the calls allow.  Each is judged by RDF-MSE and by the
+energy above MD's, both of the samples as they come, without relaxation.  One thread.
+"""
+
+import argparse
+import csv
+import json
+import time
+from functools import partial
+
+import numpy as np
+import torch
+
+from mddm import dataset, noise, sampling, study, tasks, training
+
+WINDOW = (0.02, 0.3)
+
+
+def corrected(n=4, step=0.3, window=WINDOW):
+    return partial(sampling.ancestral, n_corrections=n, correction=step, corrected=window)
+
+
+def flow(order, churn=0.0):
+    def sampler(denoiser, x_t, sigmas, generator, condition, box_length):
+        return sampling.probability_flow(
+            denoiser, x_t, sigmas, condition, box_length, order,
+            churn=churn, churned=WINDOW, generator=generator,
+        )  # fmt: skip
+
+    return sampler
+
+
+# Name of the setting: how to sample, and the smallest noise level [length].
+SETTINGS = {
+    "ancestral": (sampling.ancestral, 0.005),
+    "ancestral, the paper's variance": (partial(sampling.ancestral, variance="paper"), 0.005),
+    "Euler": (flow(1), 0.005),
+    "Heun": (flow(2), 0.005),
+    "Heun, churn 0.1": (flow(2, 0.1), 0.005),
+    "Euler, churn 0.3": (flow(1, 0.3), 0.005),
+    "1 correction": (corrected(1), 0.005),
+    "2 corrections": (corrected(2), 0.005),
+    "4 corrections": (corrected(4), 0.005),
+    "8 corrections": (corrected(8), 0.005),
+    "4 corrections, step 0.1": (corrected(step=0.1), 0.005),
+    "4 corrections, step 0.6": (corrected(step=0.6), 0.005),
+    "4 corrections from 0.05": (corrected(window=(0.05, 0.3)), 0.005),
+    "4 corrections to 0.6": (corrected(window=(0.02, 0.6)), 0.005),
+    "4 corrections to 0.15": (corrected(window=(0.02, 0.15)), 0.005),
+    "4 corrections, smallest level 0.02": (corrected(), 0.02),
+    "4 corrections, smallest level 0.04": (corrected(), 0.04),
+}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="data/opp-small.h5", help="relative to the root")
+    parser.add_argument("--out", default="data/results/samplers.csv", help="relative to the root")
+    parser.add_argument("--model", choices=tuple(training.PRESETS), default="mddm-rbf")
+    tasks_on_md = ("unconditional", "conditional")
+    parser.add_argument("--tasks", nargs="+", choices=tasks_on_md, default=tasks_on_md)
+    parser.add_argument("--calls", type=int, default=100, help="of the network, at most")
+    parser.add_argument("--samples", type=int, default=2, help="of each setting and task")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main():
+    options = parse_arguments()
+    root = study.project_root()
+    md, path = dataset.read(root / options.data), root / options.out
+    done = set()
+    if path.is_file():
+        with open(path, newline="") as file:
+            done = {(row["task"], row["setting"]) for row in csv.DictReader(file)}
+    checkpoints = {}
+    for task in options.tasks:
+        file = study.checkpoint_path("full", task, options.model)
+        denoiser, _ = training.load_checkpoint(file)
+        checkpoints[task] = study.file_hash(file)
+        record = study.run_record(
+            options.seed, data=md.content_hash, model=options.model, checkpoints=checkpoints
+        )
+        path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        rows = rows_of(task, md, options.samples)
+        for setting, (sampler, smallest) in SETTINGS.items():
+            if (task, setting) not in done:
+                scores = measure(denoiser, sampler, smallest, task, rows, md, options)
+                append(path, {"task": task, "setting": setting, **scores})
+
+
+def rows_of(task, md, n):
+    if task == "unconditional":
+        return n * [md.nearest(k=6.6, phi=4.2, temperature=0.014)]
+    # Test conditions tell more than what was trained on.
+    return np.flatnonzero(md.split == "test")[:n].tolist()
+
+
+def measure(denoiser, sampler, smallest, task, rows, md, options):
+    box_length, n_particles = md.box_length, md.positions.shape[1]
+    largest = tasks.sigma_max(box_length)
+    n_levels = most_levels(sampler, smallest, largest, options.calls)
+    sigmas = noise.log_schedule(n_levels, smallest, largest)
+    generator = torch.Generator().manual_seed(options.seed)
+    x_t = sampling.pure_noise(len(rows), n_particles, box_length, largest, generator)
+    condition = None
+    if task == "conditional":
+        condition = torch.from_numpy(md.conditions[rows]).float()
+    start = time.process_time()
+    frame = sampling.last(sampler(denoiser, x_t, sigmas, generator, condition, box_length))
+    seconds = time.process_time() - start
+    positions = frame.positions.double().numpy()
+    scores = [tasks.score(md, row, sample) for row, sample in zip(rows, positions, strict=True)]
+    return {
+        "levels": n_levels,
+        "calls": frame.calls,
+        "rdf_mse": f"{np.mean([score['rdf_mse'] for score in scores]):.4f}",
+        "energy_gap": f"{np.mean([score['energy_gap'] for score in scores]):.3f}",
+        "samples": len(rows),
+        "seconds": f"{seconds / len(rows):.2f}",
+    }
+
+
+def most_levels(sampler, smallest, largest, calls):
+    """Return the most noise levels that need no more than so many calls."""
+
+    def needed(n_levels):
+        sigmas = noise.log_schedule(n_levels, smallest, largest)
+        start, generator = torch.zeros(1, 1, 3), torch.Generator().manual_seed(0)
+        frames = sampler(lambda x_t, *_: x_t, start, sigmas, generator, None, None)
+        return sampling.last(frames).calls
+
+    low, high = 2, calls + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if needed(middle) <= calls else (low, middle)
+    return low
+
+
+def append(path, row):
+    new = not path.is_file()
+    with open(path, "a", newline="") as file:
+        table = csv.DictWriter(file, row, lineterminator="\n")
+        if new:
+            table.writeheader()
+        table.writerow(row)
+    print(*row.values(), sep="  ", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
