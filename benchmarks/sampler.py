@@ -49,6 +49,9 @@ SETTINGS = {
     "8 corrections": (corrected(8), 0.005),
     "4 corrections, step 0.1": (corrected(step=0.1), 0.005),
     "4 corrections, step 0.6": (corrected(step=0.6), 0.005),
+    "4 corrections, step 1": (corrected(step=1.0), 0.005),
+    "8 corrections, step 0.6": (corrected(8, 0.6), 0.005),
+    "8 corrections, step 1": (corrected(8, 1.0), 0.005),
     "4 corrections from 0.05": (corrected(window=(0.05, 0.3)), 0.005),
     "4 corrections to 0.6": (corrected(window=(0.02, 0.6)), 0.005),
     "4 corrections to 0.15": (corrected(window=(0.02, 0.15)), 0.005),
@@ -66,6 +69,7 @@ def parse_arguments():
     parser.add_argument("--model", choices=tuple(training.PRESETS), default="mddm-rbf")
     tasks_on_md = ("unconditional", "conditional")
     parser.add_argument("--tasks", nargs="+", choices=tasks_on_md, default=tasks_on_md)
+    parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=tuple(SETTINGS))
     parser.add_argument("--calls", type=int, default=100, help="of the network, at most")
     parser.add_argument("--samples", type=int, default=2, help="of each setting and task")
     parser.add_argument("--seed", type=int, default=0)
@@ -80,7 +84,10 @@ def main():
     if path.is_file():
         with open(path, newline="") as file:
             done = {(row["task"], row["setting"]) for row in csv.DictReader(file)}
+    record_path = path.with_suffix(".json")
     checkpoints = {}
+    if record_path.is_file():
+        checkpoints = json.loads(record_path.read_text())["checkpoints"]
     for task in options.tasks:
         file = study.checkpoint_path("full", task, options.model)
         denoiser, _ = training.load_checkpoint(file)
@@ -88,9 +95,10 @@ def main():
         record = study.run_record(
             options.seed, data=md.content_hash, model=options.model, checkpoints=checkpoints
         )
-        path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        record_path.write_text(json.dumps(record, indent=1) + "\n")
         rows = rows_of(task, md, options.samples)
-        for setting, (sampler, smallest) in SETTINGS.items():
+        for setting in options.settings:
+            sampler, smallest = SETTINGS[setting]
             if (task, setting) not in done:
                 scores = measure(denoiser, sampler, smallest, task, rows, md, options)
                 append(path, {"task": task, "setting": setting, **scores})
