@@ -106,7 +106,7 @@ def main():
 
 def rows_of(task, md, n):
     if task == "unconditional":
-        return n * [md.nearest(k=6.6, phi=4.2, temperature=0.014)]
+        return n * [tasks.unconditional_row(md)]
     # Test conditions tell more than what was trained on.
     return np.flatnonzero(md.split == "test")[:n].tolist()
 

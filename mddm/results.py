@@ -32,8 +32,6 @@ COLUMNS = (
 )
 GROUPS = ("yardsticks", "quench", *training.PRESETS)
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000)
-# The one configuration of the unconditional task: k, phi, temperature.
-UNCONDITIONAL = (6.6, 4.2, 0.014)
 # Conditions of each split, samples of the one configuration, noise levels of a sample.
 _PROFILES = {
     "quick": {"train": 2, "test": 2, "unconditional": 2, "n_levels": 30, "quench": 4},
@@ -236,8 +234,7 @@ def jobs_of(data: Dataset, what: str, profile: str) -> list[Job]:
     sizes = _PROFILES[profile]
     rows = {split: choose_rows(data, split, sizes[split]) for split in ("train", "test")}
     chosen = [("conditional", split, row, 0) for split in rows for row in rows[split]]
-    train = np.flatnonzero(data.split == "train")
-    one = int(train[data.take(train).nearest(*UNCONDITIONAL)])
+    one = tasks.unconditional_row(data)
     again = [("unconditional", "train", one, seed) for seed in range(sizes["unconditional"])]
     jobs = []
     if what == "yardsticks":

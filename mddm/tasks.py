@@ -20,6 +20,8 @@ from mddm.shapes import SURFACES, Surface
 from mddm.training import Configurations, Source
 
 TASKS = ("unconditional", "conditional", *SURFACES)
+# The one configuration of the unconditional task: k, phi, temperature.
+UNCONDITIONAL = (6.6, 4.2, 0.014)
 
 SAMPLERS: dict[str, Callable[..., Iterator[sampling.Frame]]] = {
     "ancestral": sampling.ancestral,
@@ -63,6 +65,12 @@ def training_source(
         torch.from_numpy(train.conditions).float(),
         dataset.box_length,
     )
+
+
+def unconditional_row(dataset: Dataset) -> int:
+    """Return the training row whose configuration the unconditional task is about."""
+    train = np.flatnonzero(dataset.split == "train")
+    return int(train[dataset.take(train).nearest(*UNCONDITIONAL)])
 
 
 def sigma_max(box_length: float | None) -> float:

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mddm import dataset, sampling, tasks
+
+SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
+
+
+@pytest.fixture(scope="module")
+def data():
+    return dataset.read(SHIPPED)
+
+
+def silent(x_t, sigma, condition, box_length):
+    return torch.zeros_like(x_t)
+
+
+def test_sources_hold_what_their_task_is_about(data):
+    row = tasks.unconditional_row(data)
+    one = tasks.training_source("unconditional", data, row)
+    np.testing.assert_array_equal(one.positions[0], data.positions[row])
+    assert one.conditions is None
+    every = tasks.training_source("conditional", data)
+    assert len(every.positions) == (data.split == "train").sum()
+    assert tasks.training_source("torus", n_points=7).draw(2, torch.Generator())[0].shape[1] == 7
+
+
+def test_unconditional_row_is_a_training_row_near_the_named_condition(data):
+    row = tasks.unconditional_row(data)
+    assert data.split[row] == "train"
+    assert data.conditions[row].tolist() == pytest.approx(tasks.UNCONDITIONAL)
+    others = data.take([*np.flatnonzero(data.split != "train"), 0])
+    assert tasks.unconditional_row(others) == len(others) - 1
+
+
+def test_wrong_tasks_are_refused(data):
+    with pytest.raises(ValueError, match="task must be one of unconditional, conditional"):
+        tasks.training_source("conditionel", data)
+    with pytest.raises(ValueError, match="needs a dataset"):
+        tasks.training_source("conditional")
+    with pytest.raises(ValueError, match="'unconditional' a row of it"):
+        tasks.training_source("unconditional", data)
+
+
+@pytest.mark.parametrize("sampler", tasks.SAMPLERS)
+def test_every_sampler_ends_in_the_box_with_a_sample_a_condition(data, sampler):
+    sigmas = torch.tensor([0.0, 0.05, 0.2, 1.0])
+    arguments = (silent, sampler, sigmas, data.conditions[:2], 2, 30, 6.0)
+    final = sampling.last(tasks.generate(*arguments, seed=0))
+    assert final.positions.shape == (2, 30, 3)
+    assert 0 <= final.positions.min() and final.positions.max() < 6
+    again = sampling.last(tasks.generate(*arguments, seed=0))
+    assert torch.equal(final.positions, again.positions)
+
+
+def test_wrong_requests_are_refused_at_the_call(data):
+    sigmas = torch.tensor([0.0, 0.05, 0.2])
+    with pytest.raises(ValueError, match="sampler must be one of ancestral"):
+        tasks.generate(silent, "euler", sigmas, None, 1, 10, 6.0, seed=0)
+    with pytest.raises(ValueError, match=r"conditions must have the shape \(3, 3\), got \(2, 3\)"):
+        tasks.generate(silent, "ancestral", sigmas, data.conditions[:2], 3, 10, 6.0, seed=0)
+
+
+def test_md_scores_zero_against_itself_and_its_yardsticks_stand_beside(data):
+    (row,) = np.flatnonzero(data.split == "test")[:1]
+    score = tasks.score(data, row, data.positions[row])
+    assert score["rdf_mse"] == 0
+    assert score["energy_gap"] == pytest.approx(0, abs=1e-6)
+    assert 0 < score["replica"] < score["ideal_gas"]
+    noise = np.random.default_rng(0).uniform(0, data.box_length, data.positions[row].shape)
+    worse = tasks.score(data, row, noise)
+    assert worse["rdf_mse"] == pytest.approx(score["ideal_gas"], rel=0.2)
+    assert worse["energy_gap"] > 1
+
+
+def test_a_row_without_replica_has_no_such_yardstick(data):
+    alone = next(row for row in range(len(data)) if not len(data.partners(row)))
+    assert np.isnan(tasks.score(data, alone, data.positions[alone])["replica"])
+
+
+def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    draws = rng.exponential(1.0, (200, 40))
+    hits = [low < 1 < high for low, high in map(tasks.bootstrap_interval, draws)]
+    assert 0.88 < np.mean(hits) < 0.99
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0]])
+def test_bootstrap_interval_is_not_made_up(values):
+    assert np.isnan(tasks.bootstrap_interval(values)).all()
