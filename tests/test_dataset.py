@@ -58,14 +58,14 @@ def data():
         kinetic_temperature=temperature * 1.01,
         pressure=pressure + 0.1,
         drift=temperature * 0.1,
-        steps=np.full(7, 5000),
+        steps=np.full(7, 20_000),
         attributes={
             "box_length": BOX,
             "r_core": 0.7,
             "r_on": 2.5,
             "r_cut": 3.0,
             "time_step": 0.01,
-            "n_steps": 5000,
+            "n_steps": 20_000,
             "thermostat": "Langevin",
             "engine": "none",
             "convention": CONVENTION,
@@ -129,7 +129,10 @@ def test_checks_see_what_is_wrong(data):
     assert _failed(_changed(data, "positions", (0, 0, 0), BOX)) == {"positions"}
     assert _failed(_changed(data, "positions", (0, 0, 0), np.nan)) == {"positions"}
     assert _failed(data.take([0, 1, 2, 3, 4, 5, 6, 6])) == {"duplicates"}
-    assert _failed(_changed(data, "kinetic_temperature", 0, 0.03)) == {"temperatures"}
+    hot = _changed(data, "kinetic_temperature", 0, 0.03)
+    assert _failed(hot) == {"temperatures"}
+    # A quench has no time to settle, and is not blamed for it; but it was promised more steps.
+    assert _failed(_changed(hot, "steps", 0, 1000)) == {"steps"}
     assert _failed(_changed(data, "pressure", 0, np.inf)) == {"pressures"}
     assert _failed(_changed(data, "pressure", 0, data.pressure[0] + 2)) == {"pressures"}
     assert _failed(replace(data, drift=-data.temperature)) == {"drift"}
@@ -221,8 +224,20 @@ def test_shipped_set_is_complete_and_sound():
         assert shipped.split[shipped.partners(row)].tolist() == ["replica"]
 
 
-def test_datasheet_names_the_shipped_set_by_its_hashes():
+def test_shipped_lengths_are_sound():
+    lengths = dataset.read(SHIPPED.with_name("opp-lengths.h5"))
+    assert _failed(lengths) == set()
+    found = {}
+    for k, phi, steps in zip(lengths.k, lengths.phi, lengths.steps, strict=True):
+        found.setdefault((k, phi), set()).add(steps)
+    assert len(found) >= 20
+    assert all(steps >= {3_000, 10_000, 30_000, 100_000} for steps in found.values())
+
+
+@pytest.mark.parametrize("name", [path.name for path in SHIPPED.parent.glob("*.h5")])
+def test_datasheet_names_the_shipped_sets_by_their_hashes(name):
+    shipped = SHIPPED.with_name(name)
     datasheet = SHIPPED.with_name("README.md").read_text()
-    (row,) = [line for line in datasheet.splitlines() if line.startswith("| `opp-small.h5`")]
-    assert study.file_hash(SHIPPED) in row
-    assert dataset.read(SHIPPED).content_hash in row
+    (row,) = [line for line in datasheet.splitlines() if line.startswith(f"| `{name}`")]
+    assert study.file_hash(shipped) in row
+    assert dataset.read(shipped).content_hash in row
