@@ -14,6 +14,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Settings that make each finish in seconds.
 TINY = {
     "background": [{}],
+    "when_md": [{}],
     "wrapped_gaussian": [{}],
     "posterior": [{}],
     "generate_data": [{"n_steps": 200, "n_seeds": 2}],
