@@ -12,7 +12,7 @@ from mddm import dataset, noise, plotting, structure, study, tasks, training
 
 # A condition of the test set, which the model has never seen, and a round number of steps.
 CONDITION = {"k": 9.02, "phi": 0.75, "temperature": 0.02}
-N_STEPS = 200
+N_STEPS = 60
 # Moments of the process that are shown, as noise levels [length].
 LEVELS = (5.0, 0.3, 0.0)
 
@@ -68,7 +68,7 @@ def sample(checkpoint, md, row):
     settings = training.Settings(**header["settings"])
     frames = tasks.generate(
         denoiser,
-        "ancestral",
+        "corrected",
         noise.make_schedule("log", N_STEPS, settings.sigma_min, settings.sigma_max),
         md.conditions[[row]],
         n_samples=1,
