@@ -16,7 +16,7 @@ import torch
 from mddm import dataset, lammps, noise, plan, results, study, tasks, training
 
 COLUMNS = ("what", "model", "seconds", "device", "source")
-MEASURED, EXTRAPOLATED = "measured", "extrapolated from {}"
+MEASURED, EXTRAPOLATED = "measured", "from {} steps"
 
 
 def parse_arguments():
@@ -51,7 +51,7 @@ def networks(data, device, repeats):
         state = training.TrainingState(settings, device)
         steps = training.train(state, source)
         step = median_seconds(lambda steps=steps: next(steps), device, repeats)
-        yield "training, 1000 steps", preset, 1000 * step, EXTRAPOLATED.format("its steps")
+        yield "training, 1000 steps", preset, 1000 * step, EXTRAPOLATED.format(repeats)
         denoiser = settings.new_denoiser().to(device).eval()
         frames = tasks.generate(
             denoiser,
@@ -66,7 +66,7 @@ def networks(data, device, repeats):
         )
         with torch.no_grad():
             call = median_seconds(lambda frames=frames: next(frames), device, repeats)
-        yield "one sample, 500 steps", preset, 500 * call, EXTRAPOLATED.format("its steps")
+        yield "one sample, 500 steps", preset, 500 * call, EXTRAPOLATED.format(repeats)
 
 
 def molecular_dynamics(data, anneal_steps):
