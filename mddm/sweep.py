@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -74,40 +75,47 @@ def sweep(
         )
         client = stack.enter_context(Client(cluster))
 
-        def submit(run, urgency):
-            found = harvests[run.name]
-            # A ramp that has begun goes on before a later one begins.
-            future = client.submit(
-                _next_harvest, run, found[-1] if found else None, pure=False, priority=-urgency
-            )
-            waiting[future.key] = run, urgency
-            return future
+        client.wait_for_workers(1)
+        # Ramps that have begun go on before others begin.
+        queue = deque(sorted(missing, key=lambda run: not harvests[run.name]))
+        pool, running = as_completed(), {}
 
-        waiting = {}
-        pool = as_completed([submit(run, urgency) for urgency, run in enumerate(missing)])
+        def submit(run):
+            found = harvests[run.name]
+            future = client.submit(_next_harvest, run, found[-1] if found else None, pure=False)
+            running[future.key] = run
+            pool.add(future)
+
+        def fill():
+            # Nothing waits at a worker: it would start before the ramp that has just come back.
+            while queue and len(running) < max(1, sum(client.nthreads().values())):
+                submit(queue.popleft())
+
+        fill()
         for future in pool:
-            run, urgency = waiting.pop(future.key)
-            if future.status != "finished":
+            run = running.pop(future.key)
+            if future.status == "finished":
+                harvest = future.result()
+                future.release()
+                found = harvests[run.name]
+                found.append(harvest)
+                if len(found) == len(run.temperatures):
+                    _finish(folder, run, harvests.pop(run.name))
+                    left -= 1
+                else:
+                    _write_unfinished(folder, run, len(found) - 1, harvest)
+                    submit(run)
+                done += run.steps_after(len(found)) - run.steps_after(len(found) - 1)
+                hours = (time.perf_counter() - clock) * (total - done) / done / 3600
+                report(
+                    f"{time.strftime('%H:%M:%S')} {run.name} at T = {harvest.temperature:g}: "
+                    f"energy {harvest.energy:.4f}; {left} runs and about {hours:.1f} h to go"
+                )
+            else:
                 left -= 1
                 failed.append(f"{run.name} ({future.exception()})")
                 report(f"FAILED {failed[-1]}")
-                continue
-            harvest = future.result()
-            future.release()
-            found = harvests[run.name]
-            found.append(harvest)
-            if len(found) == len(run.temperatures):
-                _finish(folder, run, harvests.pop(run.name))
-                left -= 1
-            else:
-                _write_unfinished(folder, run, len(found) - 1, harvest)
-                pool.add(submit(run, urgency))
-            done += run.steps_after(len(found)) - run.steps_after(len(found) - 1)
-            hours = (time.perf_counter() - clock) * (total - done) / done / 3600
-            report(
-                f"{time.strftime('%H:%M:%S')} {run.name} at T = {harvest.temperature:g}: energy "
-                f"{harvest.energy:.4f}; {left} runs and about {hours:.1f} h to go"
-            )
+            fill()
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}")
 
