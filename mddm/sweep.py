@@ -24,6 +24,7 @@ from mddm.plan import Run
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 
 _SETTINGS = {"n_particles": 1000, "box_length": 10.0, "time_step": 0.01, "damping": 1.0}
+_PLANS = {"small": plan.small_runs, "lengths": plan.length_runs, "ramps": plan.ramp_runs}
 
 
 def sweep(
@@ -281,39 +282,70 @@ def _write_whole(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def make(
+    what: str,
+    root: str | Path = ".",
+    *,
+    folder: str | Path | None = None,
+    output: str | Path | None = None,
+    scheduler: str | None = None,
+    n_workers: int | None = None,
+    as_is: bool = False,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Run what is missing of one of the study's sweeps and assemble its data set.
+
+    Args:
+        what: a key of `plan.FILES`.
+        root: of the project, that all default paths start from.
+        folder: of the runs' files; data/<what> by default.
+        output: the data set's file; that of `plan.FILES` by default.
+        scheduler, n_workers, report: as for `sweep`.
+        as_is: assemble what there is and run nothing.
+
+    Returns:
+        The data set's file.
+
+    Raises:
+        ValueError, OSError, RuntimeError: as `sweep` and `assemble`.
+    """
+    runs, root = _PLANS[what](), Path(root)
+    folder = Path(folder or root / "data" / what)
+    output = Path(output or root / plan.FILES[what])
+    if not as_is:
+        sweep(runs, folder, scheduler=scheduler, n_workers=n_workers, report=report)
+    if what == "lengths":
+        made = assemble_lengths(folder, root / "data" / "ramps", partial=as_is)
+    else:
+        made = assemble(runs, folder, f"python -m mddm.sweep {what}", partial=as_is)
+    dataset.write(output, made)
+    return output
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
-    plans = {"small": plan.small_runs, "lengths": plan.length_runs, "ramps": plan.ramp_runs}
     parser = argparse.ArgumentParser(prog="python -m mddm.sweep", description=__doc__)
-    parser.add_argument("what", choices=plans)
+    parser.add_argument("what", choices=_PLANS)
     parser.add_argument("--folder", help="of the runs' files (data/<what>)")
     parser.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")
     parser.add_argument("--workers", type=int, help="processes to start here")
     parser.add_argument("--output", help="assemble into this file")
     parser.add_argument("--as-is", action="store_true", help="assemble what there is; run nothing")
     options = parser.parse_args(arguments)
-    runs = plans[options.what]()
-    folder = options.folder or f"data/{options.what}"
-    output = options.output or plan.FILES[options.what]
-    command = f"python -m mddm.sweep {options.what}"
     try:
-        if not options.as_is:
-            sweep(
-                runs,
-                folder,
-                scheduler=options.scheduler,
-                n_workers=options.workers,
-                report=lambda line: print(line, flush=True),
-            )
-        if options.what == "lengths":
-            made = assemble_lengths(folder, "data/ramps", partial=options.as_is)
-        else:
-            made = assemble(runs, folder, command, partial=options.as_is)
-        dataset.write(output, made)
-        print(f"wrote {output}")
+        output = make(
+            options.what,
+            folder=options.folder,
+            output=options.output,
+            scheduler=options.scheduler,
+            n_workers=options.workers,
+            as_is=options.as_is,
+            report=lambda line: print(line, flush=True),
+        )
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    print(f"wrote {output}")
     return 0
 
 
