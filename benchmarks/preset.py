@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from mddm import dataset, study, tasks, training
+from mddm import dataset, results, study, tasks, training
 
 # The levels where structure forms; the mean over them is the verdict.
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -139,12 +139,7 @@ def steps_in(seconds, settings, source, n=10):
 
 
 def append(path, row):
-    new = not path.is_file()
-    with open(path, "a", newline="") as file:
-        table = csv.DictWriter(file, row, lineterminator="\n")
-        if new:
-            table.writeheader()
-        table.writerow(row)
+    results.append_line(path, row)
     print(*row.values(), sep="  ", flush=True)
 
 

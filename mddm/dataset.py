@@ -384,7 +384,10 @@ def floor(dataset: Dataset) -> list[dict]:
 
 def bimodal(entry: Mapping) -> bool:
     """Tell whether one of the two seeds of an entry of `floor` has crystallised and one has not."""
-    return (entry["crystallinity"] > 0.5) != (entry["replica_crystallinity"] > 0.5)
+    crystals = [
+        entry[name] > structure.CRYSTAL for name in ("crystallinity", "replica_crystallinity")
+    ]
+    return crystals[0] != crystals[1]
 
 
 def main(arguments: list[str] | None = None) -> int:

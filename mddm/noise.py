@@ -8,6 +8,7 @@ algorithm 2 walks down `zip(sigmas[1:], sigmas[:-1])`.
 
 import difflib
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,15 @@ from mddm.potential import CONDITION_RANGES, scale_condition
 # function).  On its own side of it, each needs three terms for all digits of a float64.
 _SELF_DUAL = 1 / math.sqrt(2 * math.pi)
 _N_TERMS = 3
+
+
+class Denoiser(Protocol):
+    """A network, or any function like one."""
+
+    def __call__(
+        self, x_t: Tensor, sigma: Tensor, condition: Tensor | None, box_length: float | None
+    ) -> Tensor:
+        """Estimate eps, (batch, n_particles, 3), from x_t of that shape and sigma, (batch,)."""
 
 
 def log_schedule(n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0) -> Tensor:

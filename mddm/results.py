@@ -5,11 +5,12 @@ scores up in `data/results/table1.csv`.  It can be killed at any moment and star
 """
 
 import argparse
+import csv
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,7 +166,7 @@ def table(scores: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     """
     import pandas as pd
 
-    crystal = np.where(scores["md_crystallinity"] > 0.5, "crystal", "glass")
+    crystal = np.where(scores["md_crystallinity"] > structure.CRYSTAL, "crystal", "glass")
     parts = [scores.assign(reference="all"), scores.assign(reference=crystal)]
     by = ["model", "task", "split", "sampler", "relaxed", "reference"]
     lines = []
@@ -236,21 +237,24 @@ def jobs_of(data: Dataset, what: str, profile: str) -> list[Job]:
     chosen = [("conditional", split, row, 0) for split in rows for row in rows[split]]
     one = tasks.unconditional_row(data)
     again = [("unconditional", "train", one, seed) for seed in range(sizes["unconditional"])]
-    jobs = []
+    jobs, md_source = [], _md_source(data)
     if what == "yardsticks":
         for task, split, row, _ in chosen + again[:1]:
-            key = ("ideal gas", task, split, "", row, 0, False, _md_source(data))
+            key = ("ideal gas", task, split, "", row, 0, False, md_source)
             jobs.append((key, partial(yardsticks, data, row)))
     elif what == "quench":
         conditions = chosen[-sizes["quench"] :] + again[:1]
         for n_steps in QUENCH_STEPS if profile == "full" else QUENCH_STEPS[:3]:
             for task, split, row, seed in conditions:
-                key = (_quench_name(n_steps), task, split, "", row, seed, False, _md_source(data))
+                key = (_quench_name(n_steps), task, split, "", row, seed, False, md_source)
                 jobs.append((key, partial(quench, data, row, n_steps, seed)))
     else:
+        sources = {
+            task: _checkpoint_source(task, what) for task in ("unconditional", "conditional")
+        }
         for sampler in tasks.SAMPLERS:
             for task, split, row, seed in again + chosen:
-                key = (what, task, split, sampler, row, seed, False, _checkpoint_source(task, what))
+                key = (what, task, split, sampler, row, seed, False, sources[task])
                 job = partial(sample, data, row, what, task, sampler, sizes["n_levels"], seed)
                 jobs.append((key, job))
     return jobs
@@ -305,6 +309,16 @@ def write_csv(path: Path, content: "pd.DataFrame") -> None:
         partly.replace(path)
     finally:
         partly.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: Mapping) -> None:
+    """Add a line to a CSV file, and the names of its columns first if there is no file."""
+    new = not path.is_file()
+    with open(path, "a", newline="") as file:
+        table = csv.DictWriter(file, line, lineterminator="\n")
+        if new:
+            table.writeheader()
+        table.writerow(line)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,22 +8,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mddm.geometry import wrap
-from mddm.noise import posterior
-
-
-class Denoiser(Protocol):
-    """What the samplers need of a network."""
-
-    def __call__(
-        self, x_t: Tensor, sigma: Tensor, condition: Tensor | None, box_length: float | None
-    ) -> Tensor:
-        """Estimate eps, (batch, n_particles, 3), from x_t of that shape and sigma, (batch,)."""
+from mddm.noise import Denoiser, posterior
 
 
 @dataclass(frozen=True)

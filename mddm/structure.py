@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 RDF_BINS = 100
 # r_max in units of the box edge.
 RDF_RANGE = 0.499
+# A configuration whose `crystallinity` is above this counts as a crystal.
+CRYSTAL = 0.5
 
 
 def rdf(

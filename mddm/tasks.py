@@ -15,6 +15,7 @@ import torch
 
 from mddm import sampling, structure
 from mddm.dataset import Dataset
+from mddm.noise import Denoiser
 from mddm.potential import potential_energy
 from mddm.shapes import SURFACES, Surface
 from mddm.training import Configurations, Source
@@ -86,7 +87,7 @@ def sigma_max(box_length: float | None) -> float:
 
 
 def generate(
-    denoiser: sampling.Denoiser,
+    denoiser: Denoiser,
     sampler: str,
     sigmas: torch.Tensor,
     conditions: np.ndarray | None,

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mddm import checkpoint
 from mddm.geometry import wrap
-from mddm.noise import add_noise, make_schedule
+from mddm.noise import Denoiser, add_noise, make_schedule
 from mddm.pbcconv import PBCConvDenoiser, RadialDenoiser
 from mddm.transolver import TransolverDenoiser
 
@@ -52,15 +52,6 @@ LEARNING_RATES = {"mddm": 3e-3, "mddm-rbf": 3e-3, "transolver": 1e-3}
 
 _WARMUP_STEPS = 100
 _MAX_GRADIENT_NORM = 1.0
-
-
-class Denoiser(Protocol):
-    """A network, or any function like one."""
-
-    def __call__(
-        self, x_t: Tensor, sigma: Tensor, condition: Tensor | None, box_length: float | None
-    ) -> Tensor:
-        """Estimate eps, (batch, n_particles, 3), from x_t of that shape and sigma, (batch,)."""
 
 
 class Source(Protocol):
