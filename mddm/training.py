@@ -52,6 +52,7 @@ LEARNING_RATES = {"mddm": 3e-3, "mddm-rbf": 3e-3, "transolver": 1e-3}
 
 _WARMUP_STEPS = 100
 _MAX_GRADIENT_NORM = 1.0
+_LOSS_POINTS = 200
 
 
 class Source(Protocol):
@@ -365,7 +366,10 @@ def save_checkpoint(path: Path | str, state: TrainingState, record: dict | None 
         record: what else to keep, such as the hash of the data; JSON types only.
     """
     tensors = state.average.module.state_dict()
-    checkpoint.write(path, tensors, _header("checkpoint", state, record))
+    # Enough of the loss curve to be drawn, and to tell whether it was flat at the end.
+    parts = state.losses[: state.step].tensor_split(min(_LOSS_POINTS, max(state.step, 1)))
+    curve = {"losses": [round(part.mean().item(), 5) for part in parts if len(part)]}
+    checkpoint.write(path, tensors, _header("checkpoint", state, record) | curve)
 
 
 def load_checkpoint(path: Path | str, preset: str | None = None) -> tuple[nn.Module, dict]:
@@ -377,7 +381,8 @@ def load_checkpoint(path: Path | str, preset: str | None = None) -> tuple[nn.Mod
 
     Returns:
         denoiser: on the CPU, in evaluation mode, built as the header says.
-        header: preset, settings with the architecture, step, record.
+        header: preset, settings with the architecture, step, seconds of training, the training
+            loss in means of up to 200 equal parts of the run, record.
 
     Raises:
         FileNotFoundError: no such file.

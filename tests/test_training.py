@@ -554,7 +554,17 @@ def test_a_checkpoint_is_the_averaged_denoiser_ready_to_sample(tmp_path, preset)
         assert not torch.equal(denoiser(*arguments), state.denoiser(*arguments))
     assert header["preset"] == preset and header["step"] == 7 and header["mddm"] == __version__
     assert header["record"] == {"data": "abc123"}
+    assert header["losses"] == pytest.approx(state.losses.tolist(), abs=1e-5)
     assert Settings(**header["settings"]) == state.settings
+
+
+def test_a_checkpoint_keeps_its_loss_curve_in_means_of_equal_parts(tmp_path):
+    path, state = tmp_path / "model.safetensors", TrainingState(settings(n_steps=1000))
+    state.losses, state.step = torch.arange(1000.0), 1000
+    training.save_checkpoint(path, state)
+    assert training.load_checkpoint(path)[1]["losses"] == [5 * i + 2 for i in range(200)]
+    training.save_checkpoint(path, TrainingState(settings()))
+    assert training.load_checkpoint(path)[1]["losses"] == []
 
 
 def other_defaults(monkeypatch, preset, **sizes):
