@@ -142,8 +142,8 @@ window.mddmViewer.mountAll ??= (() => {
             <button type="button" class="mddm-reset">Reset view</button>
           </div>
         </div>
-        <p class="mddm-help" id="${help}">Drag or press the arrow keys to turn; pinch, press + or −,
-          or click and use the wheel to zoom.</p>`;
+        <p class="mddm-help" id="${help}">Drag or press the arrow keys to turn; pinch, press + or −, or
+          use the wheel to zoom. Until the view is clicked, wheel and upright swipes scroll the page.</p>`;
       const find = (name) => this.live.querySelector(name);
       for (const name of ["scene", "curve", "slider", "play", "images", "bar", "help"])
         this[name] = find(`.mddm-${name}`);
@@ -168,23 +168,32 @@ window.mddmViewer.mountAll ??= (() => {
     listen() {
       const { scene } = this;
       const pointers = new Map();
+      let before = null;
       scene.addEventListener("pointerdown", (event) => {
         scene.setPointerCapture(event.pointerId);
+        if (!pointers.size) before = { turn: this.turn, zoom: this.zoom };
         pointers.set(event.pointerId, event);
       });
-      for (const end of ["pointerup", "pointercancel"])
-        scene.addEventListener(end, (event) => pointers.delete(event.pointerId));
+      scene.addEventListener("pointerup", (event) => {
+        pointers.delete(event.pointerId);
+        // A finger does not always bring the focus along, as the mouse does.
+        scene.focus({ preventScroll: true });
+      });
+      scene.addEventListener("pointercancel", (event) => {
+        // The finger turned out to scroll the page.
+        if (pointers.delete(event.pointerId)) this.change(before);
+      });
       scene.addEventListener("pointermove", (event) => {
-        const before = pointers.get(event.pointerId);
-        if (!before) return;
+        const last = pointers.get(event.pointerId);
+        if (!last) return;
         const other = [...pointers.values()].find((one) => one.pointerId !== event.pointerId);
         pointers.set(event.pointerId, event);
         if (other) {
           const apart = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
-          this.magnify(apart(event) / Math.max(apart(before), 1));
+          this.magnify(apart(event) / Math.max(apart(last), 1));
         } else {
           const pace = 4 / scene.clientWidth;
-          this.spin(pace * (event.clientX - before.clientX), pace * (event.clientY - before.clientY));
+          this.spin(pace * (event.clientX - last.clientX), pace * (event.clientY - last.clientY));
         }
       });
       scene.addEventListener("wheel", (event) => {

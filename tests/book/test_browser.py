@@ -368,6 +368,83 @@ def test_the_mouse_turns_and_only_then_zooms(with_viewers):
     assert (scene(page)[..., 3] > 0).sum() > 1.1 * (turned[..., 3] > 0).sum()
 
 
+@pytest.fixture
+def touched(with_viewers):
+    """A viewer on a phone: its page, its view, and a way to move fingers over the screen."""
+    page = with_viewers(viewport=PHONE, has_touch=True, is_mobile=True)
+    session = page.context.new_cdp_session(page)
+
+    def send(kind, *points):
+        places = [{"id": finger, "x": x, "y": y} for finger, (x, y) in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    def swipe(*fingers, begin=(0, 0)):
+        """Move each finger by steps in a straight line, from one place to another."""
+        paths = np.linspace(*np.swapaxes(fingers, 0, 1), 6) + np.asarray(begin)
+        send("touchStart", *paths[0].tolist())
+        for points in paths[1:].tolist():
+            send("touchMove", *points)
+        send("touchEnd")
+
+    box = page.locator(".mddm-scene").first.bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    return page, functools.partial(swipe, begin=middle)
+
+
+def scrolled(page):
+    page.wait_for_timeout(100)
+    return page.evaluate("scrollY")
+
+
+def test_one_finger_turns(touched):
+    page, swipe = touched
+    before = scene(page)
+    swipe([(-60, 0), (60, 0)])
+    turned = scene(page)
+    assert (turned != before).any()
+    swipe([(0, 80), (0, -80)])
+    assert (scene(page) != turned).any(), "once in hand, the view also turns up and down"
+    assert scrolled(page) == 0
+    assert page.complaints == []
+
+
+def test_an_upright_swipe_scrolls_until_the_view_is_in_hand(touched):
+    page, swipe = touched
+    before = scene(page)
+    swipe([(0, 80), (0, -80)])
+    page.wait_for_function("scrollY > 50")
+    assert (scene(page) == before).all()
+    page.locator(".mddm-scene").first.tap()  # it also ends the momentum of the page
+    page.evaluate("scrollTo(0, 0)")
+    assert (scene(page) == before).all()
+    swipe([(0, 80), (0, -80)])
+    assert (scene(page) != before).any()
+    assert scrolled(page) == 0
+
+
+def test_two_fingers_zoom(touched):
+    page, swipe = touched
+    covered = [(scene(page)[..., 3] > 0).sum()]
+    for path in ([(0, 60), (0, 40)], [(40, 0), (80, 0)]):
+        swipe(path, [(-x, -y) for x, y in path])
+        covered.append((scene(page)[..., 3] > 0).sum())
+    assert covered[1] < 0.8 * covered[0]
+    assert covered[2] > 1.5 * covered[1]
+    assert page.evaluate("visualViewport.scale") == 1
+    assert scrolled(page) == 0
+
+
+def test_a_finger_moves_the_slider_and_scrolls_beside_the_view(touched):
+    page, swipe = touched
+    slider = page.locator(".mddm-slider").first.bounding_box()
+    x, y = slider["x"], slider["y"] + slider["height"] / 2
+    swipe([(x + slider["width"] - 8, y), (x + 8, y)], begin=(0, 0))
+    check_label(page, "gas")
+    assert scrolled(page) == 0
+    swipe([(200, 800), (200, 600)], begin=(0, 0))
+    page.wait_for_function("scrollY > 50")
+
+
 def test_periodic_images_surround_the_box(with_viewers):
     page = with_viewers()
     before = scene(page)
