@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from mddm import dataset, results, study, tasks, training
+from mddm import dataset, study, tables, tasks, training
 
 # The levels where structure forms; the mean over them is the verdict.
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -139,7 +139,7 @@ def steps_in(seconds, settings, source, n=10):
 
 
 def append(path, row):
-    results.append_line(path, row)
+    tables.append_line(path, row)
     print(*row.values(), sep="  ", flush=True)
 
 

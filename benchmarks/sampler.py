@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from mddm import dataset, noise, results, sampling, study, tasks, training
+from mddm import dataset, noise, sampling, study, tables, tasks, training
 
 WINDOW = (0.02, 0.3)
 
@@ -153,7 +153,7 @@ def most_levels(sampler, smallest, largest, calls):
 
 
 def append(path, row):
-    results.append_line(path, row)
+    tables.append_line(path, row)
     print(*row.values(), sep="  ", flush=True)
 
 

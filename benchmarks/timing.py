@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from mddm import dataset, lammps, noise, plan, results, study, tasks, training
+from mddm import dataset, lammps, noise, plan, results, study, tables, tasks, training
 
 COLUMNS = ("what", "model", "seconds", "device", "source")
 MEASURED, EXTRAPOLATED = "measured", "from {} steps"
@@ -104,7 +104,7 @@ def main():
             rows.append(dict(zip(COLUMNS, (what, model, seconds, place, source), strict=True)))
             print(f"{what:24} {model:12} {seconds:9.3g} s  {source}", flush=True)
     output = root / (arguments.output or "data/results/timing.csv")
-    results.write_csv(output, pd.DataFrame(rows))
+    tables.write_csv(output, pd.DataFrame(rows))
     output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -1,10 +1,11 @@
+import shutil
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from mddm import dataset, lammps, results, tasks
+from mddm import dataset, lammps, results, scores, study, tables, tasks, training
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
 
@@ -15,7 +16,7 @@ def data():
 
 
 def _entry(model="a", row=0, source="now", rdf_mse=0.1, **changes):
-    values = dict.fromkeys(results.COLUMNS, 0.0)
+    values = dict.fromkeys(scores.COLUMNS, 0.0)
     values |= {"model": model, "task": "conditional", "split": "test", "sampler": ""}
     values |= {"row": row, "seed": 0, "relaxed": False, "source": source, "rdf_mse": rdf_mse}
     return values | changes
@@ -28,7 +29,7 @@ def _job(done, row, **changes):
         done.append(row)
         return [entry, entry | {"relaxed": True}]
 
-    return tuple(entry[name] for name in results.KEYS), job
+    return tuple(entry[name] for name in scores.KEYS), job
 
 
 def test_replicated_rows_are_chosen_first(data):
@@ -45,8 +46,8 @@ def test_only_what_is_missing_is_scored(tmp_path):
     found = results.collect(path, [_job(done, row) for row in range(3)])
     assert done == [0, 1, 2]
     assert found["row"].tolist() == [0, 0, 1, 1, 2, 2]
-    again = results.read_scores(path)
-    assert tuple(again.columns) == results.COLUMNS
+    again = tables.read_scores(path)
+    assert tuple(again.columns) == scores.COLUMNS
     assert again["sampler"].tolist() == [""] * 6
 
 
@@ -59,7 +60,7 @@ def test_what_was_scored_outlives_a_failure(tmp_path):
     key, _ = _job([], 1)
     with pytest.raises(KeyboardInterrupt):
         results.collect(path, [_job(done, 0), (key, fails)])
-    assert results.read_scores(path)["row"].tolist() == [0, 0]
+    assert tables.read_scores(path)["row"].tolist() == [0, 0]
     assert [file.name for file in tmp_path.iterdir()] == ["scores-a.csv"]
 
 
@@ -78,59 +79,82 @@ def test_file_of_another_kind_is_refused(tmp_path):
         results.collect(path, [_job([], 0)])
 
 
-def test_table_gives_means_intervals_and_crystals_apart():
-    errors = np.array([0.1, 0.2, 0.3, 0.9])
-    order = np.array([0.0, 0.1, 0.2, 0.8])
-    scores = pd.DataFrame(
-        [
-            _entry(row=i, rdf_mse=errors[i], md_crystallinity=order[i], energy_gap=i, seconds=2.0)
-            for i in range(4)
-        ]
-    )
-    quoted = pd.DataFrame(
-        [{"model": "a", "task": "t", "split": "test", "rdf_mse": 0.5, "source": "them"}]
-    )
-    found = results.table(scores, quoted).set_index(["model", "reference"])
-    everything = found.loc["a", "all"]
-    assert everything["rdf_mse"] == pytest.approx(errors.mean())
-    assert (everything["ci_low"], everything["ci_high"]) == tasks.bootstrap_interval(errors)
-    assert everything["energy_gap"] == 1.5
-    assert everything["seconds_per_sample"] == 2
-    assert found.loc["a", "glass"]["rdf_mse"] == pytest.approx(0.2)
-    assert found.loc["a", "crystal"]["n"] == 1
-    assert found.loc["a (paper)", "all"][["rdf_mse", "source"]].tolist() == [0.5, "them"]
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of its own, with untrained checkpoints and little to score."""
+    (tmp_path / "data" / "results").mkdir(parents=True)
+    for name in ("paper-table1.csv", "paper-table-a1.csv"):
+        shutil.copy(SHIPPED.parent / "results" / name, tmp_path / "data" / "results")
+    (tmp_path / "README.md").write_text(f"before\n{tables.BEGIN}\n{tables.END}\nafter\n")
+    monkeypatch.setattr(study, "project_root", lambda: tmp_path)
+    for task, preset in product(tasks.TASKS, training.PRESETS):
+        state = training.TrainingState(training.Settings(preset=preset))
+        training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
+    few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
+    few |= {"quenched": 1, "quenches": 1, "levels": 2, "corrected levels": 2, "draws": 1}
+    monkeypatch.setattr(results, "_PROFILES", {"quick": few, "full": few})
+    monkeypatch.setattr(results, "_POINTS", 60)
+    # It has tests of its own.
+    monkeypatch.setattr(lammps, "minimize", lambda positions, *_: (positions, 0.0))
+    return tmp_path
 
 
-def test_yardsticks_are_the_ideal_gas_and_every_replica(data):
-    row = results.choose_rows(data, "test", 1)[0]
-    gas, *replicas = results.yardsticks(data, row)
-    assert gas["model"] == "ideal gas" and gas["rdf_mse"] > 0.1
-    assert np.isnan(gas["energy_gap"])
-    (partner,) = data.partners(row)
-    assert [entry["seed"] for entry in replicas] == [data.seed[partner]]
-    assert replicas[0]["energy_gap"] == pytest.approx(
-        data.energy[partner] - data.energy[row], abs=1e-5
-    )
-
-
-def test_quench_is_scored_as_it_is_and_relaxed(data, monkeypatch):
-    row, seen = results.choose_rows(data, "test", 1)[0], []
-    true = lammps.anneal
-    monkeypatch.setattr(lammps, "anneal", lambda *a, **b: seen.append(true(*a, **b)) or seen[-1])
-    raw, relaxed = results.quench(data, row, 20, seed=3)
-    assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
-    assert raw["calls"] == seen[0].n_steps == 20
-    assert raw["energy_gap"] == pytest.approx(seen[0].energy - data.energy[row], abs=1e-5)
-    assert relaxed["energy_gap"] < raw["energy_gap"]
-    assert 0 < raw["seconds"] < relaxed["seconds"]
-
-
-def test_plans_have_no_job_twice_and_wrong_names_are_refused(data):
+def test_plans_have_no_job_twice_and_wrong_names_are_refused(data, project):
     for what in results.GROUPS:
         keys = [key for key, _ in results.jobs_of(data, what, "quick")]
         assert len(set(keys)) == len(keys) > 0
     with pytest.raises(ValueError, match="what must be one of yardsticks"):
         results.jobs_of(data, "quenches", "quick")
+
+
+def test_samplers_other_than_the_best_are_asked_for_fewer_conditions(data, project):
+    asked = [key[3] for key, _ in results.jobs_of(data, "mddm", "full") if key[2] == "train"]
+    assert asked.count("corrected") == 2 and asked.count("paper") == 1
+    assert asked[0] == "corrected"
+
+
+def test_checkpoint_that_is_missing_is_named_with_the_command_that_makes_it(data, project):
+    study.checkpoint_path("full", "torus", "mddm").unlink()
+    with pytest.raises(FileNotFoundError, match="-p task torus -p model mddm -p profile full"):
+        results.jobs_of(data, "surfaces", "quick")
+
+
+def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys, monkeypatch):
+    assert results.main(["--data", str(SHIPPED)]) == 0
+    folder = project / "data" / "results"
+    assert capsys.readouterr().out.split() == [
+        "wrote",
+        *("data/results/table1.csv,", "data/results/figure5.csv,", "data/results/table-a1.csv"),
+    ]
+    in_box = pd.read_csv(folder / "table1.csv")
+    assert {*training.PRESETS, "ideal gas", "MD replica", "mddm (paper)"} <= set(in_box["model"])
+    assert {"corrected", "paper", "ancestral"} <= set(in_box["sampler"])
+    surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
+    assert set(training.PRESETS) <= set(surfaces.loc["torus"].index)
+    assert surfaces.loc[("torus", "true cloud"), "n"] == 2
+    curves = pd.read_csv(folder / "figure5.csv")
+    assert set(curves["chosen"]) == {"drawn", "best", "worst"}
+    assert {"MD", *training.PRESETS} <= set(curves["curve"])
+    losses = pd.read_csv(folder / "scores-losses.csv").groupby(["task", "model"])
+    assert (losses.size() == losses.size().max()).all() and len(losses) == 6
+    readme = (project / "README.md").read_text()
+    assert "| ideal gas | " in readme
+    assert readme.startswith("before\n") and readme.endswith("\nafter\n")
+
+    def fails(*_):
+        raise AssertionError("scored twice")
+
+    for name in ("yardsticks", "quench", "sample", "surface_sample", "surface_yardsticks"):
+        monkeypatch.setattr(scores, name, fails)
+    monkeypatch.setattr(scores, "losses", fails)
+    assert results.main(["--data", str(SHIPPED)]) == 0
+
+
+def test_quick_scores_leave_the_study_alone(project):
+    assert results.main(["yardsticks", "--profile", "quick", "--data", str(SHIPPED)]) == 0
+    results_of_the_study = {path.name for path in (project / "data" / "results").glob("*.csv")}
+    assert results_of_the_study == {"paper-table1.csv", "paper-table-a1.csv"}
+    assert (project / "data" / "results" / "quick" / "table1.csv").exists()
 
 
 def test_command_line_names_what_it_does_not_know(capsys):

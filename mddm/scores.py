@@ -1,0 +1,326 @@
+"""Single scores: of a model's sample, of a quench, of the marks that both are held against.
+
+Each function scores one thing and returns entries, dictionaries that `results` collects.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from mddm import lammps, noise, sampling, shapes, structure, study, tasks, training
+from mddm.dataset import Dataset
+
+# What tells one score from another.
+KEYS = ("model", "task", "split", "sampler", "row", "seed", "relaxed", "source")
+# What has been spent: calls of the network, or MD steps, and seconds of the processor, for one
+# sample.
+_SPENT = ("calls", "seconds")
+COLUMNS = (
+    *KEYS,
+    *("k", "phi", "temperature", "rdf_mse", "energy_gap", "crystallinity", "md_crystallinity"),
+    *_SPENT,
+)
+SURFACE_COLUMNS = (*KEYS, "sinkhorn", "distance", *_SPENT)
+LOSS_COLUMNS = (*KEYS, "sigma", "trained_on", "replica")
+
+# The sampler that the summaries are about; it is asked for the most samples.
+SAMPLER = "corrected"
+BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
+CLOSED_FORM = "closed form"
+
+
+def md_source(data: Dataset) -> str:
+    """Name where scores of MD come from: the engine, and the data's content hash."""
+    return f"{data.attributes['engine']}, data {data.content_hash}"
+
+
+def checkpoint_source(task: str, preset: str) -> str:
+    """Name the study's checkpoint of a task and a preset, with its hash.
+
+    Raises:
+        FileNotFoundError: the checkpoint has not been made.
+    """
+    path = study.checkpoint_path("full", task, preset)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint at {path}; make it with `papermill notebooks/train.ipynb "
+            f"out.ipynb -p task {task} -p model {preset} -p profile full`"
+        )
+    return f"{path.name} {study.file_hash(path)}"
+
+
+def yardsticks(data: Dataset, row: int) -> list[dict]:
+    """Score the ideal gas, g(r) = 1, and every replica of a row against it.
+
+    Returns:
+        Entries with the `COLUMNS` that depend on the sample; the ideal gas has no energy.
+    """
+    source = md_source(data)
+    entries = []
+    for partner in data.partners(row):
+        scored = _score(data, row, data.positions[partner])
+        named = {"model": "MD replica", "seed": int(data.seed[partner])}
+        entries.append(scored | named | {"calls": int(data.steps[partner]), "source": source})
+    gas = _score(data, row, data.positions[row])
+    gas |= {"model": "ideal gas", "seed": 0, "rdf_mse": gas["ideal_gas"], "calls": 0}
+    gas |= {"energy_gap": math.nan, "crystallinity": 0.0, "source": source}
+    return [gas, *entries]
+
+
+def quench_name(n_steps: int) -> str:
+    """Name a quench as its scores do."""
+    return f"quench, {n_steps:,} steps"
+
+
+def quench(data: Dataset, row: int, n_steps: int, seed: int = 0) -> list[dict]:
+    """Score the rival: MD of a random start that is cooled from 10 T to T in a few steps.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against.
+        n_steps: MD steps, at least 10.
+        seed: of the quench.
+
+    Returns:
+        Two entries, as it is and relaxed.
+    """
+    clock = time.process_time()
+    found = lammps.anneal(
+        data.potential(row),
+        float(data.temperature[row]),
+        n_steps,
+        # Not the start of any row of the data.
+        seed=1_000_000 + 1000 * row + seed,
+        n_particles=data.positions.shape[1],
+        box_length=data.box_length,
+        time_step=float(data.attributes["time_step"]),
+    )
+    seconds = time.process_time() - clock
+    named = {"model": quench_name(n_steps), "seed": seed, "calls": n_steps}
+    named |= {"source": md_source(data)}
+    return _raw_and_relaxed(data, row, found.positions, seconds, named)
+
+
+def draw(
+    data: Dataset,
+    row: int,
+    preset: str,
+    task: str,
+    sampler: str,
+    n_levels: int,
+    seed: int = 0,
+) -> sampling.Frame:
+    """Draw one sample of a checkpoint of the study.
+
+    Args:
+        data: the MD data.
+        row: whose condition, box and number of particles the sample gets.
+        preset: one of `training.PRESETS`.
+        task: "unconditional" or "conditional".
+        sampler: one of `tasks.SAMPLERS`.
+        n_levels: noise levels of the sampler.
+        seed: of the sample; another row's sample is another one all the same.
+
+    Returns:
+        The sampler's last frame, with the positions, (1, n_particles, 3).
+
+    Raises:
+        FileNotFoundError: the checkpoint has not been made.
+    """
+    return _last_frame(
+        preset,
+        task,
+        sampler,
+        n_levels,
+        seed=1000 * row + seed,
+        conditions=data.conditions[[row]] if task == "conditional" else None,
+        n_particles=data.positions.shape[1],
+        box_length=data.box_length,
+    )
+
+
+def sample(
+    data: Dataset,
+    row: int,
+    preset: str,
+    task: str,
+    sampler: str,
+    n_levels: int,
+    seed: int = 0,
+) -> list[dict]:
+    """Score one sample of a checkpoint of the study, drawn by `draw` with the same arguments.
+
+    Returns:
+        Two entries, as it is and relaxed.
+
+    Raises:
+        FileNotFoundError: the checkpoint has not been made.
+    """
+    clock = time.process_time()
+    final = draw(data, row, preset, task, sampler, n_levels, seed)
+    seconds = time.process_time() - clock
+    named = {"model": preset, "sampler": sampler, "seed": seed, "calls": final.calls}
+    named |= {"task": task, "source": checkpoint_source(task, preset)}
+    return _raw_and_relaxed(data, row, final.positions[0].cpu().numpy(), seconds, named)
+
+
+def surface_sample(
+    surface: str, preset: str, sampler: str, n_levels: int, n_points: int, seed: int = 0
+) -> list[dict]:
+    """Score one cloud of a checkpoint against fresh points of its surface.
+
+    Args:
+        surface: one of `shapes.SURFACES`.
+        preset: one of `training.PRESETS`.
+        sampler: one of `tasks.SAMPLERS`.
+        n_levels: noise levels of the sampler.
+        n_points: points of the cloud.
+        seed: of the cloud, and of the one that it is scored against.
+
+    Returns:
+        One entry with the `SURFACE_COLUMNS`.
+
+    Raises:
+        FileNotFoundError: the checkpoint has not been made.
+    """
+    clock = time.process_time()
+    final = _last_frame(
+        preset,
+        surface,
+        sampler,
+        n_levels,
+        seed,
+        None,
+        n_points,
+        None,
+        center=preset != "transolver",
+    )
+    seconds = time.process_time() - clock
+    named = {"model": preset, "sampler": sampler, "calls": final.calls, "seconds": seconds}
+    named |= {"source": checkpoint_source(surface, preset)}
+    return [_surface_score(surface, final.positions[0].cpu(), seed) | named]
+
+
+def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0) -> list[dict]:
+    """Score what no model can beat, and what each should.
+
+    Returns:
+        Entries with the `SURFACE_COLUMNS`: another true cloud, a sample by the best possible
+        denoiser, and a normal cloud with the surface's variance along each axis.
+    """
+    source = shapes.Surface(surface, n_points)
+    generator = torch.Generator().manual_seed(2_000_000 + seed)
+    true = source.draw(1, generator)[0]
+    sigmas = noise.make_schedule("log", n_levels, 0.005, tasks.sigma_max(None))
+    frames = tasks.generate(
+        source.ideal_denoiser, "ancestral", sigmas, None, 1, n_points, None, seed
+    )
+    ideal = sampling.last(frames)
+    spread = true[0].std(dim=0)
+    clouds = {
+        TRUE_CLOUD: (true[0], "", 0),
+        BEST_POSSIBLE: (ideal.positions[0], "ancestral", ideal.calls),
+        NORMAL_CLOUD: (spread * torch.randn(n_points, 3, generator=generator), "", 0),
+    }
+    return [
+        _surface_score(surface, cloud, seed)
+        | {"model": model, "sampler": sampler, "calls": calls, "seconds": math.nan}
+        | {"source": CLOSED_FORM}
+        for model, (cloud, sampler, calls) in clouds.items()
+    ]
+
+
+def losses(data: Dataset, preset: str, task: str, n_levels: int, n_draws: int) -> list[dict]:
+    """Measure a checkpoint's loss level by level, on what it was trained on and on MD replicas.
+
+    Args:
+        data: the MD data.
+        preset: one of `training.PRESETS`.
+        task: "unconditional" or "conditional".
+        n_levels: noise levels, evenly spaced in log sigma between the checkpoint's own ends.
+        n_draws: configurations a level.
+
+    Returns:
+        One entry a level, with the `LOSS_COLUMNS`.
+
+    Raises:
+        FileNotFoundError: the checkpoint has not been made.
+    """
+    denoiser, settings = _load(task, preset)
+    row = tasks.unconditional_row(data) if task == "unconditional" else None
+    trained_on = tasks.training_source(task, data, row)
+    again = np.flatnonzero(data.split == "replica") if row is None else data.partners(row)
+    partners = data.take(again)
+    replicas = training.Configurations(
+        torch.from_numpy(partners.positions),
+        None if row is not None else torch.from_numpy(partners.conditions).float(),
+        data.box_length,
+    )
+    sigmas = noise.log_schedule(n_levels, settings.sigma_min, settings.sigma_max)[1:]
+    columns = {
+        name: training.level_losses(denoiser, source, sigmas, n_draws).tolist()
+        for name, source in (("trained_on", trained_on), ("replica", replicas))
+    }
+    named = {"model": preset, "task": task, "split": "", "sampler": "", "row": 0, "seed": 0}
+    named |= {"relaxed": False, "source": checkpoint_source(task, preset)}
+    return [
+        named | dict(zip(("sigma", *columns), values, strict=True))
+        for values in zip(sigmas.tolist(), *columns.values(), strict=True)
+    ]
+
+
+def _load(task: str, preset: str) -> tuple[Callable, training.Settings]:
+    denoiser, header = training.load_checkpoint(study.checkpoint_path("full", task, preset), preset)
+    return denoiser.to(study.device()), training.Settings(**header["settings"])
+
+
+def _last_frame(
+    preset, task, sampler, n_levels, seed, conditions, n_particles, box_length, center=False
+):
+    denoiser, settings = _load(task, preset)
+    frames = tasks.generate(
+        denoiser,
+        sampler,
+        noise.make_schedule("log", n_levels, settings.sigma_min, settings.sigma_max),
+        conditions,
+        n_samples=1,
+        n_particles=n_particles,
+        box_length=box_length,
+        seed=seed,
+        device=study.device(),
+        center=center,
+    )
+    return sampling.last(frames)
+
+
+def _score(data: Dataset, row: int, positions: np.ndarray) -> dict:
+    entry = tasks.score(data, row, positions)
+    entry |= {"row": row, "task": "conditional", "sampler": "", "relaxed": False}
+    entry |= {"seconds": math.nan, "crystallinity": _crystallinity(data, positions)}
+    return entry | {"md_crystallinity": _crystallinity(data, data.positions[row])}
+
+
+def _crystallinity(data: Dataset, positions: np.ndarray) -> float:
+    return structure.crystallinity(positions, data.box_length)
+
+
+def _raw_and_relaxed(
+    data: Dataset, row: int, positions: np.ndarray, seconds: float, named: dict
+) -> list[dict]:
+    clock = time.process_time()
+    relaxed, _ = lammps.minimize(positions, data.potential(row), data.box_length)
+    further = time.process_time() - clock
+    raw = _score(data, row, positions) | {"seconds": seconds}
+    rest = _score(data, row, relaxed) | {"seconds": seconds + further, "relaxed": True}
+    return [raw | named, rest | named]
+
+
+def _surface_score(surface: str, cloud: torch.Tensor, seed: int) -> dict:
+    source = shapes.Surface(surface, len(cloud))
+    fresh = source.draw(1, torch.Generator().manual_seed(1_000_000 + seed))[0][0]
+    entry = {"task": surface, "split": "", "row": 0, "seed": seed, "relaxed": False}
+    entry |= {"sinkhorn": shapes.sinkhorn_loss(cloud, fresh).item()}
+    return entry | {"distance": source.distance(cloud).mean().item()}

@@ -1,0 +1,196 @@
+"""What scores add up to: the paper's tables with more rows, its figure 5, the README's summary."""
+
+import csv
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mddm import scores, structure, tasks, training
+from mddm.dataset import Dataset
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Where a page has the summary.
+BEGIN, END = "<!-- made by `make results` -->", "<!-- end of what it made -->"
+# The columns of the summary.
+_SPLITS = {
+    ("unconditional", "train"): "one configuration",
+    ("conditional", "train"): "training conditions",
+    ("conditional", "test"): "test conditions",
+}
+
+
+def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
+    """Sum scores up, with bootstrap intervals of the mean, all and by what MD arrived at.
+
+    Args:
+        scored: `scores.COLUMNS`, one line a sample.
+        quoted: model, task, split, rdf_mse and source of values from elsewhere.
+
+    Returns:
+        One line for each model, task, split, sampler, relaxed or not, and `reference` ("all",
+        "crystal" or "glass"): rdf_mse, ci_low, ci_high, energy_gap (median), n, calls and
+        seconds_per_sample (means), source.
+    """
+    import pandas as pd
+
+    crystal = np.where(scored["md_crystallinity"] > structure.CRYSTAL, "crystal", "glass")
+    parts = [scored.assign(reference="all"), scored.assign(reference=crystal)]
+    by = ["model", "task", "split", "sampler", "relaxed", "reference"]
+    lines = []
+    for key, group in pd.concat(parts).groupby(by, sort=False):
+        low, high = tasks.bootstrap_interval(group["rdf_mse"])
+        values = {"rdf_mse": group["rdf_mse"].mean(), "ci_low": low, "ci_high": high}
+        values |= {"energy_gap": group["energy_gap"].median(), "n": len(group)}
+        values |= _spent(group)
+        lines.append(dict(zip(by, key, strict=True)) | values)
+    paper = _as_quoted(quoted).assign(relaxed=False, reference="all")
+    return pd.concat([pd.DataFrame(lines), paper], ignore_index=True)
+
+
+def table_a1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
+    """Sum up the scores of sphere and torus, with bootstrap intervals of the mean.
+
+    Args:
+        scored: `scores.SURFACE_COLUMNS`, one line a cloud.
+        quoted: model, task, sinkhorn and source of values from elsewhere.
+
+    Returns:
+        One line for each model, task and sampler: sinkhorn [length^2], ci_low, ci_high, distance
+        (mean distance off the surface [length]), n, calls and seconds_per_sample (means), source.
+    """
+    import pandas as pd
+
+    lines = []
+    for key, group in scored.groupby(["model", "task", "sampler"], sort=False):
+        low, high = tasks.bootstrap_interval(group["sinkhorn"])
+        values = {"sinkhorn": group["sinkhorn"].mean(), "ci_low": low, "ci_high": high}
+        values |= {"distance": group["distance"].mean(), "n": len(group)}
+        values |= _spent(group)
+        lines.append(dict(zip(("model", "task", "sampler"), key, strict=True)) | values)
+    return pd.concat([pd.DataFrame(lines), _as_quoted(quoted)], ignore_index=True)
+
+
+def _spent(group: "pd.DataFrame") -> dict:
+    spent = {"calls": group["calls"].mean(), "seconds_per_sample": group["seconds"].mean()}
+    return spent | {"source": "; ".join(sorted(set(group["source"])))}
+
+
+def _as_quoted(quoted: "pd.DataFrame") -> "pd.DataFrame":
+    return quoted.assign(model=quoted["model"] + " (paper)", sampler="paper")
+
+
+def figure_5(data: Dataset, scored: "pd.DataFrame", n_levels: int, seed: int = 0) -> "pd.DataFrame":
+    """Draw conditions at random, the best and the worst beside them, and give all their g(r).
+
+    Args:
+        data: the MD data.
+        scored: `scores.COLUMNS` of all presets.
+        n_levels: noise levels that the scored samples of `scores.SAMPLER` were drawn with.
+        seed: of the draw of four conditions.
+
+    Returns:
+        A line for each bin of each curve: `chosen` ("drawn", "best" or "worst" of the preset that
+        is best on the test conditions), split, row, k, phi, temperature, curve ("MD", "MD
+        replica" or a preset), rdf_mse against MD, r [length] and g.
+
+    Source: MDDM figure 5, for the four conditions.
+    """
+    import pandas as pd
+
+    asked = (scored["task"] == "conditional") & (scored["sampler"] == scores.SAMPLER)
+    raw = scored[asked & ~scored["relaxed"]]
+    best_preset = raw[raw["split"] == "test"].groupby("model")["rdf_mse"].mean().idxmin()
+    ranked = raw[raw["model"] == best_preset].sort_values("rdf_mse")["row"].tolist()
+    drawn = np.random.default_rng(seed).permutation(sorted(ranked[1:-1]))[:4]
+    chosen = [("drawn", int(row)) for row in drawn]
+    parts = []
+    for why, row in [*chosen, ("best", ranked[0]), ("worst", ranked[-1])]:
+        r, reference = structure.rdf(data.positions[row], data.box_length)
+        curves = {"MD": reference}
+        for partner in data.partners(row)[:1]:
+            curves["MD replica"] = structure.rdf(data.positions[partner], data.box_length)[1]
+        for preset in training.PRESETS:
+            final = scores.draw(data, row, preset, "conditional", scores.SAMPLER, n_levels)
+            curves[preset] = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]
+        named = {"chosen": why, "split": str(data.split[row]), "row": row}
+        named |= {"k": data.k[row], "phi": data.phi[row], "temperature": data.temperature[row]}
+        for name, curve in curves.items():
+            error = structure.rdf_mse(curve, reference)
+            columns = {"curve": name, "rdf_mse": error, "r": r, "g": curve}
+            parts.append(pd.DataFrame(named | columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def summary(summed: "pd.DataFrame") -> str:
+    """Write the mean RDF-MSE of raw samples and of the marks beside them as a Markdown table.
+
+    Args:
+        summed: as from `table_1`.
+    """
+    shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
+    models = [(preset, scores.SAMPLER) for preset in training.PRESETS]
+    models += [(f"{preset} (paper)", "paper") for preset in ("mddm", "transolver")]
+    models += [("ideal gas", ""), (scores.quench_name(100), ""), ("MD replica", "")]
+    lines = ["| RDF-MSE | " + " | ".join(_SPLITS.values()) + " |", "|---|---|---|---|"]
+    for model, sampler in models:
+        of = shown[(shown["model"] == model) & (shown["sampler"].fillna("") == sampler)]
+        cells = []
+        for task, split in _SPLITS:
+            found = of[(of["task"] == task) & (of["split"] == split)]
+            cells.append(_cell(found.iloc[0]) if len(found) else "")
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(line: "pd.Series") -> str:
+    if np.isnan(line["ci_low"]):
+        return f"{line['rdf_mse']:.3f}"
+    return f"{line['rdf_mse']:.3f} ({line['ci_low']:.3f} to {line['ci_high']:.3f})"
+
+
+def with_summary(text: str, content: str) -> str:
+    """Put a generated table between the marks that a page has for it.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"the page has no place for the results: {BEGIN} ... {END}")
+    return pattern.sub(lambda _: f"{BEGIN}\n\n{content}\n\n{END}", text)
+
+
+def read_scores(path: Path) -> "pd.DataFrame":
+    """Read a file of scores."""
+    import pandas as pd
+
+    found = pd.read_csv(path, dtype={"sampler": str, "split": str})
+    text = [name for name in ("sampler", "split") if name in found]
+    return found.assign(**{name: found[name].fillna("") for name in text})
+
+
+def write_csv(path: Path, content: "pd.DataFrame") -> None:
+    """Write a CSV file, which is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partly = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        content.to_csv(partly, index=False, float_format="%.6g")
+        partly.replace(path)
+    finally:
+        partly.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: Mapping) -> None:
+    """Add a line to a CSV file, and the names of its columns first if there is no file."""
+    new = not path.is_file()
+    with open(path, "a", newline="") as file:
+        table = csv.DictWriter(file, line, lineterminator="\n")
+        if new:
+            table.writeheader()
+        table.writerow(line)

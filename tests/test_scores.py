@@ -1,0 +1,110 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mddm import dataset, lammps, results, scores, shapes, study, training
+from mddm.potential import potential_energy
+
+SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
+
+
+@pytest.fixture(scope="module")
+def data():
+    return dataset.read(SHIPPED)
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """Untrained checkpoints in place of the study's."""
+    monkeypatch.setattr(study, "project_root", lambda: tmp_path)
+    for task in ("unconditional", "conditional", "sphere"):
+        state = training.TrainingState(training.Settings(preset="mddm"))
+        training.save_checkpoint(study.checkpoint_path("full", task, "mddm"), state)
+
+
+def test_yardsticks_are_the_ideal_gas_and_every_replica(data):
+    row = results.choose_rows(data, "test", 1)[0]
+    gas, *replicas = scores.yardsticks(data, row)
+    assert gas["model"] == "ideal gas" and gas["rdf_mse"] > 0.1
+    assert np.isnan(gas["energy_gap"])
+    (partner,) = data.partners(row)
+    assert [entry["seed"] for entry in replicas] == [data.seed[partner]]
+    assert replicas[0]["energy_gap"] == pytest.approx(
+        data.energy[partner] - data.energy[row], abs=1e-5
+    )
+
+
+def test_quench_is_scored_as_it_is_and_relaxed(data, monkeypatch):
+    row, seen = results.choose_rows(data, "test", 1)[0], []
+    true = lammps.anneal
+    monkeypatch.setattr(lammps, "anneal", lambda *a, **b: seen.append(true(*a, **b)) or seen[-1])
+    raw, relaxed = scores.quench(data, row, 20, seed=3)
+    assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
+    assert raw["calls"] == seen[0].n_steps == 20
+    assert raw["energy_gap"] == pytest.approx(seen[0].energy - data.energy[row], abs=1e-5)
+    assert relaxed["energy_gap"] < raw["energy_gap"]
+    assert 0 < raw["seconds"] < relaxed["seconds"]
+
+
+def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
+    row = results.choose_rows(data, "test", 1)[0]
+    raw, relaxed = scores.sample(data, row, "mddm", "conditional", "ancestral", 3, seed=2)
+    assert set(scores.COLUMNS) - {"split"} <= set(raw)
+    assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
+    assert (raw["model"], raw["task"], raw["sampler"]) == ("mddm", "conditional", "ancestral")
+    assert raw["calls"] == 3
+    assert raw["source"] == scores.checkpoint_source("conditional", "mddm")
+    again = scores.draw(data, row, "mddm", "conditional", "ancestral", 3, seed=2)
+    assert again.positions.shape == (1, 1000, 3)
+    # The energy of the very same particles.
+    energy = raw["energy_gap"] + data.energy[row]
+    system = again.positions[0].double()
+    expected = potential_energy(system, data.potential(row), data.box_length).mean()
+    assert energy == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_samples_of_other_seeds_and_rows_are_others(data, checkpoints):
+    drawn = [
+        scores.draw(data, row, "mddm", "unconditional", "ancestral", 2, seed).positions
+        for row, seed in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert not any(torch.equal(drawn[i], drawn[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_true_clouds_score_best_and_the_best_possible_denoiser_next():
+    entries = [scores.surface_yardsticks("sphere", 60, 400, seed) for seed in range(3)]
+    mean = {
+        each[0]["model"]: np.mean([entry["sinkhorn"] for entry in each])
+        for each in zip(*entries, strict=True)
+    }
+    assert mean[scores.TRUE_CLOUD] < mean[scores.NORMAL_CLOUD] / 2
+    assert mean[scores.BEST_POSSIBLE] < 1.5 * mean[scores.TRUE_CLOUD]
+    assert entries[0][0]["distance"] < 1e-6 < entries[0][1]["distance"] < 0.05
+    assert math.isnan(entries[0][0]["seconds"])
+
+
+def test_cloud_of_a_checkpoint_is_scored_by_the_true_surface(checkpoints):
+    (entry,) = scores.surface_sample("sphere", "mddm", "ancestral", 3, 50, seed=1)
+    assert set(scores.SURFACE_COLUMNS) <= set(entry)
+    assert (entry["task"], entry["model"], entry["calls"]) == ("sphere", "mddm", 3)
+    # An untrained network leaves the noise where it was.
+    assert entry["sinkhorn"] > 1 and entry["distance"] > 1
+    fresh = shapes.Surface("sphere", 50).draw(1, torch.Generator().manual_seed(1))[0]
+    assert shapes.sinkhorn_loss(fresh[0], fresh[0]).item() < 1e-3 < entry["sinkhorn"]
+
+
+def test_losses_of_a_network_that_guesses_nothing_are_one_at_every_level(data, checkpoints):
+    state = training.TrainingState(training.Settings(preset="mddm"))
+    for parameter in state.average.module.parameters():
+        parameter.detach().zero_()
+    path = study.checkpoint_path("full", "unconditional", "mddm")
+    training.save_checkpoint(path, state)
+    entries = scores.losses(data, "mddm", "unconditional", 3, 1)
+    assert [set(scores.LOSS_COLUMNS) <= set(entry) for entry in entries] == [True] * 3
+    assert [entry["sigma"] for entry in entries] == pytest.approx([0.005, 0.158, 5], rel=0.01)
+    for entry in entries:
+        assert entry["trained_on"] == pytest.approx(1, abs=0.2)
+        assert entry["replica"] == pytest.approx(1, abs=0.2)

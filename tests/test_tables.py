@@ -1,0 +1,99 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from mddm import scores, tables, tasks
+
+
+def _entry(model="a", row=0, rdf_mse=0.1, columns=scores.COLUMNS, **changes):
+    values = dict.fromkeys(columns, 0.0)
+    values |= {"model": model, "task": "conditional", "split": "test", "sampler": ""}
+    values |= {"row": row, "seed": 0, "relaxed": False, "source": "now", "rdf_mse": rdf_mse}
+    return values | changes
+
+
+def test_table_gives_means_intervals_and_crystals_apart():
+    errors = np.array([0.1, 0.2, 0.3, 0.9])
+    order = np.array([0.0, 0.1, 0.2, 0.8])
+    scores = pd.DataFrame(
+        [
+            _entry(row=i, rdf_mse=errors[i], md_crystallinity=order[i], energy_gap=i, seconds=2.0)
+            for i in range(4)
+        ]
+    )
+    quoted = pd.DataFrame(
+        [{"model": "a", "task": "t", "split": "test", "rdf_mse": 0.5, "source": "them"}]
+    )
+    found = tables.table_1(scores, quoted).set_index(["model", "reference"])
+    everything = found.loc["a", "all"]
+    assert everything["rdf_mse"] == pytest.approx(errors.mean())
+    assert (everything["ci_low"], everything["ci_high"]) == tasks.bootstrap_interval(errors)
+    assert everything["energy_gap"] == 1.5
+    assert everything["seconds_per_sample"] == 2
+    assert found.loc["a", "glass"]["rdf_mse"] == pytest.approx(0.2)
+    assert found.loc["a", "crystal"]["n"] == 1
+    assert found.loc["a (paper)", "all"][["rdf_mse", "source"]].tolist() == [0.5, "them"]
+
+
+def test_surfaces_are_summed_up_by_model_task_and_sampler():
+    losses = [0.1, 0.3, 0.5]
+    scored = pd.DataFrame(
+        [
+            _entry(columns=scores.SURFACE_COLUMNS, task="torus", seed=i, sinkhorn=loss, distance=i)
+            for i, loss in enumerate(losses)
+        ]
+    )
+    quoted = pd.DataFrame([{"model": "a", "task": "torus", "sinkhorn": 0.9, "source": "them"}])
+    ours, theirs = tables.table_a1(scored, quoted).to_dict("records")
+    assert ours["sinkhorn"] == pytest.approx(0.3) and ours["n"] == 3 and ours["distance"] == 1
+    assert (ours["ci_low"], ours["ci_high"]) == tasks.bootstrap_interval(losses)
+    assert (theirs["model"], theirs["sinkhorn"], theirs["source"]) == ("a (paper)", 0.9, "them")
+
+
+def test_summary_shows_raw_samples_of_the_best_sampler_with_their_intervals():
+    lines = [
+        _entry("mddm", row, error, sampler="corrected") for row, error in enumerate((0.1, 0.3))
+    ]
+    lines += [_entry("mddm", sampler="paper", rdf_mse=9.0)]
+    lines += [_entry("mddm", sampler="corrected", rdf_mse=8.0, relaxed=True)]
+    lines += [_entry("ideal gas", rdf_mse=0.6)]
+    paper = {"model": "mddm", "task": "conditional", "split": "test", "rdf_mse": 0.126}
+    summed = tables.table_1(pd.DataFrame(lines), pd.DataFrame([paper | {"source": "them"}]))
+    rows = tables.summary(summed).splitlines()
+    assert len({row.count("|") for row in rows}) == 1
+    shown = {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in rows}
+    assert shown["mddm"].startswith("0.200 (0.1")
+    assert (shown["mddm (paper)"], shown["ideal gas"]) == ("0.126", "0.600")
+    assert shown["transolver"] == ""
+
+
+def test_summary_finds_its_place_and_says_so_when_there_is_none():
+    page = f"a\n{tables.BEGIN}\nold | table\n{tables.END}\nb"
+    new = tables.with_summary(page, "new \\1 table")
+    assert new == f"a\n{tables.BEGIN}\n\nnew \\1 table\n\n{tables.END}\nb"
+    assert tables.with_summary(new, "new \\1 table") == new
+    with pytest.raises(ValueError, match="no place for the results"):
+        tables.with_summary("a page", "table")
+
+
+def test_interrupted_writing_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+    tables.write_csv(path, pd.DataFrame({"a": [1]}))
+
+    def fails(_, target, **__):
+        target.write_text("a\n")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", fails)
+    with pytest.raises(OSError, match="no space"):
+        tables.write_csv(path, pd.DataFrame({"a": [2]}))
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+    assert path.read_text() == "a\n1\n"
+
+
+def test_lines_are_added_below_one_line_of_names(tmp_path):
+    path = tmp_path / "lines.csv"
+    for value in (1, 2):
+        tables.append_line(path, {"a": value, "b": "x, y"})
+    assert path.read_text() == 'a,b\n1,"x, y"\n2,"x, y"\n'
+    assert np.array_equal(pd.read_csv(path)["a"], [1, 2])
