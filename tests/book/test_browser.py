@@ -12,11 +12,12 @@ import shutil
 import threading
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
 
-from mddm import viewer
+from mddm import plotting, viewer
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[dev]'")
 axe = pytest.importorskip("axe_playwright_python", reason="pip install -e '.[dev]'")
@@ -149,6 +150,19 @@ def width(page):
     return page.evaluate("document.documentElement.scrollWidth")
 
 
+def page_with_outputs(built, outputs):
+    """A page of the book that has these outputs of cells below its title."""
+    text = (built / "notebooks" / "sample.html").read_text()
+    cells = "".join(
+        f'<div class="cell_output docutils container">{output}</div>' for output in outputs
+    )
+    # The theme repeats the title, out of sight, above the article.
+    before, article, after = text.partition("<article")
+    body = before + article + after.replace("</h1>", f"</h1>{cells}", 1)
+    assert body != text
+    return body
+
+
 def picture(page, name, kind):
     SCREENSHOTS.mkdir(exist_ok=True)
     path = SCREENSHOTS / f"{name.removesuffix('.html').replace('/', '-')}-{kind}.png"
@@ -197,6 +211,41 @@ def test_search_finds_a_word(built, site, new_page, where):
     assert where == "disk" or page.complaints == []
 
 
+def test_a_wide_figure_is_readable_on_a_phone(built, site, new_page):
+    """Letters as `plotting` sets them are 7 pixels high, and all of the figure can be reached."""
+    with mpl.rc_context():
+        plotting.set_style()
+        dots = mpl.rcParams["figure.dpi"]
+        letters = mpl.rcParams["xtick.labelsize"] / 72 * dots
+    figures = []
+    for inches in (5, 8, 12):
+        packed = io.BytesIO()
+        Image.new("L", (round(inches * dots), 400), "gray").save(packed, "PNG")
+        source = base64.b64encode(packed.getvalue()).decode()
+        figures.append(
+            f'<figure class="align-default"><img src="data:image/png;base64,{source}" alt="Gray.">'
+            "<figcaption>Gray.</figcaption></figure>"
+        )
+    body = page_with_outputs(built, figures)
+    page = new_page()
+    page.route("**/wide.html", lambda route: route.fulfill(body=body))
+    page.goto(site + "notebooks/wide.html")
+    frames = page.locator(".cell_output > figure")
+    fits = "all => all.every(one => one.scrollWidth <= one.clientWidth)"
+    assert frames.evaluate_all(fits), "on a wide screen nothing scrolls"
+    page.set_viewport_size(PHONE)
+    scrolled = page.locator(".cell_output > figure[tabindex]")
+    sync_api.expect(scrolled).to_have_count(1)
+    assert width(page) <= PHONE["width"]
+    scales = page.locator(".cell_output > figure > img").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().width / one.naturalWidth)"
+    )
+    assert min(scales) * letters >= 6.9
+    scrolled.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.activeElement.scrollLeft > 0")
+
+
 # ---- the viewer ------------------------------------------------------------------------------
 
 LABELS = ["gas", "liquid", "crystal"]
@@ -222,16 +271,8 @@ def shown():
 @pytest.fixture
 def in_book(built, site, shown, new_page):
     """Open a page of the book that has the viewers among its outputs."""
-    text = (built / "notebooks" / "sample.html").read_text()
-    cells = "".join(
-        f'<div class="cell_output docutils container"><div class="output text_html">{one.html}'
-        "</div></div>"
-        for one in shown
-    )
-    # The theme repeats the title, out of sight, above the article.
-    before, article, after = text.partition("<article")
-    body = before + article + after.replace("</h1>", f"</h1>{cells}", 1)
-    assert body != text
+    outputs = [f'<div class="output text_html">{one.html}</div>' for one in shown]
+    body = page_with_outputs(built, outputs)
 
     def open_page(**options):
         page = new_page(**options)
