@@ -92,8 +92,44 @@ def linear_variance_schedule(
     return power_schedule(n_steps, sigma_min, sigma_max, rho=0.5)
 
 
+def log_normal_schedule(
+    n_steps: int,
+    sigma_min: float = 0.005,
+    sigma_max: float = 5.0,
+    center: float = 0.1,
+    width: float = 1.3,
+) -> Tensor:
+    """Space the noise levels like the quantiles of a normal distribution of log sigma.
+
+    Most steps go to the levels around `center`, where structure forms, and few to both ends,
+    where there is little to know.
+
+    Args:
+        n_steps, sigma_min, sigma_max: those of `log_schedule`.
+        center: where the levels are densest [length].
+        width: standard deviation of log sigma; the larger, the nearer to `log_schedule`.
+
+    Returns:
+        (n_steps + 1,) float64 levels [length], increasing, the first one zero.
+
+    Raises:
+        ValueError: too few steps, not 0 < sigma_min < sigma_max, or a center or width that is
+            not positive.
+
+    Source: Karras et al. 2022 (EDM), table 1, the noise levels that are trained on.
+    """
+    if not (0 < center < math.inf and 0 < width < math.inf):
+        raise ValueError(f"center and width must be positive, got {center} and {width}")
+    u = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
+    ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64)
+    low, high = torch.special.ndtr((ends / center).log() / width)
+    quantiles = torch.special.ndtri(low + u * (high - low))
+    return _with_ends(center * torch.exp(width * quantiles), sigma_min, sigma_max)
+
+
 SCHEDULES = {
     "log": log_schedule,
+    "log_normal": log_normal_schedule,
     "power": power_schedule,
     "linear_variance": linear_variance_schedule,
 }

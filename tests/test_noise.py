@@ -45,6 +45,21 @@ def test_each_schedule_is_even_in_its_own_variable():
         torch.testing.assert_close(even.diff(), even.diff().mean().expand(19))
 
 
+def test_log_normal_schedule_has_the_quantiles_of_its_distribution():
+    sigmas = noise.log_normal_schedule(2001, 1e-4, 1e2, center=0.1, width=1.3)[1:]
+    logs = (sigmas / 0.1).log()
+    # The ends lie five standard deviations away.
+    assert logs.mean().item() == pytest.approx(0, abs=1e-3)
+    assert logs.std().item() == pytest.approx(1.3, rel=0.02)
+    assert ((logs.abs() < 1.3).double().mean().item()) == pytest.approx(0.683, abs=2e-3)
+
+
+def test_log_normal_schedule_tends_to_the_log_schedule():
+    torch.testing.assert_close(
+        noise.log_normal_schedule(30, width=1e3), noise.log_schedule(30), rtol=1e-4, atol=0
+    )
+
+
 def test_power_schedule_tends_to_the_log_schedule():
     torch.testing.assert_close(
         noise.power_schedule(30, rho=1e6), noise.log_schedule(30), rtol=1e-4, atol=0
@@ -62,7 +77,7 @@ def test_a_schedule_linear_in_the_variance_steps_over_the_structure():
 def test_unknown_schedule_suggests_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean 'linear_variance'"):
         noise.make_schedule("linear_varianc", 10)
-    with pytest.raises(ValueError, match="log, power, linear_variance"):
+    with pytest.raises(ValueError, match="log, log_normal, power, linear_variance"):
         noise.make_schedule("zzz", 10)
 
 
@@ -81,6 +96,12 @@ def test_unknown_schedule_suggests_the_nearest_name():
 def test_schedules_refuse_bad_arguments(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         noise.make_schedule(name, **arguments)
+
+
+@pytest.mark.parametrize("bad", [{"center": 0}, {"width": -1}])
+def test_log_normal_schedule_refuses_a_bad_center_or_width(bad):
+    with pytest.raises(ValueError, match="center and width must be positive"):
+        noise.log_normal_schedule(10, **bad)
 
 
 def test_power_schedule_refuses_a_bad_exponent():
