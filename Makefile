@@ -1,6 +1,7 @@
 # Each target sets up .venv when it must; PYTHON=python3.12 chooses the interpreter it is made from.
 #
 #   make book    build the study, executing its notebooks: book/_build/html/index.html
+#   make pdf     the same as one document, with Chromium: book/_build/book.pdf
 #   make test    run the tests
 #   make lint    check style, and that imports go down only
 #   make data    make the small data set anew, with LAMMPS
@@ -11,7 +12,7 @@
 PYTHON ?= python3
 READY := .venv/ready
 
-.PHONY: help book test lint data results train serve clean
+.PHONY: help book pdf test lint data results train serve clean
 profile ?= full
 
 help:
@@ -19,6 +20,10 @@ help:
 
 book: $(READY)
 	.venv/bin/jupyter-book build book/ -W --keep-going
+
+pdf: $(READY)
+	.venv/bin/jupyter-book build book/ --builder singlehtml -W --keep-going
+	.venv/bin/python book/print_book.py
 
 test: $(READY)
 	.venv/bin/pytest -n 2 --dist loadgroup

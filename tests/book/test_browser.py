@@ -9,6 +9,7 @@ import functools
 import http.server
 import io
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +19,10 @@ import pytest
 from PIL import Image
 
 from mddm import plotting, viewer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book"))
+
+import print_book
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[dev]'")
 axe = pytest.importorskip("axe_playwright_python", reason="pip install -e '.[dev]'")
@@ -244,6 +249,24 @@ def test_a_wide_figure_is_readable_on_a_phone(built, site, new_page):
     scrolled.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.activeElement.scrollLeft > 0")
+
+
+def test_on_paper_folds_and_side_bars_are_left_out(site, new_page):
+    page = new_page()
+    page.goto(site + "notebooks/train.html")
+    page.emulate_media(media="print")
+    seen = "all => all.map(one => one.checkVisibility())"
+    for left_out in ("details:not([open])", ".bd-sidebar-primary", ".bd-sidebar-secondary"):
+        visible = page.locator(left_out).evaluate_all(seen)
+        assert visible and not any(visible), left_out
+    assert any(page.locator(".cell_input pre").evaluate_all(seen)), "what is not folded stays"
+
+
+def test_a_page_is_printed_with_bookmarks(built, browser):
+    printed = print_book.as_pdf(browser, built / "glossary.html")
+    assert printed.startswith(b"%PDF-")
+    assert printed.count(b"/Type /Page\n") > 1
+    assert b"/Outlines" in printed
 
 
 # ---- the viewer ------------------------------------------------------------------------------
