@@ -79,11 +79,15 @@ def ancestral(
     corrected: tuple[float, float] = (0.0, float("inf")),
     center: bool = False,
 ) -> Iterator[Frame]:
-    """Sample by the reverse diffusion process, optionally with a Langevin corrector.
+    """Sample by the reverse diffusion process, optionally with a corrector.
 
     The plain process calls the network once a noise level.  A corrector step at a level draws
     the positions towards the distribution that the network has learned there, which removes
-    the error that the finite steps have left.
+    the error that the finite steps have left: it takes a part c of the estimated noise away and
+    puts fresh noise of the variance (2 c - c^2 t) sigma^2 in its place, where t is the mean square
+    of the estimate.  That keeps any normal distribution as it is.  Where all noise is known, t = 1,
+    as in a crystal that has formed, Langevin dynamics, with its variance 2 c sigma^2, would leave
+    too much noise, and melt it; where nothing is known, t = 0, it is Langevin dynamics.
 
     Args:
         denoiser: the network.
@@ -93,8 +97,8 @@ def ancestral(
         condition: (batch, 3), k, phi and temperature; None for a model of one structure.
         box_length: edge of the periodic cube [length], or None for free space.
         variance: "exact", or "paper" for the smaller variance that MDDM prints.
-        n_corrections: Langevin steps after each reverse step, at the level that it reached.
-        correction: size of a Langevin step in units of sigma^2.
+        n_corrections: corrector steps after each reverse step, at the level that it reached.
+        correction: the part c of the estimated noise that a corrector step replaces, at most 1.
         corrected: lowest and highest level at which they are taken [length].
         center: move the centre of mass to the origin after every step, for a
             translation-invariant network in free space.
@@ -105,14 +109,15 @@ def ancestral(
     Raises:
         ValueError: at the call, before any frame: noise levels that do not increase from zero,
             a start that is not finite, an unknown variance, a negative number of corrections, a
-            step size that is not positive, or `center` in a box, which has no centre.
+            part outside (0, 1], or `center` in a box, which has no centre.
 
     Source: MDDM algorithm 2, and appendix B for `center`; Song et al. 2021, algorithm 4, for
-        the corrector.
+        correctors, which are Langevin steps there; the variance that keeps a normal
+        distribution is ours.
     """
-    if n_corrections < 0 or not correction > 0:
+    if n_corrections < 0 or not 0 < correction <= 1:
         raise ValueError(
-            "n_corrections must be at least 0 and correction positive, got "
+            "n_corrections must be at least 0 and correction in (0, 1], got "
             f"{n_corrections} and {correction}"
         )
     if variance not in ("exact", "paper"):
@@ -127,8 +132,9 @@ def ancestral(
         if step > 1 and corrected[0] <= level <= corrected[1]:
             for _ in range(n_corrections):
                 eps = _estimate(denoiser, x_t, sigmas[step - 1], condition, box_length)
-                kick = math.sqrt(2 * correction) * _normal(x_t, generator)
-                x_t = _settle(x_t + level * (kick - correction * eps), box_length, center)
+                known = eps.square().mean(dim=(1, 2), keepdim=True).clamp(max=1)
+                fresh = (correction * (2 - correction * known)).sqrt() * _normal(x_t, generator)
+                x_t = _settle(x_t + level * (fresh - correction * eps), box_length, center)
                 calls += 1
         return x_t, calls
 

@@ -76,8 +76,9 @@ def variances_of_ancestral(sigmas, start, variance="exact", n_corrections=0, cor
         value += below * (above - below) / above * {"exact": 1, "paper": 0.5}[variance]
         if below > 0:
             for _ in range(n_corrections):
+                known = min(below * value / (SPREAD**2 + below) ** 2, 1)
                 value *= (1 - correction * below / (SPREAD**2 + below)) ** 2
-                value += 2 * correction * below
+                value += correction * (2 - correction * known) * below
     return value
 
 
@@ -154,16 +155,33 @@ def test_the_corrector_repairs_a_coarse_schedule():
     assert missing[1] < 0.75 * missing[0] and missing[2] < 0.3 * missing[0]
 
 
-def test_the_corrector_leaves_a_distribution_that_is_right_already():
-    # One level far below the spread of the data, where the finite Langevin step has no bias.
+@pytest.mark.parametrize("correction", [0.05, 0.5, 1.0])
+def test_the_corrector_leaves_the_noise_of_what_is_known(correction):
+    # One point: the estimate is right at every moment, and the fresh noise is as much as was taken.
+    def one_point(x_t, sigma, condition, box_length):
+        return x_t / sigma[:, None, None]
+
     sigmas = torch.tensor([0.0, 0.1, 0.1001], dtype=torch.float64)
-    start = math.sqrt(SPREAD**2 + 0.1001**2)
-    x_t = start * torch.randn(8, 1500, 3, generator=generator(3))
-    frames = frames_of(sampling.ancestral, normal_denoiser, x_t, sigmas, n_corrections=300)
-    assert_spread(frames[1].positions, math.sqrt(SPREAD**2 + 0.1**2), n_sigmas=5.5)
+    x_t = 0.1001 * torch.randn(8, 1500, 3, generator=generator(3))
+    options = {"n_corrections": 60, "correction": correction}
+    frames = frames_of(sampling.ancestral, one_point, x_t, sigmas, **options)
+    assert_spread(frames[1].positions, 0.1)
+    # It does move the particles: their start is forgotten.
+    overlap = (frames[1].positions * x_t).mean() / 0.1**2
+    assert abs(overlap) < 0.1
+
+
+@pytest.mark.parametrize("level", [0.1 * SPREAD, SPREAD, 10 * SPREAD])
+@pytest.mark.parametrize("correction", [0.3, 1.0])
+def test_the_corrector_leaves_a_normal_distribution_that_is_right_already(level, correction):
+    sigmas = torch.tensor([0.0, level, 1.001 * level], dtype=torch.float64)
+    spread = math.hypot(SPREAD, level)
+    x_t = math.hypot(SPREAD, 1.001 * level) * torch.randn(8, 1500, 3, generator=generator(3))
+    options = {"n_corrections": 300, "correction": correction}
+    frames = frames_of(sampling.ancestral, normal_denoiser, x_t, sigmas, **options)
+    assert_spread(frames[1].positions, spread, n_sigmas=6)
     # It does move the particles: most of their start is forgotten.
-    moved = (frames[1].positions - x_t).std()
-    assert moved > 0.7 * SPREAD
+    assert (frames[1].positions - x_t).std() > 0.7 * spread
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -404,8 +422,9 @@ def test_noise_levels_must_increase_from_zero(sampler, sigmas):
     [
         (sampling.ancestral, {"variance": "papr"}, "'exact' or 'paper', got 'papr'"),
         (sampling.ancestral, {"n_corrections": -1}, "n_corrections must be at least 0"),
-        (sampling.ancestral, {"correction": 0.0}, "correction positive, got 0 and 0.0"),
-        (sampling.ancestral, {"correction": math.nan}, "correction positive"),
+        (sampling.ancestral, {"correction": 0.0}, r"in \(0, 1\], got 0 and 0.0"),
+        (sampling.ancestral, {"correction": 1.01}, r"in \(0, 1\], got 0 and 1.01"),
+        (sampling.ancestral, {"correction": math.nan}, r"correction in \(0, 1\]"),
         (sampling.probability_flow, {"order": 3}, "order must be 1 or 2, got 3"),
         (sampling.probability_flow, {"churn": -0.1, "generator": generator()}, "got -0.1 and"),
         (sampling.probability_flow, {"churn": 0.1}, "needs a generator"),
