@@ -27,11 +27,9 @@ UNCONDITIONAL = (6.6, 4.2, 0.014)
 SAMPLERS: dict[str, Callable[..., Iterator[sampling.Frame]]] = {
     "ancestral": sampling.ancestral,
     "paper": partial(sampling.ancestral, variance="paper"),
-    # Langevin steps where structure forms, between thermal motion and particle spacing.  Steps
-    # this long blur an exact score, but what they cost is less than what a learned one gains
-    # (benchmarks/sampler.py).
+    # More steps where structure forms, between thermal motion and half a particle spacing.
     "corrected": partial(
-        sampling.ancestral, n_corrections=4, correction=1.0, corrected=(0.02, 0.3)
+        sampling.ancestral, n_corrections=4, correction=0.7, corrected=(0.01, 0.4)
     ),
 }
 
