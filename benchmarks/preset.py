@@ -30,7 +30,7 @@ VARIANTS = {
         {"architecture": {"n_neighbors": 8}},
         {"architecture": {"n_neighbors": 24}},
         {"levels": (0.01, 0.8)},
-        {"schedule": "log_normal"},
+        {"schedule": "log"},
         {"architecture": {"n_layers": 6, "channels": 64}},
         {"architecture": {"n_layers": 3, "channels": 128}},
         {"architecture": {"n_radial": 32}},
@@ -44,7 +44,7 @@ VARIANTS = {
         {"architecture": {"n_neighbors": 12}},
         {"schedule": "linear_variance"},
         {"schedule": "power"},
-        {"schedule": "log_normal"},
+        {"schedule": "log"},
     ],
     "transolver": [
         {},

@@ -116,6 +116,50 @@ def loss(ax: "Axes", steps: "ArrayLike", losses: "ArrayLike") -> "Axes":
     return ax
 
 
+def intervals(
+    ax: "Axes",
+    labels: "ArrayLike",
+    values: "ArrayLike",
+    low: "ArrayLike",
+    high: "ArrayLike",
+    marks: Mapping[str, float] | None = None,
+) -> "Axes":
+    """Draw values with their intervals, one below the other, on a logarithmic axis.
+
+    Args:
+        ax: where to draw.
+        labels: (n,) names.
+        values: (n,) positive.
+        low: (n,) lower ends; nan for none.
+        high: (n,) upper ends; nan for none.
+        marks: values that the others are held against, drawn as vertical lines and named above.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: lengths that differ, or a value that is not positive.
+    """
+    values, low, high = (_as_array(column) for column in (values, low, high))
+    if not len(labels) == len(values) == len(low) == len(high):
+        raise ValueError(
+            "labels, values, low and high must have one length; got "
+            f"{len(labels)}, {len(values)}, {len(low)} and {len(high)}"
+        )
+    if not (values > 0).all():
+        raise ValueError(
+            f"values must be positive for a logarithmic axis, the smallest is {values.min()}"
+        )
+    places = np.arange(len(values))
+    ax.errorbar(values, places, xerr=np.stack([values - low, high - values]), fmt="o", capsize=3)
+    for number, (name, value) in enumerate((marks or {}).items(), start=1):
+        ax.axvline(value, color="0.4", linestyle=(0, (number, 1.5)), linewidth=1.2, zorder=1)
+        ax.text(value, -0.8, name, rotation=35, color="0.35", fontsize=9, va="bottom")
+    ax.set(xscale="log", yticks=places, yticklabels=labels, ylim=(len(values) - 0.4, -0.6))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
 def schedule(ax: "Axes", sigmas: "ArrayLike") -> "Axes":
     """Draw the noise scale of every step on a logarithmic axis.
 

@@ -40,6 +40,8 @@ _PROFILES = {
     },
 }
 _POINTS = 1000
+# What the study's own scores are held against.
+DATA = "data/opp-small.h5"
 
 # The key of a job's first entry, and the job.
 Job = tuple[tuple, Callable[[], list[dict]]]
@@ -202,7 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mddm.results", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"of {', '.join(GROUPS)}; default: all")
     parser.add_argument("--profile", choices=_PROFILES, default="full", help="how much of it")
-    parser.add_argument("--data", default="data/opp-small.h5", help="the MD data")
+    parser.add_argument("--data", default=DATA, help="the MD data")
     options = parser.parse_args(arguments)
     root = study.project_root()
     folder = root / "data" / "results"

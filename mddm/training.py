@@ -123,7 +123,7 @@ class Settings:
         batch_size: configurations a step.
         learning_rate: Adam's, at its highest.
         ema_decay: decay of the running average of the weights, reached after a warm-up.
-        schedule: name of the noise schedule.
+        schedule: name of the noise schedule; its levels are trained on equally often.
         n_levels: noise levels, the paper's number of diffusion steps.
         sigma_min, sigma_max: lowest and highest noise level [length].
         seed: of the weights and of every draw.
@@ -144,7 +144,7 @@ class Settings:
     batch_size: int = 4
     learning_rate: float = 1e-3
     ema_decay: float = 0.999
-    schedule: str = "log"
+    schedule: str = "log_normal"
     n_levels: int = 500
     sigma_min: float = 0.005
     sigma_max: float = 5.0

@@ -57,6 +57,25 @@ def test_rdf_refuses_what_does_not_fit(ax):
         plotting.rdf(ax, np.arange(5), {"MD": np.ones(5)}, reference="md")
 
 
+def test_intervals_go_down_the_page_between_their_ends_with_the_marks(ax):
+    low, high = [0.1, np.nan], [0.3, np.nan]
+    assert plotting.intervals(ax, ["a", "b"], [0.2, 0.5], low, high, {"gas": 0.6}) is ax
+    points, (*_, bars) = ax.containers[0].lines[0], ax.containers[0].lines[2]
+    assert points.get_xdata().tolist() == [0.2, 0.5]
+    assert np.allclose(bars.get_segments()[0][:, 0], [0.1, 0.3])
+    bottom, top = ax.get_ylim()
+    assert bottom > top and ax.get_xscale() == "log"
+    assert "gas" in [text.get_text() for text in ax.texts]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+
+
+def test_intervals_refuse_what_does_not_fit(ax):
+    with pytest.raises(ValueError, match="must have one length; got 1, 2, 2 and 2"):
+        plotting.intervals(ax, ["a"], [1, 2], [1, 2], [1, 2])
+    with pytest.raises(ValueError, match="must be positive"):
+        plotting.intervals(ax, ["a"], [0], [0], [1])
+
+
 def test_loss_shows_values_and_their_running_mean(ax):
     steps = np.arange(1, 401)
     losses = np.random.default_rng(0).uniform(0, 1, 400)

@@ -523,7 +523,7 @@ def test_a_state_that_was_read_is_written_as_the_same_file(tmp_path):
         ("batch_size", 3, "batch_size was 2, is 3"),
         ("learning_rate", 2e-3, "learning_rate was 0.001, is 0.002"),
         ("ema_decay", 0.9, "ema_decay was 0.999, is 0.9"),
-        ("schedule", "power", "schedule was 'log', is 'power'"),
+        ("schedule", "power", "schedule was 'log_normal', is 'power'"),
         ("n_levels", 11, "n_levels was 10, is 11"),
         ("sigma_min", 0.01, "sigma_min was 0.005, is 0.01"),
         ("seed", 1, "seed was 0, is 1"),
@@ -646,7 +646,7 @@ def test_the_header_can_be_read_by_anyone(tmp_path):
     training.save_checkpoint(path, TrainingState(settings(seed=9)))
     with safe_open(path, framework="np") as file:
         header = json.loads(file.metadata()["mddm"])
-    assert header["settings"]["seed"] == 9 and header["settings"]["schedule"] == "log"
+    assert header["settings"]["seed"] == 9 and header["settings"]["schedule"] == "log_normal"
 
 
 def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
