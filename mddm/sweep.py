@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -140,13 +140,13 @@ def assemble(
 
 
 def assemble_lengths(
-    folder: str | Path, ramps_folder: str | Path, *, partial: bool = False
+    folder: str | Path, ramps: str | Path, *, partial: bool = False
 ) -> dataset.Dataset:
     """Gather the anneals of `plan.length_runs`, and the first harvests of the ramps they belong to.
 
     Args:
         folder: with the files of the anneals.
-        ramps_folder: with the files of the ramps.
+        ramps: folder with the files of the ramps, or the data set that was assembled of them.
         partial: leave out what is missing instead of refusing.
 
     Returns:
@@ -155,14 +155,26 @@ def assemble_lengths(
     Raises:
         ValueError: runs are missing, or a file belongs to another sweep.
     """
-    parts = []
-    for runs, place, which in (
-        (plan.length_runs(), folder, "lengths"),
-        (plan.ramp_runs()[: plan.N_LENGTHS], ramps_folder, "ramps"),
-    ):
-        finished = _finished(runs, place, f"python -m mddm.sweep {which}", partial)
-        parts += [_columns(replace(run, split="test"), place, slice(0, 1), run) for run in finished]
+    slowest = plan.ramp_runs()[: plan.N_LENGTHS]
+    finished = _finished(plan.length_runs(), folder, "python -m mddm.sweep lengths", partial)
+    parts = [_columns(run, folder, slice(0, 1)) for run in finished]
+    if Path(ramps).is_file():
+        whole = dataset.read(ramps)
+        parts += [_first_harvest(whole, run) for run in slowest]
+    else:
+        finished = _finished(slowest, ramps, "python -m mddm.sweep ramps", partial)
+        parts += [_columns(run, ramps, slice(0, 1)) for run in finished]
+    for part in parts:
+        part["split"] = np.full(len(part["split"]), "test")
     return _joined(parts, "python -m mddm.sweep lengths")
+
+
+def _first_harvest(whole: dataset.Dataset, run: Run) -> dict:
+    of_run = (whole.k == run.k) & (whole.phi == run.phi) & (whole.seed == run.seed)
+    harvest = whole.take(of_run & (whole.temperature == run.temperatures[0]))
+    columns = vars(harvest) | {"engine": np.full(len(harvest), whole.attributes["engine"])}
+    del columns["attributes"]
+    return columns
 
 
 def _finished(runs, folder, command, partial) -> list[Run]:
@@ -175,8 +187,8 @@ def _finished(runs, folder, command, partial) -> list[Run]:
     return finished
 
 
-def _columns(run: Run, folder: str | Path, kept: slice, made_as: Run | None = None) -> dict:
-    content = _open_checked(_path(Path(folder), run), made_as or run)
+def _columns(run: Run, folder: str | Path, kept: slice) -> dict:
+    content = _open_checked(_path(Path(folder), run), run)
     part = {name: column[kept] for name, column in content.items() if name != "run"}
     fixed = {"k": run.k, "phi": run.phi, "seed": run.seed, "split": run.split}
     n = len(part["positions"])
@@ -315,7 +327,9 @@ def make(
     if not as_is:
         sweep(runs, folder, scheduler=scheduler, n_workers=n_workers, report=report)
     if what == "lengths":
-        made = assemble_lengths(folder, root / "data" / "ramps", partial=as_is)
+        whole = root / plan.FILES["ramps"]
+        ramps = whole if whole.exists() else root / "data" / "ramps"
+        made = assemble_lengths(folder, ramps, partial=as_is)
     else:
         made = assemble(runs, folder, f"python -m mddm.sweep {what}", partial=as_is)
     dataset.write(output, made)

@@ -2,12 +2,13 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mddm import lammps, sweep
+from mddm import dataset, lammps, plan, sweep
 from mddm.plan import Run
 
 RUNS = [
@@ -119,3 +120,20 @@ def test_unwritable_folder_is_an_error_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         sweep.sweep(RUNS, tmp_path / "file")
+
+
+def test_longest_anneals_come_from_the_ramps_or_from_what_was_assembled_of_them(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(plan, "N_LENGTHS", 2)
+    fast = replace(RUNS[0], name="fast", temperatures=(0.3,), n_kept=1)
+    monkeypatch.setattr(plan, "length_runs", lambda: [fast])
+    ramps = [replace(run, temperatures=(0.3, 0.2)) for run in RUNS[:2]]
+    monkeypatch.setattr(plan, "ramp_runs", lambda: ramps)
+    sweep.sweep([*ramps, fast], tmp_path, n_workers=1, report=lambda line: None)
+    pieces = sweep.assemble_lengths(tmp_path, tmp_path)
+    assert pieces.k.tolist() == [3.8, 3.8, 4.8] and set(pieces.split) == {"test"}
+    assert set(pieces.temperature) == {0.3}
+    dataset.write(tmp_path / "all.h5", sweep.assemble(ramps, tmp_path, "command"))
+    whole = sweep.assemble_lengths(tmp_path, tmp_path / "all.h5")
+    assert whole.content_hash == pieces.content_hash
