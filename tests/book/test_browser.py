@@ -209,7 +209,7 @@ def test_a_whole_page_is_readable(site, new_page, look):
 def test_search_finds_a_word(built, site, new_page, where):
     page = new_page()
     start = site if where == "server" else built.as_uri() + "/"
-    page.goto(f"{start}search.html?q=Langevin")
+    page.goto(f"{start}search.html?q=downhill")
     result = page.locator("#search-results li a", has_text="From noise to structure")
     result.click()
     page.wait_for_url("**/notebooks/sample.html*")
