@@ -132,7 +132,7 @@ def intervals(
         values: (n,) positive.
         low: (n,) lower ends; nan for none.
         high: (n,) upper ends; nan for none.
-        marks: values that the others are held against, drawn as vertical lines and named above.
+        marks: values that the others are held against, drawn as vertical lines, with a legend above the Axes.
 
     Returns:
         The Axes.
@@ -153,8 +153,11 @@ def intervals(
     places = np.arange(len(values))
     ax.errorbar(values, places, xerr=np.stack([values - low, high - values]), fmt="o", capsize=3)
     for number, (name, value) in enumerate((marks or {}).items(), start=1):
-        ax.axvline(value, color="0.4", linestyle=(0, (number, 1.5)), linewidth=1.2, zorder=1)
-        ax.text(value, -0.8, name, rotation=35, color="0.35", fontsize=9, va="bottom")
+        dashes = (0, (3 * number - 2, 1.5))
+        ax.axvline(value, color="0.4", linestyle=dashes, linewidth=1.4, zorder=1, label=name)
+    if marks:
+        handles = [line for line in ax.lines if line.get_label() in marks]
+        ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9)
     ax.set(xscale="log", yticks=places, yticklabels=labels, ylim=(len(values) - 0.4, -0.6))
     ax.grid(axis="y", visible=False)
     return ax

@@ -131,18 +131,17 @@ def summary(summed: "pd.DataFrame") -> str:
     """Write the mean RDF-MSE of raw samples and of the marks beside them as a Markdown table.
 
     Args:
-        summed: as from `table_1`.
+        summed: as from `table_1`; each cell is of the sampler that does best there.
     """
     shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
-    models = [(preset, scores.SAMPLER) for preset in training.PRESETS]
-    models += [(f"{preset} (paper)", "paper") for preset in ("mddm", "transolver")]
-    models += [("ideal gas", ""), (scores.quench_name(100), ""), ("MD replica", "")]
+    models = [*training.PRESETS, "mddm (paper)", "transolver (paper)"]
+    models += ["ideal gas", scores.quench_name(100), "MD replica"]
     lines = ["| RDF-MSE | " + " | ".join(_SPLITS.values()) + " |", "|---|---|---|---|"]
-    for model, sampler in models:
-        of = shown[(shown["model"] == model) & (shown["sampler"].fillna("") == sampler)]
+    for model in models:
+        of = shown[shown["model"] == model]
         cells = []
         for task, split in _SPLITS:
-            found = of[(of["task"] == task) & (of["split"] == split)]
+            found = of[(of["task"] == task) & (of["split"] == split)].sort_values("rdf_mse")
             cells.append(_cell(found.iloc[0]) if len(found) else "")
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

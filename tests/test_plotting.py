@@ -65,7 +65,7 @@ def test_intervals_go_down_the_page_between_their_ends_with_the_marks(ax):
     assert np.allclose(bars.get_segments()[0][:, 0], [0.1, 0.3])
     bottom, top = ax.get_ylim()
     assert bottom > top and ax.get_xscale() == "log"
-    assert "gas" in [text.get_text() for text in ax.texts]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["gas"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
 
 

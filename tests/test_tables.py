@@ -50,7 +50,7 @@ def test_surfaces_are_summed_up_by_model_task_and_sampler():
     assert (theirs["model"], theirs["sinkhorn"], theirs["source"]) == ("a (paper)", 0.9, "them")
 
 
-def test_summary_shows_raw_samples_of_the_best_sampler_with_their_intervals():
+def test_summary_shows_raw_samples_of_each_models_best_sampler_with_their_intervals():
     lines = [
         _entry("mddm", row, error, sampler="corrected") for row, error in enumerate((0.1, 0.3))
     ]

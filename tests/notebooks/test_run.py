@@ -27,7 +27,7 @@ TINY = {
         {"task": "torus", "n_steps": 3, "n_sample_steps": 3},
     ],
     "sample": [{"n_sample_steps": 5}],
-    "evaluate": [{"n_conditions": 1, "n_sample_steps": 3}],
+    "evaluate": [{}],
 }
 
 
