@@ -132,7 +132,8 @@ def intervals(
         values: (n,) positive.
         low: (n,) lower ends; nan for none.
         high: (n,) upper ends; nan for none.
-        marks: values that the others are held against, drawn as vertical lines, with a legend above the Axes.
+        marks: values that the others are held against, drawn as vertical lines, with a legend
+            above the Axes.
 
     Returns:
         The Axes.
