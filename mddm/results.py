@@ -220,8 +220,9 @@ def main(arguments: list[str] | None = None) -> int:
         made = _sum_up(folder, data, options.profile)
         for path, content in made.items():
             tables.write_csv(path, content)
-        if options.profile == "full":
-            summary = tables.summary(made[folder / "table1.csv"])
+        summed = made.get(folder / "table1.csv")
+        if options.profile == "full" and summed is not None:
+            summary = tables.summary(summed)
             readme = root / "README.md"
             readme.write_text(tables.with_summary(readme.read_text(), summary))
     except (ValueError, OSError, ImportError) as error:

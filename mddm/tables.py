@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Where a page has the summary.
 BEGIN, END = "<!-- made by `make results` -->", "<!-- end of what it made -->"
-# The columns of the summary.
-_SPLITS = {
+# What the models are judged on: task and split, and what to call them.
+SPLITS = {
     ("unconditional", "train"): "one configuration",
     ("conditional", "train"): "training conditions",
     ("conditional", "test"): "test conditions",
@@ -136,11 +136,11 @@ def summary(summed: "pd.DataFrame") -> str:
     shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
     models = [*training.PRESETS, "mddm (paper)", "transolver (paper)"]
     models += ["ideal gas", scores.quench_name(100), "MD replica"]
-    lines = ["| RDF-MSE | " + " | ".join(_SPLITS.values()) + " |", "|---|---|---|---|"]
+    lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
     for model in models:
         of = shown[shown["model"] == model]
         cells = []
-        for task, split in _SPLITS:
+        for task, split in SPLITS:
             found = of[(of["task"] == task) & (of["split"] == split)].sort_values("rdf_mse")
             cells.append(_cell(found.iloc[0]) if len(found) else "")
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
