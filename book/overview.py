@@ -8,11 +8,10 @@ import argparse
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mddm import dataset, noise, plotting, structure, study, tasks, training
+from mddm import dataset, plotting, scores, structure, study, tasks, training
 
-# A condition of the test set, which the model has never seen, and a round number of steps.
+# A condition of the test set, which the model has never seen.
 CONDITION = {"k": 9.02, "phi": 0.75, "temperature": 0.02}
-N_STEPS = 60
 # Moments of the process that are shown, as noise levels [length].
 LEVELS = (5.0, 0.3, 0.0)
 
@@ -20,15 +19,13 @@ LEVELS = (5.0, 0.3, 0.0)
 def main():
     """Sample, compare with MD, draw and save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--profile", default="full", choices=("full", "quick"), help="of training")
     parser.add_argument("--model", default="mddm-rbf", choices=list(training.PRESETS))
     options = parser.parse_args()
-    checkpoint = study.checkpoint_path(options.profile, "conditional", options.model)
-
     root = study.project_root()
     md = dataset.read(root / "data" / "opp-small.h5")
     row = md.nearest(**CONDITION)
-    frames = sample(checkpoint, md, row)
+    frames = scores.Surrogate(options.model, "conditional").frames(md, row)
+    frames = list(study.progress(frames, scores.N_LEVELS + 1, "sampling"))
     shown = [min(frames, key=lambda frame: abs(frame.sigma - level)) for level in LEVELS]
 
     plotting.set_style()
@@ -60,23 +57,6 @@ def main():
     target = root / "book" / "_assets" / "overview.png"
     figure.savefig(target)
     print(f"wrote {target.relative_to(root)}; {tasks.score(md, row, np.asarray(clouds[2]))}")
-
-
-def sample(checkpoint, md, row):
-    """Draw one sample of a row's condition; return the frames of the process."""
-    denoiser, header = training.load_checkpoint(checkpoint)
-    settings = training.Settings(**header["settings"])
-    frames = tasks.generate(
-        denoiser,
-        "corrected",
-        noise.make_schedule("log", N_STEPS, settings.sigma_min, settings.sigma_max),
-        md.conditions[[row]],
-        n_samples=1,
-        n_particles=md.positions.shape[1],
-        box_length=md.box_length,
-        seed=0,
-    )
-    return list(study.progress(frames, N_STEPS + 1, "sampling"))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ _PROFILES = {
     },
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
-        **{"quenched": 25, "quenches": 5, "levels": 500, "corrected levels": 40, "draws": 16},
+        **{"quenched": 25, "quenches": 5, "levels": 500, "draws": 16},
+        "corrected levels": scores.N_LEVELS,
     },
 }
 _POINTS = 1000
@@ -125,9 +126,9 @@ def _sample_jobs(data: Dataset, sizes: Mapping, preset: str) -> list[Job]:
     for sampler, levels in _samplers(sizes):
         fewer = sizes if sampler == scores.SAMPLER else sizes | sizes["others"]
         for task, split, row, seed in _again(data, fewer) + _chosen(data, fewer):
+            surrogate = scores.Surrogate(preset, task, sampler, levels)
             key = (preset, task, split, sampler, row, seed, False, sources[task])
-            job = partial(scores.sample, data, row, preset, task, sampler, levels, seed)
-            jobs.append((key, job))
+            jobs.append((key, partial(scores.sample, data, row, surrogate, seed)))
     return jobs
 
 
@@ -141,9 +142,9 @@ def _surface_jobs(sizes: Mapping) -> list[Job]:
     for surface, preset in product(SURFACES, training.PRESETS):
         source = scores.checkpoint_source(surface, preset)
         for (sampler, levels), seed in product(_samplers(sizes), range(sizes["surfaces"])):
+            surrogate = scores.Surrogate(preset, surface, sampler, levels)
             key = (preset, surface, "", sampler, 0, seed, False, source)
-            job = partial(scores.surface_sample, surface, preset, sampler, levels, _POINTS, seed)
-            jobs.append((key, job))
+            jobs.append((key, partial(scores.surface_sample, surrogate, _POINTS, seed)))
     return jobs
 
 
@@ -204,10 +205,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mddm.results", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"of {', '.join(GROUPS)}; default: all")
     parser.add_argument("--profile", choices=_PROFILES, default="full", help="how much of it")
-    parser.add_argument("--data", default=DATA, help="the MD data")
+    parser.add_argument("--data", default=DATA, help="the MD data; default: the study's")
     options = parser.parse_args(arguments)
     root = study.project_root()
     folder = root / "data" / "results"
+    # Other data and a quick look leave the study's own scores, and what is made of them, alone.
+    if options.data != DATA:
+        folder /= Path(options.data).stem
     if options.profile == "quick":
         folder /= "quick"
     try:
@@ -221,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
         for path, content in made.items():
             tables.write_csv(path, content)
         summed = made.get(folder / "table1.csv")
-        if options.profile == "full" and summed is not None:
+        if folder == root / "data" / "results" and summed is not None:
             summary = tables.summary(summed)
             readme = root / "README.md"
             readme.write_text(tables.with_summary(readme.read_text(), summary))

@@ -5,7 +5,8 @@ Each function scores one thing and returns entries, dictionaries that `results` 
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,8 +27,8 @@ COLUMNS = (
 SURFACE_COLUMNS = (*KEYS, "sinkhorn", "distance", *_SPENT)
 LOSS_COLUMNS = (*KEYS, "sigma", "trained_on", "replica")
 
-# The sampler that the summaries are about; it is asked for the most samples.
-SAMPLER = "corrected"
+# The sampler that the summaries are about, which is asked for the most samples, and its levels.
+SAMPLER, N_LEVELS = "corrected", 40
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
 CLOSED_FORM = "closed form"
 
@@ -104,54 +105,80 @@ def quench(data: Dataset, row: int, n_steps: int, seed: int = 0) -> list[dict]:
     return _raw_and_relaxed(data, row, found.positions, seconds, named)
 
 
-def draw(
-    data: Dataset,
-    row: int,
-    preset: str,
-    task: str,
-    sampler: str,
-    n_levels: int,
-    seed: int = 0,
-) -> sampling.Frame:
-    """Draw one sample of a checkpoint of the study.
+@dataclass(frozen=True)
+class Surrogate:
+    """A checkpoint of the study, and how samples are drawn from it.
 
     Args:
-        data: the MD data.
-        row: whose condition, box and number of particles the sample gets.
         preset: one of `training.PRESETS`.
-        task: "unconditional" or "conditional".
-        sampler: one of `tasks.SAMPLERS`.
-        n_levels: noise levels of the sampler.
-        seed: of the sample; another row's sample is another one all the same.
-
-    Returns:
-        The sampler's last frame, with the positions, (1, n_particles, 3).
-
-    Raises:
-        FileNotFoundError: the checkpoint has not been made.
+        task: one of `tasks.TASKS`.
+        sampler: one of `tasks.SAMPLERS`; by default the best one.
+        n_levels: noise levels of the sampler, between the ends that the network was trained on.
     """
-    return _last_frame(
-        preset,
-        task,
-        sampler,
-        n_levels,
-        seed=1000 * row + seed,
-        conditions=data.conditions[[row]] if task == "conditional" else None,
-        n_particles=data.positions.shape[1],
-        box_length=data.box_length,
-    )
+
+    preset: str
+    task: str
+    sampler: str = SAMPLER
+    n_levels: int = N_LEVELS
+
+    @property
+    def source(self) -> str:
+        """The checkpoint's name and hash; a FileNotFoundError where it has not been made."""
+        return checkpoint_source(self.task, self.preset)
+
+    def frames(self, data: Dataset, row: int, seed: int = 0) -> Iterator[sampling.Frame]:
+        """Draw one sample, step by step.
+
+        Args:
+            data: the MD data.
+            row: whose condition, box and number of particles the sample gets.
+            seed: of the sample; another row's sample is another one all the same.
+
+        Yields:
+            The sampler's frames; the last one holds the sample, (1, n_particles, 3).
+
+        Raises:
+            FileNotFoundError: the checkpoint has not been made.
+        """
+        conditions = data.conditions[[row]] if self.task == "conditional" else None
+        n_particles = data.positions.shape[1]
+        return self._generate(conditions, 1, n_particles, data.box_length, 1000 * row + seed)
+
+    def clouds(self, n_clouds: int, n_points: int, seed: int = 0) -> Iterator[sampling.Frame]:
+        """Draw clouds from a model of a surface, step by step.
+
+        Args:
+            n_clouds: how many, in one batch.
+            n_points: points in each.
+            seed: of all of them.
+
+        Yields:
+            The sampler's frames; the last one holds the clouds, (n_clouds, n_points, 3).
+
+        Raises:
+            FileNotFoundError: the checkpoint has not been made.
+        """
+        return self._generate(None, n_clouds, n_points, None, seed)
+
+    def _generate(self, conditions, n_samples, n_particles, box_length, seed):
+        denoiser, settings = _load(self.task, self.preset)
+        return tasks.generate(
+            denoiser,
+            self.sampler,
+            noise.make_schedule("log", self.n_levels, settings.sigma_min, settings.sigma_max),
+            conditions,
+            n_samples,
+            n_particles,
+            box_length,
+            seed,
+            device=study.device(),
+            # A network that sees displacements alone cannot tell where a cloud's centre was.
+            center=box_length is None and self.preset != "transolver",
+        )
 
 
-def sample(
-    data: Dataset,
-    row: int,
-    preset: str,
-    task: str,
-    sampler: str,
-    n_levels: int,
-    seed: int = 0,
-) -> list[dict]:
-    """Score one sample of a checkpoint of the study, drawn by `draw` with the same arguments.
+def sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) -> list[dict]:
+    """Score the sample that `Surrogate.frames` ends with, given the same arguments.
 
     Returns:
         Two entries, as it is and relaxed.
@@ -160,23 +187,18 @@ def sample(
         FileNotFoundError: the checkpoint has not been made.
     """
     clock = time.process_time()
-    final = draw(data, row, preset, task, sampler, n_levels, seed)
+    final = sampling.last(surrogate.frames(data, row, seed))
     seconds = time.process_time() - clock
-    named = {"model": preset, "sampler": sampler, "seed": seed, "calls": final.calls}
-    named |= {"task": task, "source": checkpoint_source(task, preset)}
+    named = {"model": surrogate.preset, "sampler": surrogate.sampler, "seed": seed}
+    named |= {"calls": final.calls, "task": surrogate.task, "source": surrogate.source}
     return _raw_and_relaxed(data, row, final.positions[0].cpu().numpy(), seconds, named)
 
 
-def surface_sample(
-    surface: str, preset: str, sampler: str, n_levels: int, n_points: int, seed: int = 0
-) -> list[dict]:
-    """Score one cloud of a checkpoint against fresh points of its surface.
+def surface_sample(surrogate: Surrogate, n_points: int, seed: int = 0) -> list[dict]:
+    """Score one cloud of a model of a surface against fresh points of it.
 
     Args:
-        surface: one of `shapes.SURFACES`.
-        preset: one of `training.PRESETS`.
-        sampler: one of `tasks.SAMPLERS`.
-        n_levels: noise levels of the sampler.
+        surrogate: its task is one of `shapes.SURFACES`.
         n_points: points of the cloud.
         seed: of the cloud, and of the one that it is scored against.
 
@@ -187,21 +209,11 @@ def surface_sample(
         FileNotFoundError: the checkpoint has not been made.
     """
     clock = time.process_time()
-    final = _last_frame(
-        preset,
-        surface,
-        sampler,
-        n_levels,
-        seed,
-        None,
-        n_points,
-        None,
-        center=preset != "transolver",
-    )
+    final = sampling.last(surrogate.clouds(1, n_points, seed))
     seconds = time.process_time() - clock
-    named = {"model": preset, "sampler": sampler, "calls": final.calls, "seconds": seconds}
-    named |= {"source": checkpoint_source(surface, preset)}
-    return [_surface_score(surface, final.positions[0].cpu(), seed) | named]
+    named = {"model": surrogate.preset, "sampler": surrogate.sampler, "calls": final.calls}
+    named |= {"seconds": seconds, "source": surrogate.source}
+    return [_surface_score(surrogate.task, final.positions[0].cpu(), seed) | named]
 
 
 def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0) -> list[dict]:
@@ -219,11 +231,10 @@ def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0
         source.ideal_denoiser, "ancestral", sigmas, None, 1, n_points, None, seed
     )
     ideal = sampling.last(frames)
-    spread = true[0].std(dim=0)
     clouds = {
         TRUE_CLOUD: (true[0], "", 0),
         BEST_POSSIBLE: (ideal.positions[0], "ancestral", ideal.calls),
-        NORMAL_CLOUD: (spread * torch.randn(n_points, 3, generator=generator), "", 0),
+        NORMAL_CLOUD: (shapes.normal_cloud(true, generator)[0], "", 0),
     }
     return [
         _surface_score(surface, cloud, seed)
@@ -275,25 +286,6 @@ def losses(data: Dataset, preset: str, task: str, n_levels: int, n_draws: int) -
 def _load(task: str, preset: str) -> tuple[Callable, training.Settings]:
     denoiser, header = training.load_checkpoint(study.checkpoint_path("full", task, preset), preset)
     return denoiser.to(study.device()), training.Settings(**header["settings"])
-
-
-def _last_frame(
-    preset, task, sampler, n_levels, seed, conditions, n_particles, box_length, center=False
-):
-    denoiser, settings = _load(task, preset)
-    frames = tasks.generate(
-        denoiser,
-        sampler,
-        noise.make_schedule("log", n_levels, settings.sigma_min, settings.sigma_max),
-        conditions,
-        n_samples=1,
-        n_particles=n_particles,
-        box_length=box_length,
-        seed=seed,
-        device=study.device(),
-        center=center,
-    )
-    return sampling.last(frames)
 
 
 def _score(data: Dataset, row: int, positions: np.ndarray) -> dict:

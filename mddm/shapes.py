@@ -140,6 +140,20 @@ def _torus_mean(x: Tensor, noise: Tensor) -> Tensor:
     return torch.cat([in_plane, (weight * height).sum(dim=-1, keepdim=True)], dim=-1)
 
 
+def normal_cloud(clouds: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw what has the extent of a surface along each axis, and nothing of its shape.
+
+    Args:
+        clouds: (..., n_points, 3) true clouds [length].
+        generator: source of randomness, on their device.
+
+    Returns:
+        As many points from a normal distribution with the clouds' variances.
+    """
+    spread = clouds.flatten(0, -2).std(dim=0)
+    return spread * torch.randn(clouds.shape, generator=generator, device=clouds.device)
+
+
 def sinkhorn_loss(points: Tensor, reference: Tensor) -> Tensor:
     """Score how well one cloud matches another by the debiased Sinkhorn divergence.
 

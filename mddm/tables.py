@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import scores, structure, tasks, training
+from mddm import sampling, scores, structure, tasks, training
 from mddm.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def figure_5(data: Dataset, scored: "pd.DataFrame", n_levels: int, seed: int = 0
         for partner in data.partners(row)[:1]:
             curves["MD replica"] = structure.rdf(data.positions[partner], data.box_length)[1]
         for preset in training.PRESETS:
-            final = scores.draw(data, row, preset, "conditional", scores.SAMPLER, n_levels)
+            surrogate = scores.Surrogate(preset, "conditional", scores.SAMPLER, n_levels)
+            final = sampling.last(surrogate.frames(data, row))
             curves[preset] = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]
         named = {"chosen": why, "split": str(data.split[row]), "row": row}
         named |= {"k": data.k[row], "phi": data.phi[row], "temperature": data.temperature[row]}

@@ -17,9 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mddm import plotting, structure
+from mddm.potential import potential_energy
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+    from mddm.potential import Smoothed
+    from mddm.sampling import Frame
 
 # Coordinates are packed as 16-bit fractions of the box edge, colour values as 8-bit ones.
 _PLACE_MAX, _VALUE_MAX = 2**16 - 1, 2**8 - 1
@@ -135,6 +139,49 @@ def show(
     )
     alt = alt or _describe(places.shape, box_length, color_label if values is not None else "")
     return Viewer(_page(data, picture, alt, caption), picture)
+
+
+def show_sampling(
+    frames: "Sequence[Frame]",
+    potential: "Smoothed",
+    box_length: float,
+    *,
+    n_shown: int = 25,
+    **options,
+) -> Viewer:
+    """Show how a sampler forms a structure, coloured by the energy of each particle.
+
+    Args:
+        frames: all that the sampler has yielded, of one sample.
+        potential: what the particles' energies are computed from.
+        box_length: edge of the periodic cube [length].
+        n_shown: how many of the frames to show, the first and the last among them.
+        options: further ones of `show`: reference, caption, alt and the like.
+
+    Returns:
+        The viewer, as from `show`.
+
+    Raises:
+        ValueError: as from `show`; no frames, or fewer than two to be shown.
+    """
+    if not len(frames) or n_shown < 2:
+        raise ValueError(
+            f"needs frames, and at least 2 to show; got {len(frames)} frames and n_shown {n_shown}"
+        )
+    chosen = np.unique(np.linspace(0, len(frames) - 1, n_shown).round().astype(int))
+    shown = [frames[i] for i in chosen]
+    positions = [frame.positions[0].cpu() for frame in shown]
+    energies = [potential_energy(places.double(), potential, box_length) for places in positions]
+    return show(
+        positions,
+        box_length,
+        color=energies,
+        color_label="potential energy [ε]",
+        # What has a few bad neighbours left would take up the colours of all others.
+        color_range=tuple(np.percentile(energies[-1], [5, 75])),
+        labels=[f"call {frame.calls}, noise {frame.sigma:.2g} σ" for frame in shown],
+        **options,
+    )
 
 
 def _as_array(values: "ArrayLike | Sequence[ArrayLike]") -> np.ndarray:

@@ -5,7 +5,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mddm import dataset, lammps, results, scores, structure, study, tables, tasks, training
+from mddm import (
+    dataset,
+    lammps,
+    results,
+    sampling,
+    scores,
+    structure,
+    study,
+    tables,
+    tasks,
+    training,
+)
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
 
@@ -120,7 +131,8 @@ def test_checkpoint_that_is_missing_is_named_with_the_command_that_makes_it(data
 
 
 def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys, monkeypatch):
-    assert results.main(["--data", str(SHIPPED)]) == 0
+    monkeypatch.setattr(results, "DATA", str(SHIPPED))
+    assert results.main([]) == 0
     folder = project / "data" / "results"
     assert capsys.readouterr().out.split() == [
         "wrote",
@@ -147,14 +159,30 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     for name in ("yardsticks", "quench", "sample", "surface_sample", "surface_yardsticks"):
         monkeypatch.setattr(scores, name, fails)
     monkeypatch.setattr(scores, "losses", fails)
-    assert results.main(["--data", str(SHIPPED)]) == 0
+    assert results.main([]) == 0
 
 
-def test_quick_scores_leave_the_study_alone(project):
-    assert results.main(["yardsticks", "--profile", "quick", "--data", str(SHIPPED)]) == 0
+@pytest.mark.parametrize(
+    ("own", "options", "folder"),
+    [
+        (True, ["--profile", "quick"], "quick"),
+        (False, [], "opp-small"),
+        (False, ["--profile", "quick"], "opp-small/quick"),
+    ],
+)
+def test_quick_scores_and_other_data_leave_the_study_alone(
+    project, monkeypatch, own, options, folder
+):
+    if own:
+        monkeypatch.setattr(results, "DATA", str(SHIPPED))
+    else:
+        options = [*options, "--data", str(SHIPPED)]
+    before = (project / "README.md").read_text()
+    assert results.main(["yardsticks", *options]) == 0
     results_of_the_study = {path.name for path in (project / "data" / "results").glob("*.csv")}
     assert results_of_the_study == {"paper-table1.csv", "paper-table-a1.csv"}
-    assert (project / "data" / "results" / "quick" / "table1.csv").exists()
+    assert (project / "data" / "results" / folder / "table1.csv").exists()
+    assert (project / "README.md").read_text() == before
 
 
 def test_command_line_names_what_it_does_not_know(capsys):
@@ -185,10 +213,8 @@ def test_committed_score_of_a_model_is_what_its_checkpoint_gives(committed, scor
     scored = committed[preset]
     asked = (scored["task"] == "conditional") & (scored["sampler"] == scores.SAMPLER)
     raw, relaxed = scored[asked & (scored["split"] == "test")].iloc[:2].to_dict("records")
-    levels = results._PROFILES["full"]["corrected levels"]
-    again = scores.sample(
-        scored_data, raw["row"], preset, "conditional", scores.SAMPLER, levels, raw["seed"]
-    )
+    surrogate = scores.Surrogate(preset, "conditional")
+    again = scores.sample(scored_data, raw["row"], surrogate, raw["seed"])
     for found, expected in zip(again, (raw, relaxed), strict=True):
         # Another processor rounds otherwise, and a sample is not the same to the last digit.
         assert found["rdf_mse"] == pytest.approx(expected["rdf_mse"], rel=0.05)
@@ -199,9 +225,8 @@ def test_committed_score_of_a_model_is_what_its_checkpoint_gives(committed, scor
 def test_committed_curve_is_what_the_checkpoint_gives(root, scored_data):
     curves = pd.read_csv(root / "data" / "results" / "figure5.csv")
     curve = curves[(curves["curve"] == "mddm-rbf") & (curves["chosen"] == "best")]
-    levels = results._PROFILES["full"]["corrected levels"]
     row = int(curve["row"].iloc[0])
-    final = scores.draw(scored_data, row, "mddm-rbf", "conditional", scores.SAMPLER, levels)
+    final = sampling.last(scores.Surrogate("mddm-rbf", "conditional").frames(scored_data, row))
     r, g = structure.rdf(final.positions.numpy(), scored_data.box_length)
     assert curve["r"].to_numpy() == pytest.approx(r, rel=1e-4)
     assert structure.rdf_mse(curve["g"].to_numpy(), g) < 0.05 * curve["rdf_mse"].iloc[0]

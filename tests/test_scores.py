@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, lammps, results, scores, shapes, study, training
+from mddm import dataset, lammps, results, sampling, scores, shapes, study, training
 from mddm.potential import potential_energy
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
@@ -51,13 +51,14 @@ def test_quench_is_scored_as_it_is_and_relaxed(data, monkeypatch):
 
 def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
     row = results.choose_rows(data, "test", 1)[0]
-    raw, relaxed = scores.sample(data, row, "mddm", "conditional", "ancestral", 3, seed=2)
+    surrogate = scores.Surrogate("mddm", "conditional", "ancestral", 3)
+    raw, relaxed = scores.sample(data, row, surrogate, seed=2)
     assert set(scores.COLUMNS) - {"split"} <= set(raw)
     assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
     assert (raw["model"], raw["task"], raw["sampler"]) == ("mddm", "conditional", "ancestral")
     assert raw["calls"] == 3
     assert raw["source"] == scores.checkpoint_source("conditional", "mddm")
-    again = scores.draw(data, row, "mddm", "conditional", "ancestral", 3, seed=2)
+    again = sampling.last(surrogate.frames(data, row, seed=2))
     assert again.positions.shape == (1, 1000, 3)
     # The energy of the very same particles.
     energy = raw["energy_gap"] + data.energy[row]
@@ -67,8 +68,9 @@ def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
 
 
 def test_samples_of_other_seeds_and_rows_are_others(data, checkpoints):
+    surrogate = scores.Surrogate("mddm", "unconditional", "ancestral", 2)
     drawn = [
-        scores.draw(data, row, "mddm", "unconditional", "ancestral", 2, seed).positions
+        sampling.last(surrogate.frames(data, row, seed)).positions
         for row, seed in ((0, 0), (0, 1), (1, 0))
     ]
     assert not any(torch.equal(drawn[i], drawn[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
@@ -87,7 +89,8 @@ def test_true_clouds_score_best_and_the_best_possible_denoiser_next():
 
 
 def test_cloud_of_a_checkpoint_is_scored_by_the_true_surface(checkpoints):
-    (entry,) = scores.surface_sample("sphere", "mddm", "ancestral", 3, 50, seed=1)
+    surrogate = scores.Surrogate("mddm", "sphere", "ancestral", 3)
+    (entry,) = scores.surface_sample(surrogate, 50, seed=1)
     assert set(scores.SURFACE_COLUMNS) <= set(entry)
     assert (entry["task"], entry["model"], entry["calls"]) == ("sphere", "mddm", 3)
     # An untrained network leaves the noise where it was.

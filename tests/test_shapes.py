@@ -283,3 +283,12 @@ def test_clouds_far_apart_score_finite():
 def test_clouds_that_cannot_be_compared_are_refused(points, reference, message):
     with pytest.raises(ValueError, match=message):
         sinkhorn_loss(points, reference)
+
+
+def test_normal_cloud_has_the_extent_of_a_surface_and_nothing_of_its_shape():
+    true = draw("torus", 4000, batch_size=2)
+    cloud = shapes.normal_cloud(true, torch.Generator().manual_seed(1))
+    assert cloud.shape == true.shape and not torch.equal(cloud[0], cloud[1])
+    extent = [clouds.flatten(0, 1).std(dim=0).numpy() for clouds in (cloud, true)]
+    assert extent[0] == pytest.approx(extent[1], rel=0.05)
+    assert Surface("torus", 4000).distance(cloud).mean() > 0.1

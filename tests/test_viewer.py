@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from mddm import plotting, structure, viewer
+from mddm.potential import OscillatingPair, Smoothed, potential_energy
+from mddm.sampling import Frame
 
 BOX = 8.0
 
@@ -208,3 +210,26 @@ def test_its_page_is_small():
 def test_what_cannot_be_shown_is_refused(frames, change, message):
     with pytest.raises(ValueError, match=message):
         viewer.show(**{"frames": frames, "box_length": BOX} | change)
+
+
+def test_sampling_is_shown_from_its_start_to_its_end_by_energy(frames):
+    potential = Smoothed(OscillatingPair(5.0, 1.0))
+    sampled = [
+        Frame(10 - i, 1.0 - i / 10, torch.from_numpy(frames[i % 3])[None].float(), 2 * i)
+        for i in range(11)
+    ]
+    shown = viewer.show_sampling(sampled, potential, BOX, n_shown=3, caption="A sample.")
+    data = data_of(shown)
+    assert data["labels"] == ["call 0, noise 1 σ", "call 10, noise 0.5 σ", "call 20, noise 0 σ"]
+    assert positions_of(data)[1] == pytest.approx(frames[5 % 3], abs=1e-3)
+    energies = potential_energy(torch.from_numpy(frames[10 % 3]), potential, BOX).numpy()
+    low, high = np.percentile(energies, [5, 75])
+    expected = np.clip((energies - low) / (high - low), 0, 1) * 255
+    packed = unpack(data["values"], "u1").reshape(3, 200)[-1]
+    assert packed == pytest.approx(expected, abs=1)
+    assert "A sample." in shown.html
+    for wrong in ({"frames": []}, {"n_shown": 1}):
+        with pytest.raises(ValueError, match="needs frames, and at least 2 to show"):
+            viewer.show_sampling(
+                **{"frames": sampled, "potential": potential, "box_length": BOX} | wrong
+            )
