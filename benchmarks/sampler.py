@@ -22,7 +22,7 @@ WINDOW = (0.02, 0.3)
 
 
 def corrected(n=4, step=0.3, window=WINDOW):
-    return partial(sampling.ancestral, n_corrections=n, correction=step, corrected=window)
+    return partial(sampling.ancestral, correctors=[sampling.Corrector(n, step, *window)])
 
 
 def flow(order, churn=0.0):

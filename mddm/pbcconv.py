@@ -6,6 +6,7 @@ from torch.autograd.function import once_differentiable
 from torch_geometric.nn import MessagePassing
 
 from mddm.geometry import nearest_neighbors
+from mddm.layers import Gaussians, Modulation
 from mddm.noise import global_features
 from mddm.potential import CONDITION_RANGES
 
@@ -268,10 +269,10 @@ class RadialDenoiser(nn.Module):
         super().__init__()
         self.n_neighbors = n_neighbors
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
-        self.radial = _Gaussians(r_max, n_radial)
+        self.radial = Gaussians(0.0, r_max, n_radial)
         self.embedding = nn.Parameter(torch.randn(channels) / 10)
         n_globals = len(CONDITION_RANGES) + 1
-        self.modulation = _Modulation(channels, n_layers) if modulated else None
+        self.modulation = Modulation(channels, n_layers) if modulated else None
         self.convolutions = nn.ModuleList(
             PBCConv(channels, channels, n_globals, edge_channels=n_radial + 3)
             for _ in range(n_layers)
@@ -299,43 +300,7 @@ class RadialDenoiser(nn.Module):
         for layer, (convolution, mlp) in enumerate(zip(self.convolutions, self.mlps, strict=True)):
             strongest = convolution(features, neighbors, edges, globals_)
             if changes is not None:
-                scale, shift = changes[:, layer, :, None].unbind(dim=1)
-                strongest = strongest * (1 + scale) + shift
+                scale, shift = changes[0][layer], changes[1][layer]
+                strongest = strongest * scale + shift
             features = features + mlp(strongest.relu())
         return self.head(features)
-
-
-class _Gaussians(nn.Module):
-    """Spread a number over Gaussians that are evenly spaced from 0 to `stop`, one width apart."""
-
-    def __init__(self, stop: float, n: int):
-        super().__init__()
-        self.width = stop / (n - 1)
-        self.register_buffer("centers", torch.linspace(0, stop, n), persistent=False)
-
-    def forward(self, value: Tensor) -> Tensor:
-        return torch.exp(-(((value - self.centers) / self.width) ** 2))
-
-
-class _Modulation(nn.Module):
-    """Make of the global vector g a scale and a shift for every channel of every layer."""
-
-    def __init__(self, channels: int, n_layers: int, hidden: int = 32, n_levels: int = 8):
-        super().__init__()
-        self.shape = (n_layers, 2, channels)
-        self.levels = _Gaussians(1.0, n_levels)
-        self.embed = nn.Sequential(
-            nn.Linear(len(CONDITION_RANGES) + n_levels, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-        )
-        self.change = nn.Linear(hidden, n_layers * 2 * channels)
-        # At first hardly anything is changed.
-        nn.init.normal_(self.change.weight, std=0.01)
-        nn.init.zeros_(self.change.bias)
-
-    def forward(self, globals_: Tensor) -> Tensor:
-        condition, fraction = globals_[:, :-1], globals_[:, -1:]
-        told = self.embed(torch.cat([condition, self.levels(fraction)], dim=-1))
-        return self.change(told).unflatten(-1, self.shape)

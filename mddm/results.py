@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, scores, study, tables, tasks, training
+from mddm import dataset, scores, study, tables, tasks
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # A file of scores each; the columns of the last two are their own.
-GROUPS = ("yardsticks", "quench", *training.PRESETS, "surfaces", "losses")
+GROUPS = ("yardsticks", "quench", *scores.MODELS, "surfaces", "losses")
 _COLUMNS = {"surfaces": scores.SURFACE_COLUMNS, "losses": scores.LOSS_COLUMNS}
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and
@@ -139,7 +139,7 @@ def _surface_jobs(sizes: Mapping) -> list[Job]:
         levels = sizes["levels"]
         job = partial(scores.surface_yardsticks, surface, levels, _POINTS, seed)
         jobs.append((key, job))
-    for surface, preset in product(SURFACES, training.PRESETS):
+    for surface, preset in product(SURFACES, scores.MODELS):
         source = scores.checkpoint_source(surface, preset)
         for (sampler, levels), seed in product(_samplers(sizes), range(sizes["surfaces"])):
             surrogate = scores.Surrogate(preset, surface, sampler, levels)
@@ -150,7 +150,7 @@ def _surface_jobs(sizes: Mapping) -> list[Job]:
 
 def _loss_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     jobs = []
-    for task, preset in product(("unconditional", "conditional"), training.PRESETS):
+    for task, preset in product(("unconditional", "conditional"), scores.MODELS):
         key = (preset, task, "", "", 0, 0, False, scores.checkpoint_source(task, preset))
         jobs.append((key, partial(scores.losses, data, preset, task, 13, sizes["draws"])))
     return jobs
@@ -249,7 +249,7 @@ def _sum_up(folder: Path, data: Dataset, profile: str) -> dict[Path, "pd.DataFra
         scored = pd.concat(in_box, ignore_index=True)
         paper = pd.read_csv(quoted / "paper-table1.csv")
         made[folder / "table1.csv"] = tables.table_1(scored, paper)
-        if set(training.PRESETS) <= set(found):
+        if set(scores.MODELS) <= set(found):
             levels = _PROFILES[profile]["corrected levels"]
             made[folder / "figure5.csv"] = tables.figure_5(data, scored, levels)
     if "surfaces" in found:

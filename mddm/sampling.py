@@ -6,7 +6,7 @@ watch, measure or stop it; `last` runs one to its end.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +66,46 @@ def pure_noise(
     return wrap(box_length * torch.rand(shape, **on), box_length)
 
 
+@dataclass(frozen=True)
+class Corrector:
+    """Steps of a sampler that stay at a noise level and draw the positions to what is likely there.
+
+    Such a step removes the error that the steps before it have left.  It takes a part c of the
+    estimated noise away and puts fresh noise of the variance (2 c - c^2 t) sigma^2 in its place,
+    where t is the mean square of the estimate.  That keeps any normal distribution as it is.
+    Where all noise is known, t = 1, as in a crystal that has formed, Langevin dynamics, with its
+    variance 2 c sigma^2, would leave too much noise, and melt it; where nothing is known, t = 0,
+    it is Langevin dynamics.
+
+    Args:
+        n_steps: steps after each reverse step, at the level that it reached.
+        part: the part c of the estimated noise that a step replaces, at most 1.
+        lowest, highest: the levels at which they are taken [length].
+
+    Raises:
+        ValueError: a number out of range.
+
+    Source: Song et al. 2021, algorithm 4, whose correctors are Langevin steps; the variance that
+        keeps a normal distribution is ours.
+    """
+
+    n_steps: int
+    part: float = 0.3
+    lowest: float = 0.0
+    highest: float = math.inf
+
+    def __post_init__(self):
+        if self.n_steps < 0 or not 0 < self.part <= 1:
+            raise ValueError(
+                f"n_steps must be at least 0 and part in (0, 1], got {self.n_steps} and {self.part}"
+            )
+        if not 0 <= self.lowest <= self.highest:
+            raise ValueError(
+                f"lowest must be at least 0 and at most highest, got {self.lowest} and "
+                f"{self.highest}"
+            )
+
+
 def ancestral(
     denoiser: Denoiser,
     x_t: Tensor,
@@ -74,20 +114,12 @@ def ancestral(
     condition: Tensor | None = None,
     box_length: float | None = None,
     variance: str = "exact",
-    n_corrections: int = 0,
-    correction: float = 0.3,
-    corrected: tuple[float, float] = (0.0, float("inf")),
+    correctors: Sequence[Corrector] = (),
     center: bool = False,
 ) -> Iterator[Frame]:
-    """Sample by the reverse diffusion process, optionally with a corrector.
+    """Sample by the reverse diffusion process, optionally with correctors.
 
-    The plain process calls the network once a noise level.  A corrector step at a level draws
-    the positions towards the distribution that the network has learned there, which removes
-    the error that the finite steps have left: it takes a part c of the estimated noise away and
-    puts fresh noise of the variance (2 c - c^2 t) sigma^2 in its place, where t is the mean square
-    of the estimate.  That keeps any normal distribution as it is.  Where all noise is known, t = 1,
-    as in a crystal that has formed, Langevin dynamics, with its variance 2 c sigma^2, would leave
-    too much noise, and melt it; where nothing is known, t = 0, it is Langevin dynamics.
+    The plain process calls the network once a noise level.
 
     Args:
         denoiser: the network.
@@ -97,9 +129,7 @@ def ancestral(
         condition: (batch, 3), k, phi and temperature; None for a model of one structure.
         box_length: edge of the periodic cube [length], or None for free space.
         variance: "exact", or "paper" for the smaller variance that MDDM prints.
-        n_corrections: corrector steps after each reverse step, at the level that it reached.
-        correction: the part c of the estimated noise that a corrector step replaces, at most 1.
-        corrected: lowest and highest level at which they are taken [length].
+        correctors: taken one after the other at each level in their range.
         center: move the centre of mass to the origin after every step, for a
             translation-invariant network in free space.
 
@@ -108,18 +138,11 @@ def ancestral(
 
     Raises:
         ValueError: at the call, before any frame: noise levels that do not increase from zero,
-            a start that is not finite, an unknown variance, a negative number of corrections, a
-            part outside (0, 1], or `center` in a box, which has no centre.
+            a start that is not finite, an unknown variance, or `center` in a box, which has no
+            centre.
 
-    Source: MDDM algorithm 2, and appendix B for `center`; Song et al. 2021, algorithm 4, for
-        correctors, which are Langevin steps there; the variance that keeps a normal
-        distribution is ours.
+    Source: MDDM algorithm 2, and appendix B for `center`.
     """
-    if n_corrections < 0 or not 0 < correction <= 1:
-        raise ValueError(
-            "n_corrections must be at least 0 and correction in (0, 1], got "
-            f"{n_corrections} and {correction}"
-        )
     if variance not in ("exact", "paper"):
         raise ValueError(f"variance must be 'exact' or 'paper', got {variance!r}")
     sigmas = _checked(sigmas, x_t, box_length, center)
@@ -129,16 +152,22 @@ def ancestral(
         mean, sigma = posterior(x_t, eps, sigmas[step] ** 2, sigmas[step - 1] ** 2, variance)
         x_t = _settle(mean + sigma * _normal(x_t, generator), box_length, center)
         level, calls = sigmas[step - 1].item(), 1
-        if step > 1 and corrected[0] <= level <= corrected[1]:
-            for _ in range(n_corrections):
-                eps = _estimate(denoiser, x_t, sigmas[step - 1], condition, box_length)
-                known = eps.square().mean(dim=(1, 2), keepdim=True).clamp(max=1)
-                fresh = (correction * (2 - correction * known)).sqrt() * _normal(x_t, generator)
-                x_t = _settle(x_t + level * (fresh - correction * eps), box_length, center)
-                calls += 1
+        for corrector in correctors:
+            if step > 1 and corrector.lowest <= level <= corrector.highest:
+                for _ in range(corrector.n_steps):
+                    eps = _estimate(denoiser, x_t, sigmas[step - 1], condition, box_length)
+                    change = _correction(eps, corrector, generator)
+                    x_t = _settle(x_t + level * change, box_length, center)
+                calls += corrector.n_steps
         return x_t, calls
 
     return _frames(x_t, sigmas, reverse_step)
+
+
+def _correction(eps: Tensor, corrector: Corrector, generator: torch.Generator) -> Tensor:
+    known = eps.square().mean(dim=(1, 2), keepdim=True).clamp(max=1)
+    variance = corrector.part * (2 - corrector.part * known)
+    return variance.sqrt() * _normal(eps, generator) - corrector.part * eps
 
 
 def probability_flow(

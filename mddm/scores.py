@@ -14,6 +14,8 @@ import torch
 from mddm import lammps, noise, sampling, shapes, structure, study, tasks, training
 from mddm.dataset import Dataset
 
+# The presets whose checkpoints are scored.
+MODELS = ("mddm", "mddm-rbf", "transolver")
 # What tells one score from another.
 KEYS = ("model", "task", "split", "sampler", "row", "seed", "relaxed", "source")
 # What has been spent: calls of the network, or MD steps, and seconds of the processor, for one

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import sampling, scores, structure, tasks, training
+from mddm import sampling, scores, structure, tasks
 from mddm.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def figure_5(data: Dataset, scored: "pd.DataFrame", n_levels: int, seed: int = 0
         curves = {"MD": reference}
         for partner in data.partners(row)[:1]:
             curves["MD replica"] = structure.rdf(data.positions[partner], data.box_length)[1]
-        for preset in training.PRESETS:
+        for preset in scores.MODELS:
             surrogate = scores.Surrogate(preset, "conditional", scores.SAMPLER, n_levels)
             final = sampling.last(surrogate.frames(data, row))
             curves[preset] = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]
@@ -135,7 +135,7 @@ def summary(summed: "pd.DataFrame") -> str:
         summed: as from `table_1`; each cell is of the sampler that does best there.
     """
     shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
-    models = [*training.PRESETS, "mddm (paper)", "transolver (paper)"]
+    models = [*scores.MODELS, "mddm (paper)", "transolver (paper)"]
     models += ["ideal gas", scores.quench_name(100), "MD replica"]
     lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
     for model in models:

@@ -29,7 +29,7 @@ SAMPLERS: dict[str, Callable[..., Iterator[sampling.Frame]]] = {
     "paper": partial(sampling.ancestral, variance="paper"),
     # More steps where structure forms, between thermal motion and half a particle spacing.
     "corrected": partial(
-        sampling.ancestral, n_corrections=4, correction=0.7, corrected=(0.01, 0.4)
+        sampling.ancestral, correctors=[sampling.Corrector(4, 0.7, lowest=0.01, highest=0.4)]
     ),
 }
 

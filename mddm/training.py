@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mddm import checkpoint
+from mddm.bragg import BraggDenoiser
 from mddm.geometry import wrap
 from mddm.noise import Denoiser, add_noise, make_schedule
 from mddm.pbcconv import PBCConvDenoiser, RadialDenoiser
@@ -29,6 +30,7 @@ from mddm.transolver import TransolverDenoiser
 PRESETS = {
     "mddm": PBCConvDenoiser,
     "mddm-rbf": RadialDenoiser,
+    "bragg": BraggDenoiser,
     "transolver": TransolverDenoiser,
 }
 
@@ -48,7 +50,7 @@ def default_architecture(preset: str) -> dict[str, Any]:
 
 
 # What each preset learns fastest at in a short run (benchmarks/preset.py).
-LEARNING_RATES = {"mddm": 3e-3, "mddm-rbf": 3e-3, "transolver": 1e-3}
+LEARNING_RATES = {"mddm": 3e-3, "mddm-rbf": 3e-3, "bragg": 2e-3, "transolver": 1e-3}
 
 _WARMUP_STEPS = 100
 _MAX_GRADIENT_NORM = 1.0

@@ -11,6 +11,7 @@ from mddm import (
     results,
     sampling,
     scores,
+    shapes,
     structure,
     study,
     tables,
@@ -98,7 +99,7 @@ def project(tmp_path, monkeypatch):
         shutil.copy(SHIPPED.parent / "results" / name, tmp_path / "data" / "results")
     (tmp_path / "README.md").write_text(f"before\n{tables.BEGIN}\n{tables.END}\nafter\n")
     monkeypatch.setattr(study, "project_root", lambda: tmp_path)
-    for task, preset in product(tasks.TASKS, training.PRESETS):
+    for task, preset in product(tasks.TASKS, scores.MODELS):
         state = training.TrainingState(training.Settings(preset=preset))
         training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
     few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
@@ -139,14 +140,14 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
         *("data/results/table1.csv,", "data/results/figure5.csv,", "data/results/table-a1.csv"),
     ]
     in_box = pd.read_csv(folder / "table1.csv")
-    assert {*training.PRESETS, "ideal gas", "MD replica", "mddm (paper)"} <= set(in_box["model"])
+    assert {*scores.MODELS, "ideal gas", "MD replica", "mddm (paper)"} <= set(in_box["model"])
     assert {"corrected", "paper", "ancestral"} <= set(in_box["sampler"])
     surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
-    assert set(training.PRESETS) <= set(surfaces.loc["torus"].index)
+    assert set(scores.MODELS) <= set(surfaces.loc["torus"].index)
     assert surfaces.loc[("torus", "true cloud"), "n"] == 2
     curves = pd.read_csv(folder / "figure5.csv")
     assert set(curves["chosen"]) == {"drawn", "best", "worst"}
-    assert {"MD", *training.PRESETS} <= set(curves["curve"])
+    assert {"MD", *scores.MODELS} <= set(curves["curve"])
     losses = pd.read_csv(folder / "scores-losses.csv").groupby(["task", "model"])
     assert (losses.size() == losses.size().max()).all() and len(losses) == 6
     readme = (project / "README.md").read_text()
@@ -192,9 +193,9 @@ def test_command_line_names_what_it_does_not_know(capsys):
 
 @pytest.fixture(scope="module")
 def committed(root):
-    """The study's own scores, by group; those of surfaces are still to come."""
-    folder, groups = root / "data" / "results", [g for g in results.GROUPS if g != "surfaces"]
-    return {what: tables.read_scores(folder / f"scores-{what}.csv") for what in groups}
+    """The study's own scores, by group."""
+    folder = root / "data" / "results"
+    return {what: tables.read_scores(folder / f"scores-{what}.csv") for what in results.GROUPS}
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,7 @@ def test_every_committed_score_is_of_this_data_and_of_these_checkpoints(committe
         assert set(scored["source"]) == wanted, f"run `python -m mddm.results {what}`"
 
 
-@pytest.mark.parametrize("preset", training.PRESETS)
+@pytest.mark.parametrize("preset", scores.MODELS)
 def test_committed_score_of_a_model_is_what_its_checkpoint_gives(committed, scored_data, preset):
     scored = committed[preset]
     asked = (scored["task"] == "conditional") & (scored["sampler"] == scores.SAMPLER)
@@ -220,6 +221,16 @@ def test_committed_score_of_a_model_is_what_its_checkpoint_gives(committed, scor
         assert found["rdf_mse"] == pytest.approx(expected["rdf_mse"], rel=0.05)
         assert found["energy_gap"] == pytest.approx(expected["energy_gap"], rel=0.1, abs=0.02)
         assert found["calls"] == expected["calls"]
+
+
+@pytest.mark.parametrize("surface", shapes.SURFACES)
+def test_committed_score_of_a_cloud_is_what_its_checkpoint_gives(committed, surface):
+    scored = committed["surfaces"]
+    asked = (scored["task"] == surface) & (scored["sampler"] == scores.SAMPLER)
+    first = scored[asked & (scored["model"] == "transolver")].iloc[0]
+    surrogate = scores.Surrogate("transolver", surface)
+    (again,) = scores.surface_sample(surrogate, results._POINTS, int(first["seed"]))
+    assert again["sinkhorn"] == pytest.approx(first["sinkhorn"], rel=0.05)
 
 
 def test_committed_curve_is_what_the_checkpoint_gives(root, scored_data):
@@ -234,13 +245,18 @@ def test_committed_curve_is_what_the_checkpoint_gives(root, scored_data):
 
 def test_committed_tables_and_the_readme_are_sums_of_the_committed_scores(root, committed):
     folder = root / "data" / "results"
-    in_box = [scored for what, scored in committed.items() if what != "losses"]
+    in_box = [scored for what, scored in committed.items() if what not in ("surfaces", "losses")]
     quoted = pd.read_csv(folder / "paper-table1.csv")
     summed = tables.table_1(pd.concat(in_box, ignore_index=True), quoted)
     told = pd.read_csv(folder / "table1.csv", keep_default_na=False, na_values={"ci_low": ""})
     assert len(told) == len(summed)
     assert told["rdf_mse"].to_numpy() == pytest.approx(summed["rdf_mse"].to_numpy(), rel=1e-4)
     assert told["model"].tolist() == summed["model"].tolist()
+    quoted = pd.read_csv(folder / "paper-table-a1.csv")
+    summed = tables.table_a1(committed["surfaces"], quoted)
+    told = tables.read_scores(folder / "table-a1.csv")
+    assert told["model"].tolist() == summed["model"].tolist()
+    assert told["sinkhorn"].to_numpy() == pytest.approx(summed["sinkhorn"].to_numpy(), rel=1e-4)
     readme = (root / "README.md").read_text()
     summary = tables.summary(tables.read_scores(folder / "table1.csv"))
     assert tables.with_summary(readme, summary) == readme, "run `python -m mddm.results`"

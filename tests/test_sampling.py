@@ -6,6 +6,7 @@ import torch
 from mddm import sampling
 from mddm.geometry import minimum_image
 from mddm.noise import linear_variance_schedule, log_schedule, power_schedule, wrapped_eps
+from mddm.sampling import Corrector
 
 BOX = 10.0
 SPREAD = 0.7
@@ -66,7 +67,7 @@ class SharedSites:
         return (sigma / total)[:, None, None] * (x_t - weights @ centers)
 
 
-def variances_of_ancestral(sigmas, start, variance="exact", n_corrections=0, correction=0.3):
+def variances_of_ancestral(sigmas, start, variance="exact", correctors=()):
     """Follow the variance of normal data through the sampler, in closed form."""
     alphas, value = (sigmas**2).tolist(), start
     for step in range(len(alphas) - 1, 0, -1):
@@ -75,10 +76,11 @@ def variances_of_ancestral(sigmas, start, variance="exact", n_corrections=0, cor
         value *= ((SPREAD**2 + below) / (SPREAD**2 + above)) ** 2
         value += below * (above - below) / above * {"exact": 1, "paper": 0.5}[variance]
         if below > 0:
-            for _ in range(n_corrections):
-                known = min(below * value / (SPREAD**2 + below) ** 2, 1)
-                value *= (1 - correction * below / (SPREAD**2 + below)) ** 2
-                value += correction * (2 - correction * known) * below
+            for corrector in correctors:
+                for _ in range(corrector.n_steps):
+                    known = min(below * value / (SPREAD**2 + below) ** 2, 1)
+                    value *= (1 - corrector.part * below / (SPREAD**2 + below)) ** 2
+                    value += corrector.part * (2 - corrector.part * known) * below
     return value
 
 
@@ -116,14 +118,12 @@ def test_pure_noise_is_decided_by_its_generator(box_length):
 
 
 @pytest.mark.parametrize("variance", ["exact", "paper"])
-@pytest.mark.parametrize("n_corrections", [0, 2])
+@pytest.mark.parametrize("correctors", [[], [Corrector(2)], [Corrector(1), Corrector(2, 0.5)]])
 @pytest.mark.parametrize("n_steps", [5, 60])
-def test_ancestral_sampling_of_normal_data_has_the_predicted_spread(
-    variance, n_corrections, n_steps
-):
+def test_ancestral_sampling_of_normal_data_has_the_predicted_spread(variance, correctors, n_steps):
     sigmas = log_schedule(n_steps, 0.02, 8.0)
     x_t = sampling.pure_noise(8, 1500, None, 8.0, generator(7))
-    options = {"variance": variance, "n_corrections": n_corrections}
+    options = {"variance": variance, "correctors": correctors}
     samples = result_of(sampling.ancestral, normal_denoiser, x_t, sigmas, **options)
     assert_spread(samples, math.sqrt(variances_of_ancestral(sigmas, 64.0, **options)))
 
@@ -147,23 +147,23 @@ def test_the_corrector_repairs_a_coarse_schedule():
     sigmas = log_schedule(6, 0.05, 20.0)
     x_t = sampling.pure_noise(8, 1500, None, 20.0, generator(2))
     missing = []
-    for n_corrections in (0, 2, 20):
-        options = {"n_corrections": n_corrections}
+    for n_steps in (0, 2, 20):
+        options = {"correctors": [Corrector(n_steps)]}
         samples = result_of(sampling.ancestral, normal_denoiser, x_t, sigmas, **options)
         missing.append(1 - samples.std().item() / SPREAD)
     assert missing[0] > 0.3
     assert missing[1] < 0.75 * missing[0] and missing[2] < 0.3 * missing[0]
 
 
-@pytest.mark.parametrize("correction", [0.05, 0.5, 1.0])
-def test_the_corrector_leaves_the_noise_of_what_is_known(correction):
+@pytest.mark.parametrize("part", [0.05, 0.5, 1.0])
+def test_the_corrector_leaves_the_noise_of_what_is_known(part):
     # One point: the estimate is right at every moment, and the fresh noise is as much as was taken.
     def one_point(x_t, sigma, condition, box_length):
         return x_t / sigma[:, None, None]
 
     sigmas = torch.tensor([0.0, 0.1, 0.1001], dtype=torch.float64)
     x_t = 0.1001 * torch.randn(8, 1500, 3, generator=generator(3))
-    options = {"n_corrections": 60, "correction": correction}
+    options = {"correctors": [Corrector(60, part)]}
     frames = frames_of(sampling.ancestral, one_point, x_t, sigmas, **options)
     assert_spread(frames[1].positions, 0.1)
     # It does move the particles: their start is forgotten.
@@ -172,12 +172,12 @@ def test_the_corrector_leaves_the_noise_of_what_is_known(correction):
 
 
 @pytest.mark.parametrize("level", [0.1 * SPREAD, SPREAD, 10 * SPREAD])
-@pytest.mark.parametrize("correction", [0.3, 1.0])
-def test_the_corrector_leaves_a_normal_distribution_that_is_right_already(level, correction):
+@pytest.mark.parametrize("part", [0.3, 1.0])
+def test_the_corrector_leaves_a_normal_distribution_that_is_right_already(level, part):
     sigmas = torch.tensor([0.0, level, 1.001 * level], dtype=torch.float64)
     spread = math.hypot(SPREAD, level)
     x_t = math.hypot(SPREAD, 1.001 * level) * torch.randn(8, 1500, 3, generator=generator(3))
-    options = {"n_corrections": 300, "correction": correction}
+    options = {"correctors": [Corrector(300, part)]}
     frames = frames_of(sampling.ancestral, normal_denoiser, x_t, sigmas, **options)
     assert_spread(frames[1].positions, spread, n_sigmas=6)
     # It does move the particles: most of their start is forgotten.
@@ -230,7 +230,7 @@ def test_probability_flow_on_the_torus_is_the_same_in_every_image():
     ("sampler", "options", "width"),
     [
         (sampling.ancestral, {}, 0.1),
-        (sampling.ancestral, {"n_corrections": 2}, 0.1),
+        (sampling.ancestral, {"correctors": [Corrector(2)]}, 0.1),
         (sampling.ancestral, {"variance": "paper"}, 0.1 / math.sqrt(2)),
         (sampling.probability_flow, {"order": 2}, 0.1),
     ],
@@ -302,10 +302,10 @@ class Counting:
     ("sampler", "options", "calls"),
     [
         (sampling.ancestral, {}, [0, 1, 2, 3, 4, 5]),
-        (sampling.ancestral, {"n_corrections": 3}, [0, 4, 8, 12, 16, 17]),
+        (sampling.ancestral, {"correctors": [Corrector(3)]}, [0, 4, 8, 12, 16, 17]),
         (
             sampling.ancestral,
-            {"n_corrections": 1, "corrected": (0.1, 1.0)},
+            {"correctors": [Corrector(1, lowest=0.1, highest=1.0)]},
             [0, 1, 3, 5, 6, 7],
         ),
         (sampling.probability_flow, {"order": 1}, [0, 1, 2, 3, 4, 5]),
@@ -328,7 +328,7 @@ def test_frames_count_steps_and_calls(sampler, options, calls):
     ("sampler", "options", "expected"),
     [
         (sampling.ancestral, {}, [4, 1, 0.1]),
-        (sampling.ancestral, {"n_corrections": 1}, [4, 1, 1, 0.1, 0.1]),
+        (sampling.ancestral, {"correctors": [Corrector(1)]}, [4, 1, 1, 0.1, 0.1]),
         (sampling.probability_flow, {"order": 1}, [4, 1, 0.1]),
         (sampling.probability_flow, {"order": 2}, [4, 1, 1, 0.1, 0.1]),
     ],
@@ -356,7 +356,9 @@ def test_ancestral_sampling_is_decided_by_its_generator():
     x_t, sigmas = torch.randn(2, 6, 3, generator=generator()), log_schedule(8)
     before = torch.random.get_rng_state()
     first, again, other = (
-        result_of(sampling.ancestral, normal_denoiser, x_t, sigmas, seed=seed, n_corrections=1)
+        result_of(
+            sampling.ancestral, normal_denoiser, x_t, sigmas, seed=seed, correctors=[Corrector(1)]
+        )
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -418,13 +420,24 @@ def test_noise_levels_must_increase_from_zero(sampler, sigmas):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_steps": -1}, "n_steps must be at least 0"),
+        ({"part": 0.0}, r"in \(0, 1\], got 4 and 0.0"),
+        ({"part": 1.01}, r"in \(0, 1\], got 4 and 1.01"),
+        ({"part": math.nan}, r"part in \(0, 1\]"),
+        ({"lowest": 2.0, "highest": 1.0}, "at most highest, got 2.0 and 1.0"),
+    ],
+)
+def test_correctors_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Corrector(**{"n_steps": 4} | options)
+
+
+@pytest.mark.parametrize(
     ("sampler", "options", "message"),
     [
         (sampling.ancestral, {"variance": "papr"}, "'exact' or 'paper', got 'papr'"),
-        (sampling.ancestral, {"n_corrections": -1}, "n_corrections must be at least 0"),
-        (sampling.ancestral, {"correction": 0.0}, r"in \(0, 1\], got 0 and 0.0"),
-        (sampling.ancestral, {"correction": 1.01}, r"in \(0, 1\], got 0 and 1.01"),
-        (sampling.ancestral, {"correction": math.nan}, r"correction in \(0, 1\]"),
         (sampling.probability_flow, {"order": 3}, "order must be 1 or 2, got 3"),
         (sampling.probability_flow, {"churn": -0.1, "generator": generator()}, "got -0.1 and"),
         (sampling.probability_flow, {"churn": 0.1}, "needs a generator"),

@@ -20,13 +20,14 @@ TINY = {
     "generate_data": [{"n_steps": 200, "n_seeds": 2}],
     "ground_truth": [{"n_conditions": 1}],
     "models": [{}],
-    "shapes": [{"n_points": 64, "n_steps": 5}],
+    "shapes": [{"n_points": 64}],
     "train": [
         {"task": "conditional", "n_steps": 3, "n_sample_steps": 3},
         {"task": "unconditional", "n_steps": 3, "n_sample_steps": 3, "model": "transolver"},
         {"task": "torus", "n_steps": 3, "n_sample_steps": 3},
     ],
     "sample": [{"n_sample_steps": 5}],
+    "crystals": [{"n_sample_steps": 4}],
     "evaluate": [{}],
 }
 

@@ -1,0 +1,198 @@
+"""What must a network see to make a crystal: its neighbours, their sum, the waves of the box?
+
+    python benchmarks/crystal.py         # a quarter of an hour on one core, resumable
+
+Each network learns one configuration of MD, a crystal, in the same number of steps.  It is judged
+level by level, beside the best guess of one who knows every site but not that each is taken once,
+and by samples that start from uniform noise.  One thread.
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mddm import (
+    dataset,
+    geometry,
+    lammps,
+    noise,
+    sampling,
+    structure,
+    study,
+    tables,
+    tasks,
+    training,
+)
+
+# Name, preset and what is changed in it.
+NETWORKS = {
+    "largest message": ("mddm-rbf", {}),
+    "sum of messages": ("bragg", {"n_fields": 0}),
+    "sum and waves": ("bragg", {}),
+}
+LAST = "sum and waves"
+LEVELS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
+# Particles closer than this share a site [length].
+SAME_SITE = 0.6
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="data/opp-lengths.h5", help="relative to the root")
+    parser.add_argument("--out", default="data/results", help="folder, relative to the root")
+    parser.add_argument("--condition", nargs=3, type=float, default=(6.6, 2.4, 0.046))
+    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
+    parser.add_argument("--steps", type=int, default=1500, help="of training")
+    parser.add_argument("--levels", type=int, default=40, help="of sampling")
+    parser.add_argument("--samples", type=int, default=4, help="of each network")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main():
+    options = parse_arguments()
+    root = study.project_root()
+    md = dataset.read(root / options.data)
+    row = longest(md, options.condition)
+    folder = root / options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    losses, samples = folder / "crystal-losses.csv", folder / "crystal-samples.csv"
+    if not samples.exists():
+        known(md, row, losses, samples, options.seed)
+    for name in options.networks:
+        if name not in pd.read_csv(samples)["network"].unique():
+            state = learn(md, row, name, losses, samples, options)
+            if name == LAST:
+                save(state, md, row, folder / "crystal.json", options)
+
+
+def known(md, row, losses, samples, seed):
+    """Judge other anneals by MD, and the guess of one who knows every site."""
+    for sigma in LEVELS:
+        loss = known_sites(md.positions[row], sigma, md.box_length, seed)
+        append(losses, {"network": "knows the sites", "sigma": sigma, "loss": f"{loss:.4f}"})
+    for partner in others(md, row):
+        named = {"network": "MD", "made_by": f"{md.steps[partner]:,} steps", "seed": 0}
+        spent = {"calls": int(md.steps[partner]), "seconds": ""}
+        append(samples, named | spent | judge(md, row, md.positions[partner]))
+
+
+def learn(md, row, name, losses, samples, options):
+    """Train a network on the crystal and judge it; return the end of its training."""
+    state = train(md, row, *NETWORKS[name], options)
+    denoiser = state.average.module.eval()
+    levels = torch.tensor(LEVELS)
+    measured = training.level_losses(denoiser, source_of(md, row), levels, 8, options.seed)
+    lines = [
+        {"network": name, "sigma": s, "loss": f"{x:.4f}"}
+        for s, x in zip(LEVELS, measured.tolist(), strict=True)
+    ]
+    drawn = []
+    for seed in range(options.seed, options.seed + options.samples):
+        final, seconds = sample(md, denoiser, state.settings, options.levels, seed)
+        named = {"network": name, "made_by": "corrected", "seed": seed}
+        spent = {"calls": final.calls, "seconds": f"{seconds:.1f}"}
+        drawn.append(named | spent | judge(md, row, final.positions[0].numpy()))
+    for path, entries in ((losses, lines), (samples, drawn)):
+        for entry in entries:
+            append(path, entry)
+    return state
+
+
+def save(state, md, row, path, options):
+    """Keep the network that makes crystals, for the chapter about them."""
+    kept = study.checkpoint_path("full", "crystal", state.settings.preset)
+    record = study.run_record(options.seed, data=md.content_hash, row=row, steps=options.steps)
+    training.save_checkpoint(kept, state, record)
+    record |= {"checkpoint": f"{kept.name} {study.file_hash(kept)}"}
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def longest(md, condition):
+    """Return the row of a condition with the longest anneal."""
+    same = others(md, md.nearest(*condition), itself=True)
+    return int(same[np.argmax(md.steps[same])])
+
+
+def others(md, row, itself=False):
+    same = np.flatnonzero((md.conditions == md.conditions[row]).all(axis=1))
+    return same if itself else same[same != row]
+
+
+def source_of(md, row):
+    return training.Configurations(torch.from_numpy(md.positions[[row]]), None, md.box_length)
+
+
+def train(md, row, preset, change, options):
+    settings = training.Settings(
+        preset=preset,
+        n_steps=options.steps,
+        batch_size=2,
+        learning_rate=training.LEARNING_RATES[preset],
+        sigma_max=tasks.sigma_max(md.box_length),
+        seed=options.seed,
+        data=md.content_hash,
+        architecture=change,
+    )
+    state = training.TrainingState(settings)
+    steps = training.train(state, source_of(md, row))
+    for _ in study.progress(steps, options.steps, preset):
+        pass
+    return state
+
+
+def sample(md, denoiser, settings, n_levels, seed):
+    start = time.process_time()
+    final = sampling.last(
+        tasks.generate(
+            denoiser,
+            "corrected",
+            noise.make_schedule("log", n_levels, settings.sigma_min, settings.sigma_max),
+            None,
+            n_samples=1,
+            n_particles=md.positions.shape[1],
+            box_length=md.box_length,
+            seed=seed,
+        )
+    )
+    return final, time.process_time() - start
+
+
+def judge(md, row, positions):
+    relaxed, _ = lammps.minimize(positions, md.potential(row), md.box_length)
+    entry = {}
+    for prefix, places in (("", positions), ("relaxed_", relaxed)):
+        scored = tasks.score(md, row, places)
+        entry[f"{prefix}rdf_mse"] = f"{scored['rdf_mse']:.4f}"
+        entry[f"{prefix}energy_gap"] = f"{scored['energy_gap']:.3f}"
+    entry["crystallinity"] = f"{structure.crystallinity(positions, md.box_length):.3f}"
+    pairs = geometry.neighbor_pairs(torch.from_numpy(positions), SAME_SITE, md.box_length)
+    return entry | {"shared_sites": len(pairs)}
+
+
+def known_sites(positions, sigma, box_length, seed):
+    """Measure the loss of the posterior mean over all sites, each particle by itself."""
+    sites = torch.from_numpy(positions).double()
+    generator = torch.Generator().manual_seed(seed)
+    eps = torch.randn(sites.shape, generator=generator, dtype=torch.float64)
+    x_t = sites + sigma * eps
+    from_site = geometry.minimum_image(x_t[:, None] - sites[None], box_length)
+    weights = (-from_site.square().sum(dim=-1) / (2 * sigma**2)).softmax(dim=-1)
+    estimate = (weights[..., None] * from_site).sum(dim=1) / sigma
+    return (estimate - eps).square().mean().item()
+
+
+def append(path, row):
+    tables.append_line(path, row)
+    print(*row.values(), sep="  ", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

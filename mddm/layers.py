@@ -1,0 +1,74 @@
+"""Parts that the networks share."""
+
+import torch
+from torch import Tensor, nn
+
+from mddm.potential import CONDITION_RANGES
+
+
+class Gaussians(nn.Module):
+    """Spread a number over evenly spaced Gaussians, one width apart.
+
+    Args:
+        start, stop: centres of the first and of the last one.
+        n: how many, at least 2.
+    """
+
+    def __init__(self, start: float, stop: float, n: int):
+        super().__init__()
+        self.width = (stop - start) / (n - 1)
+        self.register_buffer("centers", torch.linspace(start, stop, n), persistent=False)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Turn (..., 1) numbers into (..., n) of them."""
+        return torch.exp(-(((value - self.centers) / self.width) ** 2))
+
+
+class ConditionEmbedding(nn.Module):
+    """Describe a system to a network: its condition, and how noisy it is.
+
+    Args:
+        n_levels: Gaussians that the diffusion fraction is spread over.
+    """
+
+    def __init__(self, n_levels: int = 8):
+        super().__init__()
+        self.levels = Gaussians(0.0, 1.0, n_levels)
+        self.n_out = len(CONDITION_RANGES) + n_levels
+
+    def forward(self, globals_: Tensor) -> Tensor:
+        """Turn (batch, 4), as from `noise.global_features`, into (batch, n_out)."""
+        return torch.cat([globals_[:, :-1], self.levels(globals_[:, -1:])], dim=-1)
+
+
+class Modulation(nn.Module):
+    """Make of condition and noise level a scale and a shift for every channel of every layer.
+
+    Args:
+        channels: features per particle.
+        n_layers: layers that are modulated.
+        hidden: width of the network that does it.
+
+    Source: FiLM (Perez et al. 2018).
+    """
+
+    def __init__(self, channels: int, n_layers: int, hidden: int = 32):
+        super().__init__()
+        self.shape = (n_layers, 2, channels)
+        self.condition = ConditionEmbedding()
+        self.embed = nn.Sequential(
+            nn.Linear(self.condition.n_out, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+        )
+        self.change = nn.Linear(hidden, n_layers * 2 * channels)
+        # At first hardly anything is changed.
+        nn.init.normal_(self.change.weight, std=0.01)
+        nn.init.zeros_(self.change.bias)
+
+    def forward(self, globals_: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn (batch, 4) into scale and shift, both (n_layers, batch, 1, channels)."""
+        changes = self.change(self.embed(self.condition(globals_))).unflatten(-1, self.shape)
+        scale, shift = changes.transpose(0, 1)[:, :, :, None].unbind(dim=2)
+        return 1 + scale, shift
