@@ -29,7 +29,7 @@ class StrongestWaves(nn.Module):
     The structure factor S(q) = |sum_j exp(i q r_j)|^2 / n_particles is computed for every wave
     that fits into the box.  The waves with the largest are kept, and all long ones.  They attend to
     each other, as lengths and angles make a lattice together, and give each wave a weight in every
-    field.  A
+    field; how a wave lies to the box's axes is heard too, for a crystal has to fit the box.  A
     field's value at a particle is the sum of all weighted waves there, and its direction the sum
     of their weighted gradients.  Translations change nothing, and the order of the particles
     neither.
@@ -37,7 +37,7 @@ class StrongestWaves(nn.Module):
     Args:
         n_fields: fields.
         n_waves: waves that are kept for their strength.
-        q_max: length of the shortest wave's vector [1 / length].
+        q_max: length of the longest wave vector [1 / length].
         n_lengths: Gaussians that a wave vector's length is spread over.
         channels: features per wave.
         n_layers: layers of attention.
@@ -61,7 +61,8 @@ class StrongestWaves(nn.Module):
         self.strength = Gaussians(0.0, 1.0, 12)
         self.condition = ConditionEmbedding()
         self.axes = Gaussians(0.0, 1.0, 10)
-        n_in = n_lengths + len(self.strength.centers) + 3 * 10 + self.condition.n_out
+        n_told = len(self.strength.centers) + 3 * len(self.axes.centers)
+        n_in = n_lengths + n_told + self.condition.n_out
         self.enter = nn.Sequential(nn.Linear(n_in, channels), nn.SiLU())
         self.layers = nn.ModuleList(_WaveAttention(channels) for _ in range(n_layers))
         self.weigh = nn.Sequential(
