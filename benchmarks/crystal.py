@@ -21,6 +21,7 @@ from mddm import (
     lammps,
     noise,
     sampling,
+    scores,
     structure,
     study,
     tables,
@@ -49,7 +50,7 @@ def parse_arguments():
     parser.add_argument("--condition", nargs=3, type=float, default=(6.6, 2.4, 0.046))
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
     parser.add_argument("--steps", type=int, default=1500, help="of training")
-    parser.add_argument("--levels", type=int, default=40, help="of sampling")
+    parser.add_argument("--levels", type=int, default=scores.N_LEVELS, help="of sampling")
     parser.add_argument("--samples", type=int, default=4, help="of each network")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -96,7 +97,7 @@ def learn(md, row, name, losses, samples, options):
     drawn = []
     for seed in range(options.seed, options.seed + options.samples):
         final, seconds = sample(md, denoiser, state.settings, options.levels, seed)
-        named = {"network": name, "made_by": "corrected", "seed": seed}
+        named = {"network": name, "made_by": scores.SAMPLER, "seed": seed}
         spent = {"calls": final.calls, "seconds": f"{seconds:.1f}"}
         drawn.append(named | spent | judge(md, row, final.positions[0].numpy()))
     for path, entries in ((losses, lines), (samples, drawn)):
@@ -152,7 +153,7 @@ def sample(md, denoiser, settings, n_levels, seed):
     final = sampling.last(
         tasks.generate(
             denoiser,
-            "corrected",
+            scores.SAMPLER,
             noise.make_schedule("log", n_levels, settings.sigma_min, settings.sigma_max),
             None,
             n_samples=1,
