@@ -33,9 +33,10 @@ from mddm import (
 NETWORKS = {
     "largest message": ("mddm-rbf", {}),
     "sum of messages": ("bragg", {"n_fields": 0}),
-    "sum and waves": ("bragg", {}),
+    "sum and waves": ("bragg", {"sites": False}),
+    "sum, waves and sites": ("bragg", {}),
 }
-LAST = "sum and waves"
+LAST = "sum, waves and sites"
 LEVELS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 # Particles closer than this share a site [length].
 SAME_SITE = 0.6

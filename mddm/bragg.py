@@ -2,12 +2,10 @@
 
 A network that passes messages between neighbours cannot hold a crystal together at noise levels
 where its order shows only in many particles at once.  That order is a handful of strong waves in
-the density, the Bragg peaks of the structure factor; they are cheap to find and say where each
-particle belongs.
+the density (`mddm.waves`), which are cheap to find and say where each particle belongs.
 """
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +13,25 @@ from torch import Tensor, nn
 from mddm.geometry import gather_particles, nearest_neighbors
 from mddm.layers import ConditionEmbedding, Gaussians, Modulation
 from mddm.noise import global_features
+from mddm.waves import Q_LONG, STRAY, Waves, assign, find_sites, strongest_waves
 
-# Longer waves are kept however weak they are: they tell where there are too many particles and
-# where too few.  Shorter ones are where structures have their peaks [1 / length].
-_Q_LONG = 2.0
+# In training, sites are withheld from this part of all systems: samples have none for long.
+_WITHHELD = 0.3
 # A perfect crystal of 1000 particles has log(1 + S) = 7.
 _LOG_S_MAX = 7.0
 
 
-class StrongestWaves(nn.Module):
+class WaveFields(nn.Module):
     """Where each particle lies in the strongest waves of the density.
 
-    The structure factor S(q) = |sum_j exp(i q r_j)|^2 / n_particles is computed for every wave
-    that fits into the box.  The waves with the largest are kept, and all long ones.  They attend to
-    each other, as lengths and angles make a lattice together, and give each wave a weight in every
-    field; how a wave lies to the box's axes is heard too, for a crystal has to fit the box.  A
-    field's value at a particle is the sum of all weighted waves there, and its direction the sum
-    of their weighted gradients.  Translations change nothing, and the order of the particles
-    neither.
+    The waves attend to each other, as lengths and angles make a lattice together, and give each
+    wave a weight in every field; how a wave lies to the box's axes is heard too, for a crystal has
+    to fit the box.  A field's value at a particle is the sum of all weighted waves there, and its
+    direction the sum of their weighted gradients.  Translations change nothing, and the order of
+    the particles neither.
 
     Args:
         n_fields: fields.
-        n_waves: waves that are kept for their strength.
         q_max: length of the longest wave vector [1 / length].
         n_lengths: Gaussians that a wave vector's length is spread over.
         channels: features per wave.
@@ -49,14 +44,13 @@ class StrongestWaves(nn.Module):
     def __init__(
         self,
         n_fields: int,
-        n_waves: int = 96,
         q_max: float = 9.5,
-        n_lengths: int = 72,
+        n_lengths: int = 240,
         channels: int = 48,
         n_layers: int = 2,
     ):
         super().__init__()
-        self.n_waves, self.q_max, self.n_out = n_waves, q_max, 4 * n_fields
+        self.n_out = 4 * n_fields
         self.length = Gaussians(0.0, q_max, n_lengths)
         self.strength = Gaussians(0.0, 1.0, 12)
         self.condition = ConditionEmbedding()
@@ -69,35 +63,30 @@ class StrongestWaves(nn.Module):
             nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, n_fields)
         )
 
-    def forward(self, positions: Tensor, globals_: Tensor, box_length: float | None) -> Tensor:
+    def forward(self, positions: Tensor, waves: Waves, globals_: Tensor) -> Tensor:
         """Compute the fields at every particle.
 
         Args:
             positions: (batch, n_particles, 3) [length].
+            waves: of their density, as from `strongest_waves`.
             globals_: (batch, 4), as from `noise.global_features`.
-            box_length: edge of the periodic cube [length]; None for free space, where nothing
-                picks out waves and all fields are zero.
 
         Returns:
             (batch, n_particles, 4 n_fields): values, then directions.
         """
-        if box_length is None:
-            return positions.new_zeros(*positions.shape[:2], self.n_out)
-        vectors, strength, phase = strongest_waves(
-            positions, self.n_waves, _Q_LONG, self.q_max, box_length, long=True
-        )
+        vectors, strength, phase, _ = waves
         length = vectors.norm(dim=-1, keepdim=True)
         unit = vectors / length
         common = self.condition(globals_)[:, None].expand(-1, vectors.shape[1], -1)
         seen = self.strength(strength.log1p()[..., None] / _LOG_S_MAX)
         # Which of the box's axes is which makes no difference.
         axes = self.axes(unit.abs().sort(dim=-1).values[..., None]).flatten(-2)
-        waves = self.enter(torch.cat([self.length(length), seen, axes, common], dim=-1))
+        features = self.enter(torch.cat([self.length(length), seen, axes, common], dim=-1))
         cosine = (unit @ unit.transpose(1, 2)).abs()
         for layer in self.layers:
-            waves = layer(waves, cosine)
+            features = layer(features, cosine)
         # The amplitude of a wave, at most 1, in a crystal of any size.
-        weights = self.weigh(waves) * (strength / positions.shape[1]).sqrt()[..., None]
+        weights = self.weigh(features) * (strength / positions.shape[1]).sqrt()[..., None]
         along = (weights[..., None] * unit[..., None, :]).flatten(2)
         angle = _angles(positions, vectors, phase)
         return torch.cat([angle.cos() @ weights, angle.sin() @ along], dim=-1)
@@ -127,81 +116,10 @@ class _WaveAttention(nn.Module):
         return waves + self.mlp(self.norms[1](waves))
 
 
-@torch.no_grad()
-def strongest_waves(
-    positions: Tensor,
-    n_waves: int,
-    q_min: float,
-    q_max: float,
-    box_length: float,
-    long: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the strongest waves in the density of a periodic box.
-
-    Args:
-        positions: (batch, n_particles, 3) [length].
-        n_waves: how many.
-        q_min, q_max: shortest and longest wave vector [1 / length].
-        box_length: edge of the periodic cube [length].
-        long: whether to add all waves with shorter vectors than `q_min`.
-
-    Returns:
-        vectors: (batch, n, 3) wave vectors, of each pair q and -q one [1 / length].
-        strength: (batch, n), S(q), 1 on average without order, strongest first.
-        phase: (batch, n) angle of sum_j exp(i q r_j) [rad].
-
-        n is `n_waves` and the number of long ones, which come last.
-
-    Raises:
-        ValueError: fewer waves of these lengths fit into the box.
-    """
-    order, whole, length = _waves(q_max, box_length, positions.device)
-    wanted = (length >= q_min) & (length <= q_max)
-    n_fitting = int(wanted.sum())
-    if n_fitting < n_waves:
-        raise ValueError(
-            f"only {n_fitting} waves with q between {q_min} and {q_max} fit into a box of edge "
-            f"{box_length}, and {n_waves} are needed; take a larger box or fewer waves"
-        )
-    step = 2 * math.pi / box_length
-    # exp(i q r) is a product over the three axes, and z needs no negative q.
-    x, y, z = (step * positions).unbind(dim=-1)
-    first, second = (_unit(place[..., None] * order) for place in (x, y))
-    third = _unit(z[..., None] * order[len(order) // 2 :])
-    plane = (first[..., :, None] * second[..., None, :]).flatten(2)
-    waves = (plane.transpose(1, 2) @ third).flatten(1)
-    strength = (waves.real.square() + waves.imag.square()) / positions.shape[1]
-    index = (strength * wanted).topk(n_waves, dim=1).indices
-    if long:
-        longer = (length < q_min).nonzero().T.expand(len(index), -1)
-        index = torch.cat([index, longer], dim=1)
-    return step * whole[index], strength.gather(1, index), waves.gather(1, index).angle()
-
-
-@lru_cache(maxsize=8)
-def _waves(q_max: float, box_length: float, device: torch.device):
-    """List the integers of one axis, the waves made of them, and the lengths of these.
-
-    Of each pair q and -q one has its length; the other's is infinite, and so is that of q = 0.
-    """
-    n = int(q_max * box_length / (2 * math.pi))
-    order = torch.arange(-n, n + 1, device=device, dtype=torch.float32)
-    axes = torch.meshgrid(order, order, order[n:], indexing="ij")
-    whole = torch.stack(axes, dim=-1).reshape(-1, 3)
-    x, y, z = whole.unbind(dim=-1)
-    half = (z > 0) | ((z == 0) & ((y > 0) | ((y == 0) & (x > 0))))
-    length = 2 * math.pi / box_length * whole.norm(dim=-1)
-    return order, whole, torch.where(half, length, torch.inf)
-
-
 def _angles(positions: Tensor, vectors: Tensor, phase: Tensor) -> Tensor:
     # In half precision a phase of a hundred radians would be lost.
     with torch.autocast(positions.device.type, enabled=False):
         return positions @ vectors.transpose(1, 2) - phase[:, None]
-
-
-def _unit(angle: Tensor) -> Tensor:
-    return torch.polar(torch.ones_like(angle), angle)
 
 
 class BraggDenoiser(nn.Module):
@@ -210,7 +128,8 @@ class BraggDenoiser(nn.Module):
     Each layer multiplies what a neighbour sends by a filter of the displacement to it, sums over
     the neighbours and completes the sum with an MLP, whose result is added to the features.
     Sums average over many particles, as the largest message cannot.  The fields of the strongest
-    waves enter the features at the start and the last MLP again.
+    waves, and the way to the site that a particle is assigned in a crystal, enter the features
+    at the start and the last MLP again.
 
     Args:
         channels: features per particle in every layer.
@@ -218,9 +137,10 @@ class BraggDenoiser(nn.Module):
         n_neighbors: edges per particle.
         n_radial: Gaussians that a distance is spread over, between 0 and `r_max`.
         r_max: centre of the last Gaussian [length].
-        n_fields: fields of the strongest waves; 0 leaves the waves out.
-        n_waves: waves that are kept for their strength.
+        n_fields: fields of the strongest waves; 0 leaves the waves out, and the sites with them.
+        n_waves: waves that are kept for their strength; all long ones come on top.
         q_max: length of the longest wave vector [1 / length].
+        sites: whether sites are looked for.
         sigma_min, sigma_max: noise levels [length] where the diffusion fraction is 0 and 1.
 
     Source: this study (benchmarks/crystal.py); the convolution is that of SchNet (Schütt et al.
@@ -235,25 +155,28 @@ class BraggDenoiser(nn.Module):
         n_radial: int = 16,
         r_max: float = 2.2,
         n_fields: int = 16,
-        n_waves: int = 96,
+        n_waves: int = 256,
         q_max: float = 9.5,
+        sites: bool = True,
         sigma_min: float = 0.005,
         sigma_max: float = 5.0,
     ):
         super().__init__()
-        self.n_neighbors = n_neighbors
+        self.n_neighbors, self.n_waves, self.q_max = n_neighbors, n_waves, q_max
+        self.sites = sites and n_fields > 0
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.radial = Gaussians(0.0, r_max, n_radial)
         self.embedding = nn.Parameter(torch.randn(channels))
-        self.waves = StrongestWaves(n_fields, n_waves, q_max) if n_fields else None
-        n_waves_out = 4 * n_fields
-        self.enter = nn.Linear(n_waves_out, channels) if n_fields else None
+        self.fields = WaveFields(n_fields, q_max) if n_fields else None
+        self.n_told = 4 * n_fields + _N_SITE * self.sites
+        self.enter = nn.Linear(self.n_told, channels) if n_fields else None
         self.layers = nn.ModuleList(
             _FilteredSum(channels, n_radial * _N_HARMONICS) for _ in range(n_layers)
         )
         self.modulation = Modulation(2 * channels, n_layers)
+        # Three components, and how far to trust the way to the site.
         self.head = nn.Sequential(
-            nn.Linear(channels + n_waves_out, channels), nn.SiLU(), nn.Linear(channels, 3)
+            nn.Linear(channels + self.n_told, channels), nn.SiLU(), nn.Linear(channels, 4)
         )
 
     def forward(
@@ -270,14 +193,41 @@ class BraggDenoiser(nn.Module):
         edges = (self.radial(distance)[..., :, None] * directions[..., None, :]).flatten(-2)
         globals_ = global_features(condition, sigma, self.sigma_min, self.sigma_max)
         features = self.embedding.expand(*x_t.shape[:2], -1)
-        told = []
-        if self.waves is not None:
-            told = [self.waves(x_t, globals_, box_length)]
-            features = features + self.enter(told[0])
+        told, pull = self._look_around(x_t, sigma, globals_, box_length)
+        if self.enter is not None:
+            features = features + self.enter(told)
         changes = self.modulation(globals_)
         for layer, scale, shift in zip(self.layers, *changes, strict=True):
             features = features + layer(features, neighbors, edges, scale, shift)
-        return self.head(torch.cat([features, *told], dim=-1))
+        noise, trust = self.head(torch.cat([features, told], dim=-1)).split([3, 1], dim=-1)
+        return noise - trust * pull
+
+    def _look_around(self, x_t, sigma, globals_, box_length):
+        """Tell each particle of waves and sites, and the noise that its site would explain.
+
+        Free space has neither: nothing there picks out waves.
+        """
+        if box_length is None or self.fields is None:
+            return x_t.new_zeros(*x_t.shape[:2], self.n_told), torch.zeros_like(x_t)
+        waves = strongest_waves(x_t, self.n_waves, Q_LONG, self.q_max, box_length, long=True)
+        fields = self.fields(x_t, waves, globals_)
+        if not self.sites:
+            return fields, torch.zeros_like(x_t)
+        places, there = find_sites(waves, sigma, x_t.shape[1], box_length)
+        if self.training:
+            # The noise of the first particle is a coin that has been tossed already.
+            there = there & ((x_t[:, :1, 0] / sigma[:, None]) % 1 >= _WITHHELD)
+        way, certainty = assign(x_t, places, there, sigma, box_length)
+        level = sigma[:, None, None]
+        spread = level.square() + STRAY**2
+        pull = way * level / spread
+        misfit = (way.square().mean(dim=(1, 2), keepdim=True) / spread).expand_as(certainty)
+        found = there.any(dim=1)[:, None, None].expand_as(certainty).to(certainty)
+        return torch.cat([fields, pull, way, certainty, misfit, found], dim=-1), pull
+
+
+# What is told of sites: pull, way, certainty, misfit and whether there are any.
+_N_SITE = 9
 
 
 class _FilteredSum(nn.Module):

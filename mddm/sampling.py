@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mddm.geometry import wrap
 from mddm.noise import Denoiser, posterior
+from mddm.waves import hop
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,9 @@ def ancestral(
     variance: str = "exact",
     correctors: Sequence[Corrector] = (),
     center: bool = False,
+    hops: tuple[float, float] | None = None,
 ) -> Iterator[Frame]:
-    """Sample by the reverse diffusion process, optionally with correctors.
+    """Sample by the reverse diffusion process, optionally with correctors and hops.
 
     The plain process calls the network once a noise level.
 
@@ -132,6 +134,9 @@ def ancestral(
         correctors: taken one after the other at each level in their range.
         center: move the centre of mass to the origin after every step, for a
             translation-invariant network in free space.
+        hops: lowest and highest level [length] at which `waves.hop` empties the sites of a
+            crystal that two particles share, before any correctors; None for no such moves.
+            Free space has no sites.
 
     Yields:
         The start, then a frame after each of the n_steps steps.
@@ -145,6 +150,7 @@ def ancestral(
     """
     if variance not in ("exact", "paper"):
         raise ValueError(f"variance must be 'exact' or 'paper', got {variance!r}")
+    hops = None if box_length is None else hops
     sigmas = _checked(sigmas, x_t, box_length, center)
 
     def reverse_step(x_t, step):
@@ -152,6 +158,8 @@ def ancestral(
         mean, sigma = posterior(x_t, eps, sigmas[step] ** 2, sigmas[step - 1] ** 2, variance)
         x_t = _settle(mean + sigma * _normal(x_t, generator), box_length, center)
         level, calls = sigmas[step - 1].item(), 1
+        if hops is not None and hops[0] <= level <= hops[1]:
+            x_t = hop(x_t, level, box_length)
         for corrector in correctors:
             if step > 1 and corrector.lowest <= level <= corrector.highest:
                 for _ in range(corrector.n_steps):

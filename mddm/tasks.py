@@ -27,9 +27,12 @@ UNCONDITIONAL = (6.6, 4.2, 0.014)
 SAMPLERS: dict[str, Callable[..., Iterator[sampling.Frame]]] = {
     "ancestral": sampling.ancestral,
     "paper": partial(sampling.ancestral, variance="paper"),
-    # More steps where structure forms, between thermal motion and half a particle spacing.
+    # More steps where structure forms, between thermal motion and half a particle spacing; where
+    # that is a crystal, hops once its sites are plain to see.
     "corrected": partial(
-        sampling.ancestral, correctors=[sampling.Corrector(4, 0.7, lowest=0.01, highest=0.4)]
+        sampling.ancestral,
+        correctors=[sampling.Corrector(4, 0.7, lowest=0.01, highest=0.4)],
+        hops=(0.03, 0.12),
     ),
 }
 

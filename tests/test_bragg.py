@@ -1,10 +1,9 @@
-import math
-
 import pytest
 import torch
 
-from mddm import bragg
-from mddm.bragg import BraggDenoiser, StrongestWaves, strongest_waves
+from mddm import bragg, noise
+from mddm.bragg import BraggDenoiser, WaveFields
+from mddm.waves import strongest_waves
 
 BOX = 10.0
 SIZES = {"channels": 16, "n_layers": 2, "n_neighbors": 8, "n_fields": 3, "n_waves": 20}
@@ -19,6 +18,11 @@ def bcc(cells=5):
     return (BOX / cells * torch.cat([corner, corner + 0.5]))[None]
 
 
+def noised(positions, sigma):
+    eps = torch.randn(positions.shape, generator=torch.Generator().manual_seed(3))
+    return noise.add_noise(positions, sigma, eps, BOX), eps
+
+
 def denoiser(**sizes):
     torch.manual_seed(1)
     return BraggDenoiser(**SIZES | sizes)
@@ -26,57 +30,12 @@ def denoiser(**sizes):
 
 def fields():
     torch.manual_seed(2)
-    return StrongestWaves(n_fields=3, n_waves=20)
+    network = WaveFields(n_fields=3)
 
+    def compute(positions, globals_):
+        return network(positions, strongest_waves(positions, 20, 2.0, 9.5, BOX), globals_)
 
-# --- the waves ---------------------------------------------------------------------------------
-
-
-def test_the_waves_of_a_crystal_are_its_bragg_peaks():
-    sites, shift = bcc(), torch.tensor([0.3, 1.7, 4.0])
-    vectors, strength, phase = strongest_waves((sites + shift) % BOX, 6, 2.0, 6.0, BOX)
-    # Half of the twelve {110} of a lattice of edge 2.
-    assert strength.numpy() == pytest.approx(sites.shape[1], rel=1e-4)
-    assert vectors.norm(dim=-1).numpy() == pytest.approx(2 * math.pi / 2 * math.sqrt(2), rel=1e-5)
-    assert len({tuple(row) for row in vectors[0].round(decimals=3).tolist()}) == 6
-    # Every site lies on the crest of every wave.
-    angle = (sites + shift) @ vectors.transpose(1, 2) - phase[:, None]
-    assert angle.cos().min() > 0.999
-
-
-def test_the_strongest_of_all_waves_are_found():
-    positions = gas()
-    vectors, strength, phase = strongest_waves(positions, 20, 2.0, 5.0, BOX)
-    step, n = 2 * math.pi / BOX, 8
-    every = step * torch.cartesian_prod(*[torch.arange(-n, n + 1)] * 3).double()
-    every = every[(every.norm(dim=-1) >= 2.0) & (every.norm(dim=-1) <= 5.0)]
-    for system in range(2):
-        angle = positions[system].double() @ every.T
-        real, imaginary = angle.cos().sum(0), angle.sin().sum(0)
-        # Each comes twice, as q and -q.
-        expected = ((real**2 + imaginary**2) / 60).sort(descending=True).values[:40:2]
-        assert strength[system].numpy() == pytest.approx(expected.numpy(), rel=1e-4)
-        angle = positions[system].double() @ vectors[system].double().T
-        wave = torch.polar(torch.ones_like(angle), angle).sum(0)
-        assert torch.polar(torch.ones_like(phase[system]), phase[system]).numpy() == (
-            pytest.approx((wave / wave.abs()).numpy(), abs=1e-3)
-        )
-
-
-def test_long_waves_are_kept_however_weak_they_are():
-    vectors, strength, phase = strongest_waves(bcc(), 6, 2.0, 6.0, BOX, long=True)
-    length = vectors[0].norm(dim=-1)
-    assert (length[:6] > 4).all() and (length[6:] < 2).all() and length.min() > 0
-    # Half of the lattice points within 2.0 L / 2 pi of the origin, less the origin itself.
-    n = torch.cartesian_prod(*[torch.arange(-4, 5)] * 3).double()
-    assert len(length[6:]) == ((2 * math.pi / BOX * n.norm(dim=-1) < 2.0).sum() - 1) / 2
-    assert strength.shape == phase.shape == (1, len(length))
-    assert strength[0, 6:].max() < 1e-6
-
-
-def test_more_waves_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="only 0 waves with q between"):
-        strongest_waves(gas(), 96, 2.0, 9.5, 0.5)
+    return compute
 
 
 # --- the fields --------------------------------------------------------------------------------
@@ -85,18 +44,18 @@ def test_more_waves_than_there_are_is_refused():
 @torch.no_grad()
 def test_fields_move_with_the_particles_and_turn_with_the_box():
     network, positions, globals_ = fields(), gas(), torch.rand(2, 4)
-    value, direction = network(positions, globals_, BOX).split([3, 9], dim=-1)
+    value, direction = network(positions, globals_).split([3, 9], dim=-1)
     assert value.std() > 1e-3 and direction.std() > 1e-3
-    moved = network((positions + torch.tensor([1.0, 6.0, 9.5])) % BOX, globals_, BOX)
+    moved = network((positions + torch.tensor([1.0, 6.0, 9.5])) % BOX, globals_)
     assert moved.numpy() == pytest.approx(
         torch.cat([value, direction], -1).detach().numpy(), abs=1e-4
     )
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    relabelled = network(positions[:, order], globals_, BOX)
+    relabelled = network(positions[:, order], globals_)
     assert relabelled[..., :3].numpy() == pytest.approx(value[:, order].numpy(), abs=1e-4)
     # A quarter turn about z.
     turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    turned = network((positions @ turn.T) % BOX, globals_, BOX)
+    turned = network((positions @ turn.T) % BOX, globals_)
     assert turned[..., :3].numpy() == pytest.approx(value.numpy(), abs=1e-4)
     expected = direction.unflatten(-1, (3, 3)) @ turn.T
     assert turned[..., 3:].numpy() == pytest.approx(expected.flatten(2).numpy(), abs=1e-4)
@@ -106,14 +65,10 @@ def test_fields_move_with_the_particles_and_turn_with_the_box():
 def test_in_a_crystal_the_direction_points_away_from_the_site():
     network, sites = fields(), bcc()
     off = 0.1 * torch.randn(sites.shape, generator=torch.Generator().manual_seed(0))
-    direction = network(sites + off, torch.zeros(1, 4), BOX)[..., 3:].unflatten(-1, (3, 3))
+    direction = network(sites + off, torch.zeros(1, 4))[..., 3:].unflatten(-1, (3, 3))
     for field in direction[0].unbind(dim=1):
         together = torch.stack([field.flatten(), off.flatten()])
         assert abs(torch.corrcoef(together)[0, 1]) > 0.9
-
-
-def test_free_space_has_no_waves():
-    assert fields()(gas(), torch.zeros(2, 4), None).abs().max() == 0
 
 
 # --- the network -------------------------------------------------------------------------------
@@ -184,11 +139,33 @@ def test_every_parameter_is_trained_even_among_coincident_particles():
 
 def test_half_precision_keeps_the_phase_of_a_wave():
     positions = gas()
-    vectors, _, phase = strongest_waves(positions, 20, 2.0, 9.5, BOX)
+    vectors, _, phase, _ = strongest_waves(positions, 20, 2.0, 9.5, BOX)
     whole = bragg._angles(positions, vectors, phase)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = bragg._angles(positions, vectors, phase)
     assert torch.equal(whole, half)
+
+
+@torch.no_grad()
+def test_the_way_to_the_site_is_told_in_a_crystal_and_withheld_in_part_of_training():
+    x_t, eps = noised(bcc(8).expand(40, -1, -1), 0.25)
+    network = denoiser()
+    levels = torch.full((40,), 0.25)
+    told, pull = network.eval()._look_around(x_t, levels, torch.zeros(40, 4), BOX)
+    assert told[..., -1].eq(1).all() and told[..., -9:-6].equal(pull)
+    # The noise is pointed at: what the sites explain of it, without anything learned.
+    assert (-pull - eps).square().mean() < 0.3
+    told, pull = network.train()._look_around(x_t, levels, torch.zeros(40, 4), BOX)
+    withheld = told[:, 0, -1] == 0
+    assert 0.1 < withheld.float().mean() < 0.6
+    assert pull[withheld].eq(0).all() and pull[~withheld].ne(0).any()
+
+
+@pytest.mark.parametrize("left_out", [{"sites": False}, {"n_fields": 0}])
+def test_parts_can_be_left_out(left_out):
+    network, x_t = denoiser(**left_out), bcc(8)
+    assert network.n_told == 4 * SIZES["n_fields"] * ("sites" in left_out)
+    assert network(x_t, torch.tensor([0.1]), None, BOX).shape == x_t.shape
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mddm import sampling
-from mddm.geometry import minimum_image
+from mddm.geometry import minimum_image, neighbor_pairs
 from mddm.noise import linear_variance_schedule, log_schedule, power_schedule, wrapped_eps
 from mddm.sampling import Corrector
 
@@ -169,6 +169,36 @@ def test_the_corrector_leaves_the_noise_of_what_is_known(part):
     # It does move the particles: their start is forgotten.
     overlap = (frames[1].positions * x_t).mean() / 0.1**2
     assert abs(overlap) < 0.1
+
+
+def test_hops_fill_the_empty_sites_of_a_crystal():
+    # To this denoiser each particle belongs to the nearest site, taken or not.
+    def nearest_site(x_t, sigma, condition, box_length):
+        off = (x_t + 0.5) % 1 - 0.5
+        return off * (sigma / (0.03**2 + sigma**2))[:, None, None]
+
+    sites = cubic_sites(10) - 0.5
+    x_t = sites[None] + 0.1 * torch.randn(1, 1000, 3, generator=generator())
+    x_t[0, :20] = sites[900:920] + 0.1 * torch.randn(20, 3, generator=generator(1))
+    start = (nearest_site, x_t, log_schedule(12, 0.01, 0.1))
+    n_pairs = {
+        hops: len(
+            neighbor_pairs(
+                result_of(sampling.ancestral, *start, box_length=BOX, hops=hops)[0], 0.4, BOX
+            )
+        )
+        for hops in (None, (0.02, 0.05), (0.5, 1.0))
+    }
+    assert n_pairs == {None: 20, (0.02, 0.05): 0, (0.5, 1.0): 20}
+
+
+def test_free_space_has_no_sites_to_hop_to():
+    x_t, sigmas = torch.randn(1, 100, 3, generator=generator()), log_schedule(4, 0.05, 1.0)
+    plain, hopped = (
+        result_of(sampling.ancestral, normal_denoiser, x_t, sigmas, hops=hops)
+        for hops in (None, (0.0, 1.0))
+    )
+    assert torch.equal(plain, hopped)
 
 
 @pytest.mark.parametrize("level", [0.1 * SPREAD, SPREAD, 10 * SPREAD])

@@ -1,0 +1,288 @@
+"""Waves in the density of a box, the sites that they add up to, and who is on which site.
+
+A crystal is a handful of strong waves, the Bragg peaks of its structure factor.  Where they
+all have their crests are its sites.  In noise a particle is often nearer to another's site than
+to its own; what settles who belongs where is that no site is taken twice.  Nothing here is learned.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional
+
+from mddm.geometry import minimum_image, wrap
+
+# Where structures have their peaks.  Longer waves can be kept however weak they are: they tell
+# where there are too many particles and where too few [1 / length].
+Q_LONG, Q_MAX = 2.0, 9.5
+# How far particles stray from their sites in a typical crystal, along each axis [length].
+STRAY = 0.1
+# Below this level an assignment is no sharper than at it: a particle on another's site has to
+# find the way to an empty one [length].
+_SOFTEST = 0.15
+# The waves are added up on a grid with this many points per unit length.
+_GRID = 4.8
+# The density is shown with this resolution [length].
+_BLUR = 0.25
+# A lattice has about one site per particle; waves that are no lattice have any number of crests.
+_FEWEST, _MOST = 0.97, 1.15
+_N_NEAR, _N_ROUNDS, _RELAXATION = 16, 40, 1.8
+# Particles hop only in a crystal: where so many of them have a site of their own, and only those
+# that are on a site [length].
+_OWN, _ON_SITE = 0.8, 0.5
+_N_WAVES = 256
+
+
+class Waves(NamedTuple):
+    """The strongest waves of each system of a batch, each standing for q and -q.
+
+    Args:
+        vectors: (batch, n_waves, 3) wave vectors [1 / length].
+        strength: (batch, n_waves) S(q), 1 on average without order.
+        phase: (batch, n_waves) angle of sum_j exp(i q r_j) [rad].
+        chance: what the strongest of all waves has without order, on average.
+    """
+
+    vectors: Tensor
+    strength: Tensor
+    phase: Tensor
+    chance: float
+
+
+@torch.no_grad()
+def strongest_waves(
+    positions: Tensor,
+    n_waves: int,
+    q_min: float,
+    q_max: float,
+    box_length: float,
+    long: bool = False,
+) -> Waves:
+    """Find the strongest waves in the density of a periodic box.
+
+    Args:
+        positions: (batch, n_particles, 3) [length].
+        n_waves: how many.
+        q_min, q_max: shortest and longest wave vector [1 / length].
+        box_length: edge of the periodic cube [length].
+        long: whether to add all waves with shorter vectors than `q_min`.
+
+    Returns:
+        The waves, strongest first; the long ones come last.
+
+    Raises:
+        ValueError: fewer waves of these lengths fit into the box.
+    """
+    order, whole, length = _waves(q_max, box_length, positions.device)
+    wanted = (length >= q_min) & (length <= q_max)
+    n_fitting = int(wanted.sum())
+    if n_fitting < n_waves:
+        raise ValueError(
+            f"only {n_fitting} waves with q between {q_min} and {q_max} fit into a box of edge "
+            f"{box_length}, and {n_waves} are needed; take a larger box or fewer waves"
+        )
+    step = 2 * math.pi / box_length
+    # exp(i q r) is a product over the three axes, and z needs no negative q.
+    x, y, z = (step * positions).unbind(dim=-1)
+    first, second = (_unit(place[..., None] * order) for place in (x, y))
+    third = _unit(z[..., None] * order[len(order) // 2 :])
+    plane = (first[..., :, None] * second[..., None, :]).flatten(2)
+    waves = (plane.transpose(1, 2) @ third).flatten(1)
+    strength = (waves.real.square() + waves.imag.square()) / positions.shape[1]
+    index = (strength * wanted).topk(n_waves, dim=1).indices
+    if long:
+        longer = (length < q_min).nonzero().T.expand(len(index), -1)
+        index = torch.cat([index, longer], dim=1)
+    vectors = step * whole[index]
+    phase = waves.gather(1, index).angle()
+    # The largest of n strengths, which are distributed exponentially.
+    return Waves(vectors, strength.gather(1, index), phase, math.log(n_fitting))
+
+
+@lru_cache(maxsize=8)
+def _waves(q_max: float, box_length: float, device: torch.device):
+    """List the integers of one axis, the waves made of them, and the lengths of these.
+
+    Of each pair q and -q one has its length; the other's is infinite, and so is that of q = 0.
+    """
+    n = int(q_max * box_length / (2 * math.pi))
+    order = torch.arange(-n, n + 1, device=device, dtype=torch.float32)
+    axes = torch.meshgrid(order, order, order[n:], indexing="ij")
+    whole = torch.stack(axes, dim=-1).reshape(-1, 3)
+    x, y, z = whole.unbind(dim=-1)
+    half = (z > 0) | ((z == 0) & ((y > 0) | ((y == 0) & (x > 0))))
+    length = 2 * math.pi / box_length * whole.norm(dim=-1)
+    return order, whole, torch.where(half, length, torch.inf)
+
+
+def _unit(angle: Tensor) -> Tensor:
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+@torch.no_grad()
+def find_sites(
+    waves: Waves, sigma: Tensor, n_particles: int, box_length: float
+) -> tuple[Tensor, Tensor]:
+    """Find the sites of a crystal in noise: where the crests of its waves meet.
+
+    Waves no stronger than chance makes them are left out, the others given back what the noise
+    has taken from them, and all are added up.
+
+    Args:
+        waves: as from `strongest_waves`.
+        sigma: (batch,) noise levels [length].
+        n_particles: particles in each system.
+        box_length: edge of the periodic cube [length].
+
+    Returns:
+        places: (batch, n, 3) [length], the highest crests first, with n a little above
+            `n_particles`.
+        there: (batch, n) bool, which of them are sites.  All False where the number of crests is
+            far from that of the particles, as in a liquid, a glass or waves that do not make a
+            lattice.
+
+    Source: this study.  What noise takes is the Debye-Waller factor.
+    """
+    density = _density(waves, sigma, n_particles, box_length)
+    n_grid = density.shape[1]
+    around = functional.pad(density[:, None], (1,) * 6, mode="circular")
+    crest = (density >= functional.max_pool3d(around, 3, stride=1)[:, 0]) & (density > 0)
+    flat = density.flatten(1)
+    height, index = (flat * crest.flatten(1)).topk(round(1.2 * n_particles), dim=1)
+    place = torch.stack([index // n_grid**2, index // n_grid % n_grid, index % n_grid], dim=-1)
+
+    def beside(axis, step):
+        there = place.clone()
+        there[..., axis] = (there[..., axis] + step) % n_grid
+        return flat.gather(1, (there[..., 0] * n_grid + there[..., 1]) * n_grid + there[..., 2])
+
+    # The top of a parabola through each crest and its neighbours on the grid.
+    offsets = []
+    for axis in range(3):
+        above, below = beside(axis, 1), beside(axis, -1)
+        bend = (2 * (2 * height - above - below)).clamp(min=1e-6)
+        offsets.append(((above - below) / bend).clamp(-0.5, 0.5))
+    places = (place + torch.stack(offsets, dim=-1)) * (box_length / n_grid)
+    there = height > 0
+    n_there = there.sum(dim=1, keepdim=True)
+    return places, there & (n_there >= _FEWEST * n_particles) & (n_there <= _MOST * n_particles)
+
+
+def _density(waves: Waves, sigma: Tensor, n_particles: int, box_length: float) -> Tensor:
+    """Add the waves up on a grid: (batch, n_grid, n_grid, n_grid)."""
+    vectors, strength, phase, chance = waves
+    n_grid = 2 * math.ceil(_GRID * box_length / 2)
+    step = 2 * math.pi / box_length
+    squared = vectors.square().sum(dim=-1)
+    real = (strength - chance).clamp(min=0) / strength.clamp(min=1)
+    # Amplitudes in the crystal are at most 1.
+    restored = (squared * sigma[:, None] ** 2 / 2).clamp(max=20).exp()
+    amplitude = ((strength / n_particles).sqrt() * restored).clamp(max=1)
+    amplitude = amplitude * real * (-squared * _BLUR**2 / 2).exp()
+    place = (vectors / step).round().long() % n_grid
+    place = (place[..., 0] * n_grid + place[..., 1]) * n_grid + place[..., 2]
+    spectrum = torch.zeros(
+        len(vectors), n_grid**3, dtype=torch.complex64, device=vectors.device
+    ).scatter_add_(1, place, torch.polar(amplitude, -phase))
+    spectrum = spectrum.view(-1, n_grid, n_grid, n_grid)
+    return torch.fft.ifftn(spectrum, dim=(1, 2, 3), norm="forward").real
+
+
+@torch.no_grad()
+def assign(
+    positions: Tensor, places: Tensor, there: Tensor, sigma: Tensor, box_length: float
+) -> tuple[Tensor, Tensor]:
+    """Share the sites out among the particles, every particle once, no site more than once.
+
+    Each particle prefers the sites near it, as normal noise makes likely.  Sinkhorn's algorithm
+    weighs the sites until no one is wanted by more than one.
+
+    Args:
+        positions: (batch, n_particles, 3) [length].
+        places, there: as from `find_sites`.
+        sigma: (batch,) noise levels [length].
+        box_length: edge of the periodic cube [length].
+
+    Returns:
+        displacement: (batch, n_particles, 3), from each particle to its site, on average over
+            the sites that it may have [length]; zero where there are no sites.
+        certainty: (batch, n_particles, 1), the share of the likeliest site; zero where there are
+            none.
+
+    Source: Sinkhorn and Knopp 1967, over-relaxed as in Thibault et al. 2021; sites may stay empty.
+    """
+    squared = positions.new_zeros(())
+    for axis in range(3):
+        apart = places[:, None, :, axis] - positions[:, :, None, axis]
+        apart -= box_length * torch.round(apart / box_length)
+        squared = squared + apart.square_()
+    squared = squared.masked_fill_(~there[:, None], torch.inf)
+    n_near = min(_N_NEAR, places.shape[1])
+    near = squared.topk(n_near, dim=-1, largest=False, sorted=False).indices
+    shape, near = near.shape, near.flatten(1)
+    at = places.gather(1, near[..., None].expand(-1, -1, 3)).unflatten(1, shape[1:])
+    displacement = minimum_image(at - positions[:, :, None], box_length)
+    spread = (sigma**2 + STRAY**2).clamp(min=_SOFTEST**2 + STRAY**2)[:, None, None]
+    is_site = there.gather(1, near).view(shape)
+    likely = -displacement.square().sum(dim=-1) / (2 * spread)
+    likely = likely.masked_fill(~is_site, -1e6)
+    weight = torch.zeros_like(places[..., 0])
+    for _ in range(_N_ROUNDS):
+        share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1)
+        wanted = torch.zeros_like(weight).scatter_add_(1, near, share.flatten(1))
+        weight = (weight - _RELAXATION * wanted.clamp(min=1e-12).log()).clamp(max=0)
+    share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1) * is_site
+    return (share[..., None] * displacement).sum(dim=2), share.amax(dim=-1, keepdim=True)
+
+
+@torch.no_grad()
+def hop(positions: Tensor, sigma: float, box_length: float) -> Tensor:
+    """Move particles from a crystal's sites that are taken twice to empty ones.
+
+    Particles are alike: where one too many is on a site and another site is empty, it makes no
+    difference which of all the particles between them move, and one jump does it.
+
+    Args:
+        positions: (batch, n_particles, 3) [length].
+        sigma: their noise level [length].
+        box_length: edge of the periodic cube [length].
+
+    Returns:
+        The positions, new ones where there was a jump.  Where no sites are found, or too few
+        particles are at one of their own, nothing moves.
+
+    Source: this study; jumps over any distance are moves of Monte Carlo simulation.
+    """
+    n_particles = positions.shape[1]
+    length = _waves(Q_MAX, box_length, positions.device)[-1]
+    n_waves = min(_N_WAVES, int(((length >= Q_LONG) & (length <= Q_MAX)).sum()))
+    if n_waves == 0:
+        return positions
+    waves = strongest_waves(positions, n_waves, Q_LONG, Q_MAX, box_length)
+    levels = torch.full((len(positions),), sigma, device=positions.device)
+    found = zip(*find_sites(waves, levels, n_particles, box_length), strict=True)
+    moved = positions.clone()
+    for system, (places, there) in zip(moved, found, strict=True):
+        places = places[there]
+        if not len(places):
+            continue
+        apart = minimum_image(system[:, None] - places, box_length).norm(dim=-1)
+        distance, site = apart.min(dim=1)
+        # The nearest particle keeps the site.
+        keeps = distance == torch.full_like(places[:, 0], torch.inf).scatter_reduce(
+            0, site, distance, "amin"
+        ).gather(0, site)
+        on_site = distance < _ON_SITE
+        if (keeps & on_site).sum() < _OWN * n_particles:
+            continue
+        extra = (~keeps & on_site).nonzero()[:, 0]
+        empty = torch.ones_like(there[: len(places)]).index_fill(0, site, False).nonzero()[:, 0]
+        far = minimum_image(system[extra][:, None] - places[empty], box_length).square().sum(-1)
+        who, where = linear_sum_assignment(far.cpu().numpy())
+        who, where = extra[who], empty[where]
+        system[who] += places[where] - places[site[who]]
+    return wrap(moved, box_length)
