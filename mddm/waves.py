@@ -66,7 +66,7 @@ def strongest_waves(
 
     Args:
         positions: (batch, n_particles, 3) [length].
-        n_waves: how many.
+        n_waves: how many, or all where fewer fit into the box.
         q_min, q_max: shortest and longest wave vector [1 / length].
         box_length: edge of the periodic cube [length].
         long: whether to add all waves with shorter vectors than `q_min`.
@@ -75,15 +75,15 @@ def strongest_waves(
         The waves, strongest first; the long ones come last.
 
     Raises:
-        ValueError: fewer waves of these lengths fit into the box.
+        ValueError: no wave of these lengths fits into the box.
     """
     order, whole, length = _waves(q_max, box_length, positions.device)
     wanted = (length >= q_min) & (length <= q_max)
     n_fitting = int(wanted.sum())
-    if n_fitting < n_waves:
+    if n_fitting == 0:
         raise ValueError(
-            f"only {n_fitting} waves with q between {q_min} and {q_max} fit into a box of edge "
-            f"{box_length}, and {n_waves} are needed; take a larger box or fewer waves"
+            f"no wave with q between {q_min} and {q_max} fits into a box of edge {box_length}; "
+            "take a larger box"
         )
     step = 2 * math.pi / box_length
     # exp(i q r) is a product over the three axes, and z needs no negative q.
@@ -93,7 +93,7 @@ def strongest_waves(
     plane = (first[..., :, None] * second[..., None, :]).flatten(2)
     waves = (plane.transpose(1, 2) @ third).flatten(1)
     strength = (waves.real.square() + waves.imag.square()) / positions.shape[1]
-    index = (strength * wanted).topk(n_waves, dim=1).indices
+    index = (strength * wanted).topk(min(n_waves, n_fitting), dim=1).indices
     if long:
         longer = (length < q_min).nonzero().T.expand(len(index), -1)
         index = torch.cat([index, longer], dim=1)
@@ -258,11 +258,9 @@ def hop(positions: Tensor, sigma: float, box_length: float) -> Tensor:
     Source: this study; jumps over any distance are moves of Monte Carlo simulation.
     """
     n_particles = positions.shape[1]
-    length = _waves(Q_MAX, box_length, positions.device)[-1]
-    n_waves = min(_N_WAVES, int(((length >= Q_LONG) & (length <= Q_MAX)).sum()))
-    if n_waves == 0:
+    if 2 * math.pi / box_length > Q_MAX:
         return positions
-    waves = strongest_waves(positions, n_waves, Q_LONG, Q_MAX, box_length)
+    waves = strongest_waves(positions, _N_WAVES, Q_LONG, Q_MAX, box_length)
     levels = torch.full((len(positions),), sigma, device=positions.device)
     found = zip(*find_sites(waves, levels, n_particles, box_length), strict=True)
     moved = positions.clone()

@@ -79,9 +79,14 @@ def test_long_waves_are_kept_however_weak_they_are():
     assert strength[0, 6:].max() < 1e-6
 
 
-def test_more_waves_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="only 0 waves with q between"):
+def test_in_a_small_box_all_waves_are_taken_and_there_may_be_none():
+    vectors = strongest_waves(gas() % 3, 1000, 2.0, 9.5, 3.0).vectors
+    assert 96 < vectors.shape[1] < 1000
+    assert len({tuple(row) for row in vectors[0].round(decimals=3).tolist()}) == vectors.shape[1]
+    with pytest.raises(ValueError, match="no wave with q between"):
         strongest_waves(gas(), 96, 2.0, 9.5, 0.5)
+    positions = gas() % 0.5
+    assert hop(positions, 0.1, 0.5).equal(positions)
 
 
 def test_chance_is_what_a_gas_has():
