@@ -152,7 +152,8 @@ def find_sites(
     around = functional.pad(density[:, None], (1,) * 6, mode="circular")
     crest = (density >= functional.max_pool3d(around, 3, stride=1)[:, 0]) & (density > 0)
     flat = density.flatten(1)
-    height, index = (flat * crest.flatten(1)).topk(round(1.2 * n_particles), dim=1)
+    n_kept = min(round(1.2 * n_particles), flat.shape[1])
+    height, index = (flat * crest.flatten(1)).topk(n_kept, dim=1)
     place = torch.stack([index // n_grid**2, index // n_grid % n_grid, index % n_grid], dim=-1)
 
     def beside(axis, step):
