@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mddm.geometry import gather_particles, nearest_neighbors
 from mddm.layers import ConditionEmbedding, Gaussians, Modulation
 from mddm.noise import global_features
-from mddm.waves import Q_LONG, STRAY, Waves, assign, find_sites, strongest_waves
+from mddm.waves import Q_LONG, Q_MAX, STRAY, Waves, assign, find_sites, strongest_waves
 
 # In training, sites are withheld from this part of all systems: samples have none for long.
 _WITHHELD = 0.3
@@ -44,7 +44,7 @@ class WaveFields(nn.Module):
     def __init__(
         self,
         n_fields: int,
-        q_max: float = 9.5,
+        q_max: float = Q_MAX,
         n_lengths: int = 240,
         channels: int = 48,
         n_layers: int = 2,
@@ -156,7 +156,7 @@ class BraggDenoiser(nn.Module):
         r_max: float = 2.2,
         n_fields: int = 16,
         n_waves: int = 256,
-        q_max: float = 9.5,
+        q_max: float = Q_MAX,
         sites: bool = True,
         sigma_min: float = 0.005,
         sigma_max: float = 5.0,
