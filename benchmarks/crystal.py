@@ -29,14 +29,15 @@ from mddm import (
     training,
 )
 
-# Name, preset and what is changed in it.
+# Name, preset and the settings that are not those of its recipe.
 NETWORKS = {
     "largest message": ("mddm-rbf", {}),
-    "sum of messages": ("bragg", {"n_fields": 0}),
-    "sum and waves": ("bragg", {"sites": False}),
-    "sum, waves and sites": ("bragg", {}),
+    "sum of messages": ("bragg", {"decoys": 0.0, "architecture": {"n_fields": 0}}),
+    "sum and waves": ("bragg", {"decoys": 0.0, "architecture": {"sites": False}}),
+    "and sites": ("bragg", {"decoys": 0.0}),
+    "and decoys": ("bragg", {}),
 }
-LAST = "sum, waves and sites"
+LAST = "and decoys"
 LEVELS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 # Particles closer than this share a site [length].
 SAME_SITE = 0.6
@@ -136,11 +137,10 @@ def train(md, row, preset, change, options):
         preset=preset,
         n_steps=options.steps,
         batch_size=2,
-        learning_rate=training.LEARNING_RATES[preset],
         sigma_max=tasks.sigma_max(md.box_length),
         seed=options.seed,
         data=md.content_hash,
-        architecture=change,
+        **training.RECIPES[preset] | change,
     )
     state = training.TrainingState(settings)
     steps = training.train(state, source_of(md, row))

@@ -206,7 +206,7 @@ def train_one(options, task, model):
     settings = {
         "preset": model,
         "batch_size": options.train_batch,
-        "learning_rate": training.LEARNING_RATES[model],
+        **training.RECIPES[model],
         "sigma_max": tasks.sigma_max(source.box_length),
         "seed": options.seed,
         "data": content_hash,

@@ -103,7 +103,7 @@ def measure(preset, change, source, judge, options, content_hash):
     settings = {
         "preset": preset,
         "batch_size": 1,
-        "learning_rate": training.LEARNING_RATES[preset],
+        **training.RECIPES[preset],
         "sigma_min": low,
         "sigma_max": high,
         "ema_decay": 0.99,

@@ -26,6 +26,7 @@ from mddm.geometry import wrap
 from mddm.noise import Denoiser, add_noise, make_schedule
 from mddm.pbcconv import PBCConvDenoiser, RadialDenoiser
 from mddm.transolver import TransolverDenoiser
+from mddm.waves import decoys
 
 PRESETS = {
     "mddm": PBCConvDenoiser,
@@ -49,8 +50,14 @@ def default_architecture(preset: str) -> dict[str, Any]:
     }
 
 
-# What each preset learns fastest at in a short run (benchmarks/preset.py).
-LEARNING_RATES = {"mddm": 3e-3, "mddm-rbf": 3e-3, "bragg": 2e-3, "transolver": 1e-3}
+# Settings of each preset: the learning rate at which it learns fastest in a short run
+# (benchmarks/preset.py), and decoys for the one that sees waves (benchmarks/crystal.py).
+RECIPES = {
+    "mddm": {"learning_rate": 3e-3},
+    "mddm-rbf": {"learning_rate": 3e-3},
+    "bragg": {"learning_rate": 2e-3, "decoys": 0.6},
+    "transolver": {"learning_rate": 1e-3},
+}
 
 _WARMUP_STEPS = 100
 _MAX_GRADIENT_NORM = 1.0
@@ -133,6 +140,8 @@ class Settings:
             where the data is made up on the fly.
         precision: "float32", or "bfloat16" for matrix products in half precision, which are
             faster where the hardware has them (benchmarks/pbcconv.py); weights stay float32.
+        decoys: part of all systems in a box whose noise gets waves besides, which the network
+            is to see through (`waves.decoys`).
         architecture: keyword arguments of the preset's network that differ from its defaults.
             The defaults are filled in, so that a file that keeps the settings says what was
             trained, whatever the defaults are when it is read.
@@ -153,6 +162,7 @@ class Settings:
     seed: int = 0
     data: str = ""
     precision: str = "float32"
+    decoys: float = 0.0
     architecture: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -168,6 +178,8 @@ class Settings:
             raise ValueError(f"seed must lie in [0, 2**32), got {self.seed}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if not 0 <= self.decoys <= 1:
+            raise ValueError(f"decoys must lie in [0, 1], got {self.decoys}")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
         self.sigmas()
@@ -276,7 +288,13 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
         x_0, condition = source.draw(settings.batch_size, generator)
         with torch.autocast(generator.device.type, torch.bfloat16, enabled=lowered):
             losses, levels = _noise_losses(
-                state.denoiser, x_0, condition, sigmas, source.box_length, generator
+                state.denoiser,
+                x_0,
+                condition,
+                sigmas,
+                source.box_length,
+                generator,
+                settings.decoys,
             )
         loss = losses.mean()
         if not torch.isfinite(loss):
@@ -339,11 +357,16 @@ def _evaluating(denoiser):
             denoiser.train()
 
 
-def _noise_losses(denoiser, x_0, condition, sigmas, box_length, generator):
+def _noise_losses(denoiser, x_0, condition, sigmas, box_length, generator, with_decoys=0.0):
     on = {"device": generator.device, "generator": generator}
     # Algorithm 1, lines 3 to 6
     levels = sigmas[torch.randint(len(sigmas), (len(x_0),), **on)]
     eps = torch.randn(x_0.shape, **on)
+    if with_decoys and box_length is not None:
+        chosen = torch.rand(len(x_0), 1, 1, **on) < with_decoys
+        in_noise = x_0 + levels[:, None, None] * eps
+        added = decoys(in_noise, levels, box_length, generator) / levels[:, None, None]
+        eps = eps + chosen * added
     x_t = add_noise(x_0, levels[:, None, None], eps, box_length)
     estimate = denoiser(x_t, levels, condition, box_length)
     return (estimate - eps).square().mean(dim=(1, 2)), levels

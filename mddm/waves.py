@@ -35,6 +35,9 @@ _N_NEAR, _N_ROUNDS, _RELAXATION = 16, 40, 1.8
 # that are on a site [length].
 _OWN, _ON_SITE = 0.8, 0.5
 _N_WAVES = 256
+# Decoys: at most so many waves in a system, with vectors in this range [1 / length], a mean
+# strength in this one, and displacements of at most this part of the noise.
+_N_DECOYS, _DECOY_Q, _DECOY_STRENGTH, _DECOY_PART = 12, (4.0, Q_MAX), (2.0, 200.0), 0.35
 
 
 class Waves(NamedTuple):
@@ -285,3 +288,56 @@ def hop(positions: Tensor, sigma: float, box_length: float) -> Tensor:
         who, where = extra[who], empty[where]
         system[who] += places[where] - places[site[who]]
     return wrap(moved, box_length)
+
+
+@torch.no_grad()
+def decoys(
+    positions: Tensor, sigma: Tensor, box_length: float, generator: torch.Generator
+) -> Tensor:
+    """Draw displacements that put waves into the density which do not belong to its crystal.
+
+    In noise the true waves of a crystal are the only strong ones, and a network that never saw
+    another comes to believe in any.  A sampler then takes whichever wave happens to grow first for
+    its lattice.  Displaced particles are still near their sites: what is to be learned is
+    to tell where they are all the same.
+
+    Args:
+        positions: (batch, n_particles, 3) in noise [length].
+        sigma: (batch,) its levels, which the displacements stay well below [length].
+        box_length: edge of the periodic cube [length].
+        generator: source of randomness; its device is that of the positions.
+
+    Returns:
+        (batch, n_particles, 3) displacements, a sum of longitudinal waves [length].
+
+    Raises:
+        ValueError: a box too small for such waves.
+
+    Source: this study.
+    """
+    step = 2 * math.pi / box_length
+    if step > _DECOY_Q[1]:
+        raise ValueError(
+            f"a box of edge {box_length} is too small for decoys: no wave with q below "
+            f"{_DECOY_Q[1]} fits into it; take a larger box, or none"
+        )
+    batch, n_particles = positions.shape[:2]
+    on = {"device": generator.device, "generator": generator}
+    shape = (batch, _N_DECOYS, 1)
+    direction = functional.normalize(torch.randn(batch, _N_DECOYS, 3, **on), dim=-1)
+    length = _DECOY_Q[0] + (_DECOY_Q[1] - _DECOY_Q[0]) * torch.rand(shape, **on)
+    vectors = step * (direction * length / step).round()
+    length = vectors.norm(dim=-1, keepdim=True).clamp(min=step)
+    low, high = (math.log(end) for end in _DECOY_STRENGTH)
+    # Strengths are distributed exponentially, as those of chance are.
+    strength = -torch.rand(shape, **on).clamp(min=1e-9).log()
+    strength = strength * (low + (high - low) * torch.rand(batch, 1, 1, **on)).exp()
+    n_waves = torch.randint(_N_DECOYS + 1, (batch, 1, 1), **on)
+    drawn = torch.arange(_N_DECOYS, device=generator.device)[:, None] < n_waves
+    # A longitudinal wave of amplitude a has S = N (q a / 2)^2.
+    amplitude = drawn * 2 * (strength / n_particles).sqrt() / length
+    spread = (amplitude.square().sum(dim=1, keepdim=True) / 6).sqrt()
+    most = _DECOY_PART * sigma[:, None, None]
+    amplitude = amplitude * (most / spread.clamp(min=1e-9)).clamp(max=1)
+    phase = 2 * math.pi * torch.rand(batch, 1, _N_DECOYS, **on)
+    return (positions @ vectors.transpose(1, 2) + phase).sin() @ (amplitude * vectors / length)
