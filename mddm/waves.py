@@ -100,7 +100,7 @@ def strongest_waves(
     if long:
         longer = (length < q_min).nonzero().T.expand(len(index), -1)
         index = torch.cat([index, longer], dim=1)
-    vectors = step * whole[index]
+    vectors = step * whole[index].to(positions)
     phase = waves.gather(1, index).angle()
     # The largest of n strengths, which are distributed exponentially.
     return Waves(vectors, strength.gather(1, index), phase, math.log(n_fitting))
@@ -189,9 +189,8 @@ def _density(waves: Waves, sigma: Tensor, n_particles: int, box_length: float) -
     amplitude = amplitude * real * (-squared * _BLUR**2 / 2).exp()
     place = (vectors / step).round().long() % n_grid
     place = (place[..., 0] * n_grid + place[..., 1]) * n_grid + place[..., 2]
-    spectrum = torch.zeros(
-        len(vectors), n_grid**3, dtype=torch.complex64, device=vectors.device
-    ).scatter_add_(1, place, torch.polar(amplitude, -phase))
+    crests = torch.polar(amplitude, -phase)
+    spectrum = crests.new_zeros(len(vectors), n_grid**3).scatter_add_(1, place, crests)
     spectrum = spectrum.view(-1, n_grid, n_grid, n_grid)
     return torch.fft.ifftn(spectrum, dim=(1, 2, 3), norm="forward").real
 

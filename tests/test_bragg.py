@@ -74,6 +74,16 @@ def test_in_a_crystal_the_direction_points_away_from_the_site():
 # --- the network -------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def test_single_precision_is_enough():
+    x_t, _ = noised(bcc(), 0.1)
+    network, sigma = denoiser(), torch.tensor([0.1])
+    single = network(x_t, sigma, None, BOX)
+    double = network.double()(x_t.double(), sigma.double(), None, BOX)
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(single.double(), double, atol=1e-3, rtol=0)
+
+
 def test_the_preset_is_a_small_file():
     n_parameters = sum(weight.numel() for weight in BraggDenoiser().parameters())
     assert 4 * n_parameters < 1_000_000

@@ -204,6 +204,7 @@ def test_configurations_refuse_positions_that_are_not_finite():
             "of 'mddm' has channels, .*; got 'n_neighbours'; did you mean 'n_neighbors'",
         ),
         ({"preset": "transolver", "architecture": {"basis": 4}}, "got 'basis'$"),
+        ({"decoys": 1.5}, r"decoys must lie in \[0, 1\], got 1.5"),
         ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16', got 'float16'"),
     ],
 )
@@ -242,7 +243,8 @@ def test_the_presets_are_the_papers():
 # --- algorithm 1 -------------------------------------------------------------------------------
 
 
-def test_a_step_noises_the_data_and_measures_the_error_of_the_noise():
+@pytest.mark.parametrize("decoys", [0.0, 1.0])
+def test_a_step_noises_the_data_and_measures_the_error_of_the_noise(decoys):
     box_length, seen = 10.0, []
     torch.manual_seed(0)
     x_0 = torch.rand(1, 500, 3) * box_length
@@ -251,7 +253,7 @@ def test_a_step_noises_the_data_and_measures_the_error_of_the_noise():
         seen.append((x_t, sigma))
         return 0.5 * torch.ones_like(x_t)
 
-    run_settings = settings(n_steps=40, batch_size=3, sigma_min=0.01, sigma_max=0.8)
+    run_settings = settings(n_steps=40, batch_size=3, sigma_min=0.01, sigma_max=0.8, decoys=decoys)
     steps = run(stub_state(run_settings, Stub(remember)), FixedSource(x_0, box_length), 1)
     ((x_t, sigma),), (step,) = seen, steps
     # Noise this small does not come round the box, so it can be read off.
@@ -261,7 +263,24 @@ def test_a_step_noises_the_data_and_measures_the_error_of_the_noise():
     torch.testing.assert_close(step.losses, expected, rtol=1e-3, atol=1e-3)
     assert step.loss == pytest.approx(step.losses.mean().item())
     assert eps.mean().abs() < 4.5 / math.sqrt(eps.numel())
-    assert eps.var().item() == pytest.approx(1, abs=4.5 * math.sqrt(2 / eps.numel()))
+    spread = 4.5 * math.sqrt(2 / eps.numel())
+    assert eps.var().item() == pytest.approx(1.06 if decoys else 1, abs=0.07 if decoys else spread)
+
+
+def test_decoys_are_for_a_box_and_for_the_part_of_all_systems_that_was_asked_for():
+    def states(**changes):
+        return stub_state(settings(n_steps=60, **changes), Stub())
+
+    with_decoys, without = ({"decoys": 1.0}, {"decoys": 0.0})
+    free = GaussianSource(1.0)
+    assert run(states(**with_decoys), free)[0].loss == run(states(**without), free)[0].loss
+    boxed = small_configurations(n_particles=200, box_length=6.0, conditions=False)
+    plain, some, all_ = (
+        torch.stack([step.losses for step in run(states(decoys=part), boxed)]).flatten()
+        for part in (0.0, 0.5, 1.0)
+    )
+    # One who guesses no noise pays for all of it, for the decoys too.
+    assert plain.mean() + 0.01 < some.mean() < all_.mean() - 0.01
 
 
 def test_steps_draw_every_level_but_zero_evenly_and_never_the_same_noise():

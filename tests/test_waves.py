@@ -5,7 +5,7 @@ import torch
 
 from mddm import noise
 from mddm.geometry import minimum_image, neighbor_pairs
-from mddm.waves import assign, find_sites, hop, strongest_waves
+from mddm.waves import assign, decoys, find_sites, hop, strongest_waves
 
 BOX = 10.0
 
@@ -190,6 +190,44 @@ def test_hopping_fills_empty_sites_and_moves_no_one_else():
 def test_nothing_hops_in_a_good_crystal_or_where_there_is_none():
     positions = torch.cat([noised(bcc(8), 0.1), gas(1, 1024)])
     assert hop(positions, 0.1, BOX).equal(positions)
+
+
+# --- decoys ------------------------------------------------------------------------------------
+
+
+def drawn_decoys(positions, sigma, seed=0, box_length=BOX):
+    levels = torch.full((len(positions),), sigma)
+    return decoys(positions, levels, box_length, torch.Generator().manual_seed(seed))
+
+
+def test_decoys_put_strong_waves_where_there_were_none():
+    positions = gas(40, 1000)
+    decoyed = (positions + drawn_decoys(positions, 0.3)) % BOX
+    before, after = (
+        strongest_waves(x, 1, 2.0, 9.5, BOX).strength[:, 0] for x in (positions, decoyed)
+    )
+    assert before.max() < 20
+    # From none at all to waves as strong as those of a crystal in noise.
+    assert after.min() < 20 and after.max() > 100
+    assert (after > 1.5 * before).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.3])
+def test_decoys_stay_below_the_noise_and_belong_to_the_box(sigma):
+    positions = gas(40, 1000)
+    displacement = drawn_decoys(positions, sigma)
+    assert displacement.square().mean(dim=(1, 2)).sqrt().max() < 0.4 * sigma
+    # Whoever leaves the box on one side is displaced as his image on the other.
+    around = drawn_decoys(positions + BOX * torch.tensor([1.0, -2.0, 0.0]), sigma)
+    torch.testing.assert_close(around, displacement, atol=1e-3 * sigma, rtol=0)
+
+
+def test_decoys_are_decided_by_the_generator_and_need_a_box_that_holds_a_wave():
+    positions = gas()
+    first, again, other = (drawn_decoys(positions, 0.2, seed) for seed in (1, 1, 2))
+    assert first.equal(again) and not first.equal(other)
+    with pytest.raises(ValueError, match=r"edge 0\.5 is too small for decoys.*take a larger box"):
+        drawn_decoys(positions, 0.2, box_length=0.5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
