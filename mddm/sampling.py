@@ -82,18 +82,23 @@ class Corrector:
         n_steps: steps after each reverse step, at the level that it reached.
         part: the part c of the estimated noise that a step replaces, at most 1.
         lowest, highest: the levels at which they are taken [length].
+        noise_scale: factor of the fresh noise.  Below 1 the steps favour what is likeliest, as
+            cooling does: a normal distribution gets narrower by about this factor, and order
+            forms that would not in so few steps.
 
     Raises:
         ValueError: a number out of range.
 
     Source: Song et al. 2021, algorithm 4, whose correctors are Langevin steps; the variance that
-        keeps a normal distribution is ours.
+        keeps a normal distribution is ours.  Less noise for likelier samples: Ingraham et al.
+        2023 (Chroma), low-temperature sampling.
     """
 
     n_steps: int
     part: float = 0.3
     lowest: float = 0.0
     highest: float = math.inf
+    noise_scale: float = 1.0
 
     def __post_init__(self):
         if self.n_steps < 0 or not 0 < self.part <= 1:
@@ -105,6 +110,8 @@ class Corrector:
                 f"lowest must be at least 0 and at most highest, got {self.lowest} and "
                 f"{self.highest}"
             )
+        if not 0 <= self.noise_scale <= 1:
+            raise ValueError(f"noise_scale must lie in [0, 1], got {self.noise_scale}")
 
 
 def ancestral(
@@ -175,7 +182,8 @@ def ancestral(
 def _correction(eps: Tensor, corrector: Corrector, generator: torch.Generator) -> Tensor:
     known = eps.square().mean(dim=(1, 2), keepdim=True).clamp(max=1)
     variance = corrector.part * (2 - corrector.part * known)
-    return variance.sqrt() * _normal(eps, generator) - corrector.part * eps
+    fresh = corrector.noise_scale * variance.sqrt() * _normal(eps, generator)
+    return fresh - corrector.part * eps
 
 
 def probability_flow(

@@ -24,15 +24,26 @@ TASKS = ("unconditional", "conditional", *SURFACES)
 # The one configuration of the unconditional task: k, phi, temperature.
 UNCONDITIONAL = (6.6, 4.2, 0.014)
 
+# Levels at which particles hop: where the sites of a crystal are plain to see [length].
+_HOPS = (0.03, 0.12)
 SAMPLERS: dict[str, Callable[..., Iterator[sampling.Frame]]] = {
     "ancestral": sampling.ancestral,
     "paper": partial(sampling.ancestral, variance="paper"),
-    # More steps where structure forms, between thermal motion and half a particle spacing; where
-    # that is a crystal, hops once its sites are plain to see.
+    # More steps where structure forms, between thermal motion and half a particle spacing.
     "corrected": partial(
         sampling.ancestral,
         correctors=[sampling.Corrector(4, 0.7, lowest=0.01, highest=0.4)],
-        hops=(0.03, 0.12),
+        hops=_HOPS,
+    ),
+    # Many small steps with little noise where a crystal has to begin, for a network that knows
+    # many structures and is sure of none until one has formed.
+    "cooled": partial(
+        sampling.ancestral,
+        correctors=[
+            sampling.Corrector(24, 0.2, lowest=0.16, highest=0.3, noise_scale=0.8),
+            sampling.Corrector(4, 0.7, lowest=0.01, highest=0.16),
+        ],
+        hops=_HOPS,
     ),
 }
 

@@ -214,6 +214,15 @@ def test_the_corrector_leaves_a_normal_distribution_that_is_right_already(level,
     assert (frames[1].positions - x_t).std() > 0.7 * spread
 
 
+def test_less_fresh_noise_makes_a_normal_distribution_as_much_narrower():
+    sigmas = torch.tensor([0.0, SPREAD, 1.001 * SPREAD], dtype=torch.float64)
+    spread = math.hypot(SPREAD, SPREAD)
+    x_t = spread * torch.randn(8, 1500, 3, generator=generator(3))
+    options = {"correctors": [Corrector(300, 0.05, noise_scale=0.8)]}
+    frames = frames_of(sampling.ancestral, normal_denoiser, x_t, sigmas, **options)
+    assert frames[1].positions.std() == pytest.approx(0.8 * spread, rel=0.02)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_step_jumps_to_the_estimate_of_the_data(sampler):
     sigmas = torch.tensor([0.0, 3.0], dtype=torch.float64)
@@ -457,6 +466,7 @@ def test_noise_levels_must_increase_from_zero(sampler, sigmas):
         ({"part": 1.01}, r"in \(0, 1\], got 4 and 1.01"),
         ({"part": math.nan}, r"part in \(0, 1\]"),
         ({"lowest": 2.0, "highest": 1.0}, "at most highest, got 2.0 and 1.0"),
+        ({"noise_scale": 1.2}, r"noise_scale must lie in \[0, 1\], got 1.2"),
     ],
 )
 def test_correctors_out_of_range_are_refused(options, message):
