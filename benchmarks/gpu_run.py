@@ -116,7 +116,8 @@ def run_tests(options):
     if options.device.type == "cpu":
         print("no GPU, no tests of one")
         return
-    files = [ROOT / "tests" / f"test_{name}.py" for name in ("md", "geometry", "pbcconv")]
+    names = ("md", "geometry", "pbcconv", "bragg", "waves")
+    files = [ROOT / "tests" / f"test_{name}.py" for name in names]
     subprocess.run([sys.executable, "-m", "pytest", "-q", *files, "-k", "cuda or gpu"], check=True)
 
 
