@@ -58,7 +58,10 @@ class WaveFields(nn.Module):
         n_told = len(self.strength.centers) + 3 * len(self.axes.centers)
         n_in = n_lengths + n_told + self.condition.n_out
         self.enter = nn.Sequential(nn.Linear(n_in, channels), nn.SiLU())
-        self.layers = nn.ModuleList(_WaveAttention(channels) for _ in range(n_layers))
+        self.angles = Gaussians(0.0, 1.0, 16)
+        self.layers = nn.ModuleList(
+            _WaveAttention(channels, len(self.angles.centers)) for _ in range(n_layers)
+        )
         self.weigh = nn.Sequential(
             nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, n_fields)
         )
@@ -82,9 +85,9 @@ class WaveFields(nn.Module):
         # Which of the box's axes is which makes no difference.
         axes = self.axes(unit.abs().sort(dim=-1).values[..., None]).flatten(-2)
         features = self.enter(torch.cat([self.length(length), seen, axes, common], dim=-1))
-        cosine = (unit @ unit.transpose(1, 2)).abs()
+        angles = self.angles((unit @ unit.transpose(1, 2)).abs()[..., None])
         for layer in self.layers:
-            features = layer(features, cosine)
+            features = layer(features, angles)
         # The amplitude of a wave, at most 1, in a crystal of any size.
         weights = self.weigh(features) * (strength / positions.shape[1]).sqrt()[..., None]
         along = (weights[..., None] * unit[..., None, :]).flatten(2)
@@ -95,22 +98,21 @@ class WaveFields(nn.Module):
 class _WaveAttention(nn.Module):
     """Attention among waves; the angle between two of them says how much they heed each other."""
 
-    def __init__(self, channels: int, n_heads: int = 4, n_angles: int = 16):
+    def __init__(self, channels: int, n_angles: int, n_heads: int = 4):
         super().__init__()
         self.n_heads = n_heads
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
         self.project = nn.Linear(channels, 3 * channels)
-        self.angles = Gaussians(0.0, 1.0, n_angles)
         self.bias = nn.Linear(n_angles, n_heads)
         self.out = nn.Linear(channels, channels)
         self.mlp = nn.Sequential(
             nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels)
         )
 
-    def forward(self, waves: Tensor, cosine: Tensor) -> Tensor:
+    def forward(self, waves: Tensor, angles: Tensor) -> Tensor:
         projected = self.project(self.norms[0](waves)).unflatten(-1, (3, self.n_heads, -1))
         query, key, value = projected.permute(2, 0, 3, 1, 4)
-        bias = self.bias(self.angles(cosine[..., None])).permute(0, 3, 1, 2)
+        bias = self.bias(angles).permute(0, 3, 1, 2)
         heard = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         waves = waves + self.out(heard.transpose(1, 2).flatten(2))
         return waves + self.mlp(self.norms[1](waves))
