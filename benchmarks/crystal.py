@@ -1,6 +1,6 @@
 """What must a network see to make a crystal: its neighbours, their sum, the waves of the box?
 
-    python benchmarks/crystal.py         # twenty minutes on one core, resumable
+    python benchmarks/crystal.py         # half an hour on one core, resumable
 
 Each network learns one configuration of MD, a crystal, in the same number of steps.  It is judged
 level by level, beside the best guess of one who knows every site but not that each is taken once,

@@ -3,6 +3,7 @@
 A crystal is a handful of strong waves, the Bragg peaks of its structure factor.  Where they
 all have their crests are its sites.  In noise a particle is often nearer to another's site than
 to its own; what settles who belongs where is that no site is taken twice.  Nothing here is learned.
+`decoys` are false waves for a network to learn from.
 """
 
 import math
