@@ -31,7 +31,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mddm import __version__, dataset, md, pairs, plan, tasks, training  # noqa: E402
+from mddm import __version__, dataset, md, pairs, plan, study, tasks, training  # noqa: E402
 from mddm.potential import OscillatingPair, Smoothed, potential_energy  # noqa: E402
 
 LINES = ("tests", "check", "anneal", "train", "time")
@@ -60,7 +60,7 @@ def parse_arguments(arguments=None):
         "--data",
         type=Path,
         help="what to train on: a data set, or the anneal.npz of an earlier run; "
-        "by default the small data set",
+        "by default the study's data",
     )
     parser.add_argument("--models", nargs="+", choices=tuple(training.PRESETS))
     parser.add_argument("--tasks", nargs="+", choices=("unconditional", "conditional"))
@@ -77,7 +77,7 @@ def parse_arguments(arguments=None):
             setattr(options, name, value)
     options.models = options.models or list(training.PRESETS)
     options.tasks = options.tasks or ["unconditional", "conditional"]
-    options.data = options.data or ROOT / "data" / "opp-small.h5"
+    options.data = options.data or ROOT / study.DATA
     options.device = torch.device("cuda" if on_gpu else "cpu")
     return options
 

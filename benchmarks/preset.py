@@ -57,7 +57,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="data/opp-small.h5", help="relative to the root")
+    parser.add_argument("--data", default=study.DATA, help="relative to the root")
     parser.add_argument("--out", default="data/results/study.csv", help="relative to the root")
     parser.add_argument("--presets", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS))
     parser.add_argument("--seconds", type=float, default=25, help="processor time of each run")

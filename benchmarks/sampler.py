@@ -64,7 +64,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="data/opp-small.h5", help="relative to the root")
+    parser.add_argument("--data", default=study.DATA, help="relative to the root")
     parser.add_argument("--out", default="data/results/samplers.csv", help="relative to the root")
     parser.add_argument("--model", choices=tuple(training.PRESETS), default="mddm-rbf")
     tasks_on_md = ("unconditional", "conditional")

@@ -23,7 +23,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="data/opp-small.h5", help="the MD data")
+    parser.add_argument("--data", default=study.DATA, help="the MD data")
     parser.add_argument("--repeats", type=int, default=15, help="steps whose median is taken")
     parser.add_argument("--anneal-steps", type=int, default=10_000, help="MD steps that are timed")
     parser.add_argument("--output", help="CSV file; default: data/results/timing.csv")

@@ -41,8 +41,6 @@ _PROFILES = {
     },
 }
 _POINTS = 1000
-# What the study's own scores are held against.
-DATA = "data/opp-small.h5"
 
 # The key of a job's first entry, and the job.
 Job = tuple[tuple, Callable[[], list[dict]]]
@@ -204,12 +202,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mddm.results", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"of {', '.join(GROUPS)}; default: all")
     parser.add_argument("--profile", choices=_PROFILES, default="full", help="how much of it")
-    parser.add_argument("--data", default=DATA, help="the MD data; default: the study's")
+    parser.add_argument("--data", default=study.DATA, help="the MD data; default: the study's")
     options = parser.parse_args(arguments)
     root = study.project_root()
     folder = root / "data" / "results"
     # Other data and a quick look leave the study's own scores, and what is made of them, alone.
-    if options.data != DATA:
+    if root / options.data != root / study.DATA:
         folder /= Path(options.data).stem
     if options.profile == "quick":
         folder /= "quick"

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import torch
     from IPython.display import Markdown
 
+# What the study's own models are trained on and scored against, relative to the project's root.
+DATA = "data/opp-small.h5"
+
 Item = TypeVar("Item")
 
 # Progress [s]: how often a terminal's line is rewritten; in a log, when the first line comes, and
@@ -305,15 +308,19 @@ def _report(line: str, on_terminal: bool) -> None:
     print(text, end=end, file=sys.stderr, flush=True)
 
 
-def checkpoint_path(profile: str, task: str, model: str) -> Path:
+def checkpoint_path(profile: str, task: str, model: str, data: str = "") -> Path:
     """Return where a run's checkpoint goes: the study's own for full runs, scratch for quick ones.
 
     Args:
         profile: "quick" or "full".
         task: one of `tasks.TASKS`.
         model: one of `training.PRESETS`.
+        data: file that is trained on, where there is one. Models of other data than `DATA` have
+            a folder of its name.
     """
     folder = project_root() / "data" / "checkpoints"
+    if data and project_root() / data != project_root() / DATA:
+        folder = folder / Path(data).stem
     if profile == "quick":
         folder = folder / "quick"
     return folder / f"{task}-{model}.safetensors"

@@ -132,7 +132,7 @@ def test_checkpoint_that_is_missing_is_named_with_the_command_that_makes_it(data
 
 
 def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys, monkeypatch):
-    monkeypatch.setattr(results, "DATA", str(SHIPPED))
+    monkeypatch.setattr(study, "DATA", str(SHIPPED))
     assert results.main([]) == 0
     folder = project / "data" / "results"
     assert capsys.readouterr().out.split() == [
@@ -175,7 +175,7 @@ def test_quick_scores_and_other_data_leave_the_study_alone(
     project, monkeypatch, own, options, folder
 ):
     if own:
-        monkeypatch.setattr(results, "DATA", str(SHIPPED))
+        monkeypatch.setattr(study, "DATA", str(SHIPPED))
     else:
         options = [*options, "--data", str(SHIPPED)]
     before = (project / "README.md").read_text()
@@ -200,7 +200,7 @@ def committed(root):
 
 @pytest.fixture(scope="module")
 def scored_data(root):
-    return dataset.read(root / results.DATA)
+    return dataset.read(root / study.DATA)
 
 
 def test_every_committed_score_is_of_this_data_and_of_these_checkpoints(committed, scored_data):

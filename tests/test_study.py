@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import json
 import random
@@ -254,3 +255,13 @@ def test_provenance_refuses_what_is_not_there(tmp_path):
         study.provenance("train", {"profile": "quick"}, 1)
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         study.provenance("train", {"seed": 0}, 1, checkpoints=[tmp_path / "none"])
+
+
+def test_models_of_other_data_have_a_folder_of_their_own(root):
+    own = root / "data" / "checkpoints"
+    name = "conditional-mddm.safetensors"
+    path = functools.partial(study.checkpoint_path, task="conditional", model="mddm")
+    assert path("full") == path("full", data=study.DATA) == own / name
+    assert path("full", data=str(root / study.DATA)) == own / name
+    assert path("full", data="elsewhere/mine.h5") == own / "mine" / name
+    assert path("quick", data="elsewhere/mine.h5") == own / "mine" / "quick" / name
