@@ -22,7 +22,7 @@ def main():
     parser.add_argument("--model", default="mddm-rbf", choices=list(training.PRESETS))
     options = parser.parse_args()
     root = study.project_root()
-    md = dataset.read(root / "data" / "opp-small.h5")
+    md = dataset.read(root / study.DATA)
     row = md.nearest(**CONDITION)
     frames = scores.Surrogate(options.model, "conditional").frames(md, row)
     frames = list(study.progress(frames, scores.N_LEVELS + 1, "sampling"))

@@ -46,6 +46,19 @@ _POINTS = 1000
 Job = tuple[tuple, Callable[[], list[dict]]]
 
 
+def folder_of(data: str, profile: str = "full") -> Path:
+    """Return where scores against a data set go: other data and a quick look leave the study alone.
+
+    Args:
+        data: file of the MD data, relative to the project's root.
+        profile: "quick" or "full".
+    """
+    folder = study.project_root() / "data" / "results"
+    if not study.is_own(data):
+        folder /= Path(data).stem
+    return folder / "quick" if profile == "quick" else folder
+
+
 def choose_rows(data: Dataset, split: str, n: int, seed: int = 0) -> list[int]:
     """Draw rows of a split to be scored, those that have a replica first.
 
@@ -205,12 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", default=study.DATA, help="the MD data; default: the study's")
     options = parser.parse_args(arguments)
     root = study.project_root()
-    folder = root / "data" / "results"
-    # Other data and a quick look leave the study's own scores, and what is made of them, alone.
-    if root / options.data != root / study.DATA:
-        folder /= Path(options.data).stem
-    if options.profile == "quick":
-        folder /= "quick"
+    folder = folder_of(options.data, options.profile)
     try:
         data = dataset.read(root / options.data)
         groups = options.what or GROUPS
@@ -222,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
         for path, content in made.items():
             tables.write_csv(path, content)
         summed = made.get(folder / "table1.csv")
-        if folder == root / "data" / "results" and summed is not None:
+        if folder == folder_of(study.DATA) and summed is not None:
             summary = tables.summary(summed)
             readme = root / "README.md"
             readme.write_text(tables.with_summary(readme.read_text(), summary))

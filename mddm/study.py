@@ -308,6 +308,11 @@ def _report(line: str, on_terminal: bool) -> None:
     print(text, end=end, file=sys.stderr, flush=True)
 
 
+def is_own(data: str) -> bool:
+    """Tell whether a data file is the one that the study's own models and scores belong to."""
+    return project_root() / data == project_root() / DATA
+
+
 def checkpoint_path(profile: str, task: str, model: str, data: str = "") -> Path:
     """Return where a run's checkpoint goes: the study's own for full runs, scratch for quick ones.
 
@@ -319,8 +324,8 @@ def checkpoint_path(profile: str, task: str, model: str, data: str = "") -> Path
             a folder of its name.
     """
     folder = project_root() / "data" / "checkpoints"
-    if data and project_root() / data != project_root() / DATA:
-        folder = folder / Path(data).stem
     if profile == "quick":
         folder = folder / "quick"
+    if data and not is_own(data):
+        folder = folder / Path(data).stem
     return folder / f"{task}-{model}.safetensors"

@@ -264,4 +264,4 @@ def test_models_of_other_data_have_a_folder_of_their_own(root):
     assert path("full") == path("full", data=study.DATA) == own / name
     assert path("full", data=str(root / study.DATA)) == own / name
     assert path("full", data="elsewhere/mine.h5") == own / "mine" / name
-    assert path("quick", data="elsewhere/mine.h5") == own / "mine" / "quick" / name
+    assert path("quick", data="elsewhere/mine.h5") == own / "quick" / "mine" / name
