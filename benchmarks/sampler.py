@@ -21,7 +21,7 @@ from mddm import dataset, noise, sampling, study, tables, tasks, training
 WINDOW = (0.02, 0.3)
 
 
-def corrected(n=4, step=0.3, window=WINDOW):
+def corrections(n=4, step=0.3, window=WINDOW):
     return partial(sampling.ancestral, correctors=[sampling.Corrector(n, step, *window)])
 
 
@@ -43,20 +43,22 @@ SETTINGS = {
     "Heun": (flow(2), 0.005),
     "Heun, churn 0.1": (flow(2, 0.1), 0.005),
     "Euler, churn 0.3": (flow(1, 0.3), 0.005),
-    "1 correction": (corrected(1), 0.005),
-    "2 corrections": (corrected(2), 0.005),
-    "4 corrections": (corrected(4), 0.005),
-    "8 corrections": (corrected(8), 0.005),
-    "4 corrections, step 0.1": (corrected(step=0.1), 0.005),
-    "4 corrections, step 0.6": (corrected(step=0.6), 0.005),
-    "4 corrections, step 1": (corrected(step=1.0), 0.005),
-    "8 corrections, step 0.6": (corrected(8, 0.6), 0.005),
-    "8 corrections, step 1": (corrected(8, 1.0), 0.005),
-    "4 corrections from 0.05": (corrected(window=(0.05, 0.3)), 0.005),
-    "4 corrections to 0.6": (corrected(window=(0.02, 0.6)), 0.005),
-    "4 corrections to 0.15": (corrected(window=(0.02, 0.15)), 0.005),
-    "4 corrections, smallest level 0.02": (corrected(), 0.02),
-    "4 corrections, smallest level 0.04": (corrected(), 0.04),
+    "1 correction": (corrections(1), 0.005),
+    "2 corrections": (corrections(2), 0.005),
+    "4 corrections": (corrections(4), 0.005),
+    "8 corrections": (corrections(8), 0.005),
+    "4 corrections, step 0.1": (corrections(step=0.1), 0.005),
+    "4 corrections, step 0.6": (corrections(step=0.6), 0.005),
+    "4 corrections, step 1": (corrections(step=1.0), 0.005),
+    "8 corrections, step 0.6": (corrections(8, 0.6), 0.005),
+    "8 corrections, step 1": (corrections(8, 1.0), 0.005),
+    "4 corrections from 0.05": (corrections(window=(0.05, 0.3)), 0.005),
+    "4 corrections to 0.6": (corrections(window=(0.02, 0.6)), 0.005),
+    "4 corrections to 0.15": (corrections(window=(0.02, 0.15)), 0.005),
+    "4 corrections, smallest level 0.02": (corrections(), 0.02),
+    "4 corrections, smallest level 0.04": (corrections(), 0.04),
+    "as in the tables": (tasks.SAMPLERS["corrected"], 0.005),
+    "for crystals": (tasks.SAMPLERS["cooled"], 0.005),
 }
 
 
