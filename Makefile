@@ -4,7 +4,7 @@
 #   make pdf     the same as one document, with Chromium: book/_build/book.pdf
 #   make test    run the tests
 #   make lint    check style, and that imports go down only
-#   make data    make the small data set anew, with LAMMPS
+#   make data    make the data set anew, with LAMMPS (hours; stop and start it as you like)
 #   make results score the checkpoints and their rivals, sum up in data/results (profile=quick: a sample)
 #   make train   train a conditional model, quick profile: out.ipynb
 #   make serve   build the book and serve it at http://localhost:8000
@@ -32,7 +32,7 @@ lint: $(READY)
 	.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/lint-imports
 
 data: $(READY)
-	.venv/bin/python -m mddm.sweep small
+	.venv/bin/python -m mddm.sweep ramps
 
 results: $(READY)
 	.venv/bin/python -m mddm.results --profile $(profile)

@@ -1,6 +1,6 @@
 """The data set: anneals with their conditions, splits and provenance, in one HDF5 file.
 
-`python -m mddm.dataset check data/opp-small.h5` prints what a file holds, checks its physics and
+`python -m mddm.dataset check data/opp.h5` prints what a file holds, checks its physics and
 exits with status 1 if a check fails.
 """
 

@@ -1,6 +1,6 @@
 """Configurations for other programs: GSD and extended XYZ, which OVITO, ASE and freud's users read.
 
-`python -m mddm.export data/opp-small.h5 crystals.gsd --rows 8 9` writes rows of a data set.
+`python -m mddm.export data/opp.h5 crystals.gsd --rows 8 9` writes rows of a data set.
 """
 
 import argparse

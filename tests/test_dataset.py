@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import h5py
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, study
+from mddm import dataset, plan, study
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
@@ -222,6 +223,20 @@ def test_shipped_set_is_complete_and_sound():
     assert shipped.attributes["n_steps"] >= 5000
     for row in np.flatnonzero(shipped.split == "test"):
         assert shipped.split[shipped.partners(row)].tolist() == ["replica"]
+
+
+def test_shipped_grid_is_whole_and_slowly_cooled():
+    shipped = dataset.read(SHIPPED.with_name("opp.h5"))
+    assert _failed(shipped) == set()
+    train, tests = shipped.subset("train"), shipped.subset("test")
+    grid = product(plan.K_GRID, plan.PHI_GRID, plan.TEMPERATURE_GRID)
+    assert sorted(map(tuple, train.conditions.round(3).tolist())) == sorted(grid)
+    assert sorted(map(tuple, tests.conditions.round(4).tolist())) == sorted(plan.test_conditions())
+    again = [len(shipped.partners(row)) for row in np.flatnonzero(shipped.split != "replica")]
+    assert (sum(again), max(again)) == (125, 1)
+    assert all(len(shipped.partners(row)) for row in np.flatnonzero(shipped.split == "test"))
+    assert shipped.steps.min() >= 300_000
+    assert shipped.positions.shape == (1150, 1000, 3)
 
 
 def test_shipped_lengths_are_sound():
