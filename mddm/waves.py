@@ -219,6 +219,8 @@ def assign(
 
     Source: Sinkhorn and Knopp 1967, over-relaxed as in Thibault et al. 2021; sites may stay empty.
     """
+    if not there.any():
+        return torch.zeros_like(positions), torch.zeros_like(positions[..., :1])
     squared = positions.new_zeros(())
     for axis in range(3):
         apart = places[:, None, :, axis] - positions[:, :, None, axis]
