@@ -38,6 +38,8 @@ NETWORKS = {
     "and decoys": ("bragg", {}),
 }
 LAST = "and decoys"
+# Cooling helps a network that has to choose among many crystals; these know one.
+SAMPLER = "corrected"
 LEVELS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 # Particles closer than this share a site [length].
 SAME_SITE = 0.6
@@ -99,7 +101,7 @@ def learn(md, row, name, losses, samples, options):
     drawn = []
     for seed in range(options.seed, options.seed + options.samples):
         final, seconds = sample(md, denoiser, state.settings, options.levels, seed)
-        named = {"network": name, "made_by": scores.SAMPLER, "seed": seed}
+        named = {"network": name, "made_by": SAMPLER, "seed": seed}
         spent = {"calls": final.calls, "seconds": f"{seconds:.1f}"}
         drawn.append(named | spent | judge(md, row, final.positions[0].numpy()))
     for path, entries in ((losses, lines), (samples, drawn)):
@@ -154,7 +156,7 @@ def sample(md, denoiser, settings, n_levels, seed):
     final = sampling.last(
         tasks.generate(
             denoiser,
-            scores.SAMPLER,
+            SAMPLER,
             noise.make_schedule("log", n_levels, settings.sigma_min, settings.sigma_max),
             None,
             n_samples=1,

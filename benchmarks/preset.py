@@ -19,6 +19,8 @@ from mddm import dataset, study, tables, tasks, training
 
 # The levels where structure forms; the mean over them is the verdict.
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+# Unseen configurations that are drawn for each of them.
+N_JUDGED = 24
 
 # The first run of a preset is its present default, each of the others one step away from it.
 # "levels" are the range of noise that is trained on, "architecture" the network's arguments.
@@ -117,8 +119,8 @@ def measure(preset, change, source, judge, options, content_hash):
         pass
     seconds = time.process_time() - start
     levels = torch.tensor(LEVELS)
-    # Each unseen configuration is drawn once a level on average, the same ones for every run.
-    losses = training.level_losses(state.average.module, judge, levels, len(judge.positions), 1)
+    # The same draws for every run.
+    losses = training.level_losses(state.average.module, judge, levels, N_JUDGED, 1)
     sizes = (parameter.numel() for parameter in state.denoiser.parameters())
     return {
         "parameters": sum(sizes),

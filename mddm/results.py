@@ -28,16 +28,17 @@ QUENCH_STEPS = (100, 300, 1000, 3000, 10_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and
 # clouds of a surface; conditions that are quenched, and in how many of the numbers of steps; noise
 # levels of a sample (500 are the paper's; the corrector spends its calls better on fewer); draws
-# for the loss at each level.  "others" is what samplers other than the best are asked for.
+# for the loss at each level; samples of each test condition, of which the lowest in energy is a
+# score of its own.  "others" is what samplers other than the best are asked for.
 _PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}},
-        **{"quenched": 4, "quenches": 3, "levels": 40, "corrected levels": 16, "draws": 4},
+        **{"quenched": 4, "quenches": 3, "levels": 40, "best levels": 16, "draws": 4, "tries": 1},
     },
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
-        **{"quenched": 25, "quenches": 5, "levels": 500, "draws": 16},
-        "corrected levels": scores.N_LEVELS,
+        **{"quenched": 25, "quenches": 5, "levels": 500, "draws": 16, "tries": 4},
+        "best levels": scores.N_LEVELS,
     },
 }
 _POINTS = 1000
@@ -72,13 +73,14 @@ def choose_rows(data: Dataset, split: str, n: int, seed: int = 0) -> list[int]:
     return sorted(rows.tolist(), key=lambda row: not len(data.partners(row)))[:n]
 
 
-def jobs_of(data: Dataset, what: str, profile: str) -> list[Job]:
+def jobs_of(data: Dataset, what: str, profile: str, compiled: bool = False) -> list[Job]:
     """List what is to be scored: each job with the keys of its first entry.
 
     Args:
         data: the MD data.
         what: one of `GROUPS`.
         profile: "quick" or "full".
+        compiled: whether PyTorch compiles networks that are sampled in the box.
 
     Raises:
         ValueError: an unknown group or profile.
@@ -98,13 +100,15 @@ def jobs_of(data: Dataset, what: str, profile: str) -> list[Job]:
         return _surface_jobs(sizes)
     if what == "losses":
         return _loss_jobs(data, sizes)
-    return _sample_jobs(data, sizes, what)
+    return _sample_jobs(data, sizes, what, compiled)
 
 
-def _chosen(data: Dataset, sizes: Mapping) -> list[tuple]:
+def _chosen(data: Dataset, sizes: Mapping, tries: int = 1) -> list[tuple]:
     """List the conditions to be asked for, as (task, split, row, seed)."""
     rows = {split: choose_rows(data, split, sizes[split]) for split in ("train", "test")}
-    return [("conditional", split, row, 0) for split in rows for row in rows[split]]
+    first = [("conditional", split, row, 0) for split in rows for row in rows[split]]
+    again = product(range(1, tries), rows["test"])
+    return first + [("conditional", "test", row, seed) for seed, row in again]
 
 
 def _again(data: Dataset, sizes: Mapping) -> list[tuple]:
@@ -130,16 +134,17 @@ def _quench_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     return jobs
 
 
-def _sample_jobs(data: Dataset, sizes: Mapping, preset: str) -> list[Job]:
-    jobs, sources = [], {}
-    for task in ("unconditional", "conditional"):
-        sources[task] = scores.checkpoint_source(task, preset)
-    for sampler, levels in _samplers(sizes):
-        fewer = sizes if sampler == scores.SAMPLER else sizes | sizes["others"]
-        for task, split, row, seed in _again(data, fewer) + _chosen(data, fewer):
-            surrogate = scores.Surrogate(preset, task, sampler, levels)
+def _sample_jobs(data: Dataset, sizes: Mapping, preset: str, compiled: bool) -> list[Job]:
+    jobs, both = [], ("unconditional", "conditional")
+    sources = {task: scores.checkpoint_source(task, preset) for task in both}
+    for sampler, levels in _samplers(scores.SAMPLER, sizes):
+        fewer = sizes if sampler == scores.SAMPLER else sizes | {"tries": 1} | sizes["others"]
+        drawn_by = {
+            task: scores.Surrogate(preset, task, sampler, levels, compiled) for task in both
+        }
+        for task, split, row, seed in _again(data, fewer) + _chosen(data, fewer, fewer["tries"]):
             key = (preset, task, split, sampler, row, seed, False, sources[task])
-            jobs.append((key, partial(scores.sample, data, row, surrogate, seed)))
+            jobs.append((key, partial(scores.sample, data, row, drawn_by[task], seed)))
     return jobs
 
 
@@ -150,9 +155,10 @@ def _surface_jobs(sizes: Mapping) -> list[Job]:
         levels = sizes["levels"]
         job = partial(scores.surface_yardsticks, surface, levels, _POINTS, seed)
         jobs.append((key, job))
-    for surface, preset in product(SURFACES, scores.MODELS):
+    for surface, preset in product(SURFACES, scores.SURFACE_MODELS):
         source = scores.checkpoint_source(surface, preset)
-        for (sampler, levels), seed in product(_samplers(sizes), range(sizes["surfaces"])):
+        samplers = _samplers(scores.SURFACE_SAMPLER, sizes)
+        for (sampler, levels), seed in product(samplers, range(sizes["surfaces"])):
             surrogate = scores.Surrogate(preset, surface, sampler, levels)
             key = (preset, surface, "", sampler, 0, seed, False, source)
             jobs.append((key, partial(scores.surface_sample, surrogate, _POINTS, seed)))
@@ -167,10 +173,10 @@ def _loss_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     return jobs
 
 
-def _samplers(sizes: Mapping) -> list[tuple[str, int]]:
+def _samplers(best: str, sizes: Mapping) -> list[tuple[str, int]]:
     # What matters most first; then algorithm 2, with the right variance and as printed.
     return [
-        (scores.SAMPLER, sizes["corrected levels"]),
+        (best, sizes["best levels"]),
         *((name, sizes["levels"]) for name in ("ancestral", "paper")),
     ]
 
@@ -216,13 +222,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("what", nargs="*", help=f"of {', '.join(GROUPS)}; default: all")
     parser.add_argument("--profile", choices=_PROFILES, default="full", help="how much of it")
     parser.add_argument("--data", default=study.DATA, help="the MD data; default: the study's")
+    parser.add_argument(
+        "--compiled", action="store_true", help="PyTorch compiles networks first: pays for bragg"
+    )
     options = parser.parse_args(arguments)
     root = study.project_root()
     folder = folder_of(options.data, options.profile)
     try:
         data = dataset.read(root / options.data)
         groups = options.what or GROUPS
-        jobs = {what: jobs_of(data, what, options.profile) for what in groups}
+        jobs = {what: jobs_of(data, what, options.profile, options.compiled) for what in groups}
         for what in groups:
             columns = _COLUMNS.get(what, scores.COLUMNS)
             collect(folder / f"scores-{what}.csv", jobs[what], columns)
@@ -255,7 +264,7 @@ def _sum_up(folder: Path, data: Dataset, profile: str) -> dict[Path, "pd.DataFra
         paper = pd.read_csv(quoted / "paper-table1.csv")
         made[folder / "table1.csv"] = tables.table_1(scored, paper)
         if set(scores.MODELS) <= set(found):
-            levels = _PROFILES[profile]["corrected levels"]
+            levels = _PROFILES[profile]["best levels"]
             made[folder / "figure5.csv"] = tables.figure_5(data, scored, levels)
     if "surfaces" in found:
         paper = pd.read_csv(quoted / "paper-table-a1.csv")

@@ -8,12 +8,13 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from mddm.geometry import wrap
-from mddm.noise import Denoiser, posterior
+from mddm.noise import Denoiser, add_noise, posterior
 from mddm.waves import hop
 
 
@@ -184,6 +185,41 @@ def _correction(eps: Tensor, corrector: Corrector, generator: torch.Generator) -
     variance = corrector.part * (2 - corrector.part * known)
     fresh = corrector.noise_scale * variance.sqrt() * _normal(eps, generator)
     return fresh - corrector.part * eps
+
+
+def polish(
+    denoiser: Denoiser,
+    relaxed: Tensor,
+    sigmas: Tensor,
+    generator: torch.Generator,
+    condition: Tensor | None = None,
+    box_length: float | None = None,
+) -> Iterator[Frame]:
+    """Add noise to relaxed configurations, and take it away by the reverse process.
+
+    A network may draw a lattice that the potential does not bear: at the noise levels where a
+    lattice is chosen, it hardly sees which one the condition asks for.  Relaxing under the
+    potential mends that, and leaves defects and no thermal motion.  Little noise is enough for
+    the network to mend the first and to bring back the second.
+
+    Args:
+        denoiser, generator, condition, box_length: see `ancestral`.
+        relaxed: (batch, n_particles, 3) minima of the potential energy [length].
+        sigmas: (n_steps + 1,) increasing noise levels, the first one zero, the last one how much
+            noise is added [length].
+
+    Yields:
+        The relaxed configurations, at the level zero, then the frames of `ancestral`.
+
+    Raises:
+        ValueError: as from `ancestral`.
+
+    Source: this study.
+    """
+    sigmas = _checked(sigmas, relaxed, box_length, center=False)
+    x_t = add_noise(relaxed, sigmas[-1].to(relaxed), _normal(relaxed, generator), box_length)
+    frames = ancestral(denoiser, x_t, sigmas, generator, condition, box_length)
+    return chain([Frame(len(sigmas), 0.0, relaxed, 0)], frames)
 
 
 def probability_flow(

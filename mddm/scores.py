@@ -6,7 +6,8 @@ Each function scores one thing and returns entries, dictionaries that `results` 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ import torch
 from mddm import lammps, noise, sampling, shapes, structure, study, tasks, training
 from mddm.dataset import Dataset
 
-# The presets whose checkpoints are scored.
+# The presets that are scored in the box, and on surfaces, where "bragg" has no waves to look for.
 MODELS = ("mddm", "mddm-rbf", "transolver")
+SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
 # What tells one score from another.
 KEYS = ("model", "task", "split", "sampler", "row", "seed", "relaxed", "source")
 # What has been spent: calls of the network, or MD steps, and seconds of the processor, for one
@@ -29,8 +31,11 @@ COLUMNS = (
 SURFACE_COLUMNS = (*KEYS, "sinkhorn", "distance", *_SPENT)
 LOSS_COLUMNS = (*KEYS, "sigma", "trained_on", "replica")
 
-# The sampler that the summaries are about, which is asked for the most samples, and its levels.
-SAMPLER, N_LEVELS = "corrected", 40
+# The samplers that the summaries are about, which are asked for the most samples, and their levels.
+POLISHED = "polished"
+SAMPLER, SURFACE_SAMPLER, N_LEVELS = "corrected", "corrected", 40
+# What is polished, and how much noise that takes [length].
+UNPOLISHED, POLISH = "cooled", 0.15
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
 CLOSED_FORM = "closed form"
 
@@ -114,14 +119,25 @@ class Surrogate:
     Args:
         preset: one of `training.PRESETS`.
         task: one of `tasks.TASKS`.
-        sampler: one of `tasks.SAMPLERS`; by default the best one.
+        sampler: one of `tasks.SAMPLERS`, the best one in the box by default; "polished" relaxes
+            the sample of another under the potential, and polishes it (`sampling.polish`).
         n_levels: noise levels of the sampler, between the ends that the network was trained on.
+        compiled: whether PyTorch compiles the network at its first call, which takes a minute or
+            more; worth it for many samples of "bragg" on a CPU.
     """
 
     preset: str
     task: str
     sampler: str = SAMPLER
     n_levels: int = N_LEVELS
+    compiled: bool = False
+
+    @cached_property
+    def _trained(self):
+        denoiser, settings = _load(self.task, self.preset)
+        if self.compiled:
+            denoiser.compile()
+        return denoiser, settings
 
     @property
     def source(self) -> str:
@@ -137,14 +153,39 @@ class Surrogate:
             seed: of the sample; another row's sample is another one all the same.
 
         Yields:
-            The sampler's frames; the last one holds the sample, (1, n_particles, 3).
+            The sampler's frames; the last one holds the sample, (1, n_particles, 3).  When it is
+            polished, the frames of the sampler before it come first.
 
         Raises:
             FileNotFoundError: the checkpoint has not been made.
         """
         conditions = data.conditions[[row]] if self.task == "conditional" else None
-        n_particles = data.positions.shape[1]
-        return self._generate(conditions, 1, n_particles, data.box_length, 1000 * row + seed)
+        n_particles, seed = data.positions.shape[1], 1000 * row + seed
+        frames = self._generate(conditions, 1, n_particles, data.box_length, seed)
+        if self.sampler != POLISHED:
+            return frames
+        return self._polished(frames, data, row, conditions, seed)
+
+    def _polished(self, frames, data, row, conditions, seed):
+        for frame in frames:
+            yield frame
+        relaxed, _ = lammps.minimize(
+            frame.positions[0].cpu().numpy(), data.potential(row), data.box_length
+        )
+        denoiser, settings = self._trained
+        levels = noise.make_schedule("log", self.n_levels, settings.sigma_min, settings.sigma_max)
+        device = study.device()
+        more = sampling.polish(
+            denoiser,
+            torch.as_tensor(relaxed[None], device=device).float(),
+            torch.cat([levels[levels < POLISH], torch.tensor([POLISH])]),
+            # Not the noise that the sample began as.
+            torch.Generator(device).manual_seed(2**32 + seed),
+            None if conditions is None else torch.tensor(conditions, device=device).float(),
+            data.box_length,
+        )
+        for after in more:
+            yield replace(after, calls=frame.calls + after.calls)
 
     def clouds(self, n_clouds: int, n_points: int, seed: int = 0) -> Iterator[sampling.Frame]:
         """Draw clouds from a model of a surface, step by step.
@@ -163,10 +204,10 @@ class Surrogate:
         return self._generate(None, n_clouds, n_points, None, seed)
 
     def _generate(self, conditions, n_samples, n_particles, box_length, seed):
-        denoiser, settings = _load(self.task, self.preset)
+        denoiser, settings = self._trained
         return tasks.generate(
             denoiser,
-            self.sampler,
+            UNPOLISHED if self.sampler == POLISHED else self.sampler,
             noise.make_schedule("log", self.n_levels, settings.sigma_min, settings.sigma_max),
             conditions,
             n_samples,
@@ -183,17 +224,25 @@ def sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) -> list
     """Score the sample that `Surrogate.frames` ends with, given the same arguments.
 
     Returns:
-        Two entries, as it is and relaxed.
+        Two entries, as it is and relaxed; of a polished sample two more, what it was before.
 
     Raises:
         FileNotFoundError: the checkpoint has not been made.
     """
-    clock = time.process_time()
-    final = sampling.last(surrogate.frames(data, row, seed))
-    seconds = time.process_time() - clock
-    named = {"model": surrogate.preset, "sampler": surrogate.sampler, "seed": seed}
-    named |= {"calls": final.calls, "task": surrogate.task, "source": surrogate.source}
-    return _raw_and_relaxed(data, row, final.positions[0].cpu().numpy(), seconds, named)
+    clock, states = time.process_time(), []
+    for frame in surrogate.frames(data, row, seed):
+        if frame.sigma == 0:
+            places = frame.positions[0].cpu().numpy()
+            states.append((places, time.process_time() - clock, frame.calls))
+    named = {"model": surrogate.preset, "task": surrogate.task, "seed": seed}
+    named |= {"sampler": surrogate.sampler, "source": surrogate.source}
+    places, seconds, calls = states[-1]
+    entries = _raw_and_relaxed(data, row, places, seconds, named | {"calls": calls})
+    if len(states) > 1:
+        (places, seconds, calls), relaxed, _ = states
+        named |= {"sampler": UNPOLISHED, "calls": calls}
+        entries += _raw_and_relaxed(data, row, places, seconds, named, relaxed[:2])
+    return entries
 
 
 def surface_sample(surrogate: Surrogate, n_points: int, seed: int = 0) -> list[dict]:
@@ -302,13 +351,19 @@ def _crystallinity(data: Dataset, positions: np.ndarray) -> float:
 
 
 def _raw_and_relaxed(
-    data: Dataset, row: int, positions: np.ndarray, seconds: float, named: dict
+    data: Dataset,
+    row: int,
+    positions: np.ndarray,
+    seconds: float,
+    named: dict,
+    at_rest: tuple[np.ndarray, float] | None = None,
 ) -> list[dict]:
-    clock = time.process_time()
-    relaxed, _ = lammps.minimize(positions, data.potential(row), data.box_length)
-    further = time.process_time() - clock
+    if at_rest is None:
+        clock = time.process_time()
+        relaxed, _ = lammps.minimize(positions, data.potential(row), data.box_length)
+        at_rest = relaxed, seconds + time.process_time() - clock
     raw = _score(data, row, positions) | {"seconds": seconds}
-    rest = _score(data, row, relaxed) | {"seconds": seconds + further, "relaxed": True}
+    rest = _score(data, row, at_rest[0]) | {"seconds": at_rest[1], "relaxed": True}
     return [raw | named, rest | named]
 
 

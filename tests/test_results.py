@@ -103,7 +103,7 @@ def project(tmp_path, monkeypatch):
         state = training.TrainingState(training.Settings(preset=preset))
         training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
     few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
-    few |= {"quenched": 1, "quenches": 1, "levels": 2, "corrected levels": 2, "draws": 1}
+    few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
     monkeypatch.setattr(results, "_PROFILES", {"quick": few, "full": few})
     monkeypatch.setattr(results, "_POINTS", 60)
     # It has tests of its own.
@@ -121,8 +121,14 @@ def test_plans_have_no_job_twice_and_wrong_names_are_refused(data, project):
 
 def test_samplers_other_than_the_best_are_asked_for_fewer_conditions(data, project):
     asked = [key[3] for key, _ in results.jobs_of(data, "mddm", "full") if key[2] == "train"]
-    assert asked.count("corrected") == 2 and asked.count("paper") == 1
-    assert asked[0] == "corrected"
+    assert asked.count(scores.SAMPLER) == 2 and asked.count("paper") == 1
+    assert asked[0] == scores.SAMPLER
+
+
+def test_only_the_best_sampler_is_asked_for_several_samples_of_a_test_condition(data, project):
+    keys = [key for key, _ in results.jobs_of(data, "mddm", "full") if key[2] == "test"]
+    assert {key[5] for key in keys if key[3] == scores.SAMPLER} == {0, 1}
+    assert {key[5] for key in keys if key[3] != scores.SAMPLER} == {0}
 
 
 def test_checkpoint_that_is_missing_is_named_with_the_command_that_makes_it(data, project):
@@ -141,15 +147,16 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     ]
     in_box = pd.read_csv(folder / "table1.csv")
     assert {*scores.MODELS, "ideal gas", "MD replica", "mddm (paper)"} <= set(in_box["model"])
-    assert {"corrected", "paper", "ancestral"} <= set(in_box["sampler"])
+    best = {scores.SAMPLER, f"{scores.SAMPLER}, best of 2"}
+    assert best | {"paper", "ancestral"} <= set(in_box["sampler"])
     surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
-    assert set(scores.MODELS) <= set(surfaces.loc["torus"].index)
+    assert set(scores.SURFACE_MODELS) <= set(surfaces.loc["torus"].index)
     assert surfaces.loc[("torus", "true cloud"), "n"] == 2
     curves = pd.read_csv(folder / "figure5.csv")
     assert set(curves["chosen"]) == {"drawn", "best", "worst"}
     assert {"MD", *scores.MODELS} <= set(curves["curve"])
     losses = pd.read_csv(folder / "scores-losses.csv").groupby(["task", "model"])
-    assert (losses.size() == losses.size().max()).all() and len(losses) == 6
+    assert (losses.size() == losses.size().max()).all() and len(losses) == 2 * len(scores.MODELS)
     readme = (project / "README.md").read_text()
     assert "| ideal gas | " in readme
     assert readme.startswith("before\n") and readme.endswith("\nafter\n")
@@ -216,19 +223,19 @@ def test_committed_score_of_a_model_is_what_its_checkpoint_gives(committed, scor
     raw, relaxed = scored[asked & (scored["split"] == "test")].iloc[:2].to_dict("records")
     surrogate = scores.Surrogate(preset, "conditional")
     again = scores.sample(scored_data, raw["row"], surrogate, raw["seed"])
-    for found, expected in zip(again, (raw, relaxed), strict=True):
+    for found, expected in zip(again[:2], (raw, relaxed), strict=True):
         # Another processor rounds otherwise, and a sample is not the same to the last digit.
-        assert found["rdf_mse"] == pytest.approx(expected["rdf_mse"], rel=0.05)
-        assert found["energy_gap"] == pytest.approx(expected["energy_gap"], rel=0.1, abs=0.02)
+        assert found["rdf_mse"] == pytest.approx(expected["rdf_mse"], rel=0.1)
+        assert found["energy_gap"] == pytest.approx(expected["energy_gap"], rel=0.1, abs=0.05)
         assert found["calls"] == expected["calls"]
 
 
 @pytest.mark.parametrize("surface", shapes.SURFACES)
 def test_committed_score_of_a_cloud_is_what_its_checkpoint_gives(committed, surface):
     scored = committed["surfaces"]
-    asked = (scored["task"] == surface) & (scored["sampler"] == scores.SAMPLER)
+    asked = (scored["task"] == surface) & (scored["sampler"] == scores.SURFACE_SAMPLER)
     first = scored[asked & (scored["model"] == "transolver")].iloc[0]
-    surrogate = scores.Surrogate("transolver", surface)
+    surrogate = scores.Surrogate("transolver", surface, scores.SURFACE_SAMPLER)
     (again,) = scores.surface_sample(surrogate, results._POINTS, int(first["seed"]))
     assert again["sinkhorn"] == pytest.approx(first["sinkhorn"], rel=0.05)
 

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,35 @@ def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
     system = again.positions[0].double()
     expected = potential_energy(system, data.potential(row), data.box_length).mean()
     assert energy == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_polished_sample_is_scored_and_so_is_what_it_was_before(data, checkpoints, monkeypatch):
+    row = results.choose_rows(data, "test", 1)[0]
+    surrogate = scores.Surrogate("mddm", "conditional", scores.POLISHED, 5)
+    entries = scores.sample(data, row, surrogate, seed=2)
+    named = [(entry["sampler"], entry["relaxed"]) for entry in entries]
+    before = scores.UNPOLISHED
+    polished = scores.POLISHED
+    assert named == [(polished, False), (polished, True), (before, False), (before, True)]
+    calls, _, calls_before, _ = (entry["calls"] for entry in entries)
+    assert calls > calls_before > 5
+    plain = scores.Surrogate("mddm", "conditional", before, 5)
+    alone = scores.sample(data, row, plain, seed=2)
+    for entry, expected in zip(entries[2:], alone, strict=True):
+        assert entry["rdf_mse"] == expected["rdf_mse"]
+        assert entry["calls"] == expected["calls"]
+
+
+def test_polishing_goes_through_a_minimum_of_the_energy(data, checkpoints):
+    row = results.choose_rows(data, "test", 1)[0]
+    surrogate = scores.Surrogate("mddm", "conditional", scores.POLISHED, 5)
+    frames = list(surrogate.frames(data, row, seed=2))
+    sample, relaxed, final = (frame for frame in frames if frame.sigma == 0)
+    expected, _ = lammps.minimize(sample.positions[0].numpy(), data.potential(row), data.box_length)
+    assert np.allclose(relaxed.positions[0], expected, atol=1e-4)
+    after = next(b for a, b in pairwise(frames) if a is relaxed)
+    assert after.sigma == pytest.approx(scores.POLISH) and final is frames[-1]
+    assert [frame.calls for frame in frames] == sorted(frame.calls for frame in frames)
 
 
 def test_samples_of_other_seeds_and_rows_are_others(data, checkpoints):

@@ -35,6 +35,25 @@ def test_table_gives_means_intervals_and_crystals_apart():
     assert found.loc["a (paper)", "all"][["rdf_mse", "source"]].tolist() == [0.5, "them"]
 
 
+def test_of_several_samples_of_a_condition_the_mean_and_the_lowest_in_energy_count():
+    def entries(row, errors, gaps):
+        return [
+            _entry("m", row, error, seed=i, energy_gap=gap, sampler="s", calls=7.0)
+            for i, (error, gap) in enumerate(zip(errors, gaps, strict=True))
+        ]
+
+    lines = entries(0, [0.2, 0.4], [3.0, 1.0]) + entries(1, [0.6, 0.8], [0.5, 0.7])
+    lines += entries(2, [5.0], [0.0])
+    quoted = pd.DataFrame(
+        [{"model": "a", "task": "t", "split": "test", "rdf_mse": 0.5, "source": "them"}]
+    )
+    found = tables.table_1(pd.DataFrame(lines), quoted).set_index(["sampler", "reference"])
+    mean, best = found.loc["s", "all"], found.loc["s, best of 2", "all"]
+    assert (mean["rdf_mse"], mean["n"]) == (pytest.approx((0.3 + 0.7 + 5) / 3), 3)
+    assert (best["rdf_mse"], best["n"]) == (pytest.approx((0.4 + 0.6) / 2), 2)
+    assert (mean["calls"], best["calls"]) == (7, 14)
+
+
 def test_surfaces_are_summed_up_by_model_task_and_sampler():
     losses = [0.1, 0.3, 0.5]
     scored = pd.DataFrame(
