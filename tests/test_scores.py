@@ -68,7 +68,7 @@ def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
     assert energy == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_polished_sample_is_scored_and_so_is_what_it_was_before(data, checkpoints, monkeypatch):
+def test_polished_sample_is_scored_and_so_is_what_it_was_before(data, checkpoints):
     row = results.choose_rows(data, "test", 1)[0]
     surrogate = scores.Surrogate("mddm", "conditional", scores.POLISHED, 5)
     entries = scores.sample(data, row, surrogate, seed=2)
