@@ -8,25 +8,34 @@ import argparse
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mddm import dataset, plotting, scores, structure, study, tasks, training
+from mddm import dataset, plotting, results, scores, structure, study, tables, tasks, training
 
-# A condition of the test set, which the model has never seen.
-CONDITION = {"k": 9.02, "phi": 0.75, "temperature": 0.02}
-# Moments of the process that are shown, as noise levels [length].
-LEVELS = (5.0, 0.3, 0.0)
+# A moment of the process that is shown [length].
+LEVEL = 0.3
+
+
+def typical_crystal(model):
+    """Choose the crystal among the test conditions whose sample has the median score."""
+    scored = tables.read_scores(results.folder_of(study.DATA) / f"scores-{model}.csv")
+    asked = (scored["split"] == "test") & (scored["sampler"] == scores.SAMPLER)
+    asked &= ~scored["relaxed"] & (scored["seed"] == 0)
+    crystals = scored[asked & (scored["md_crystallinity"] > structure.CRYSTAL)]
+    ranked = crystals.sort_values("rdf_mse")["row"]
+    return int(ranked.iloc[len(ranked) // 2])
 
 
 def main():
     """Sample, compare with MD, draw and save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="mddm-rbf", choices=list(training.PRESETS))
+    parser.add_argument("--model", default="bragg", choices=list(training.PRESETS))
     options = parser.parse_args()
     root = study.project_root()
     md = dataset.read(root / study.DATA)
-    row = md.nearest(**CONDITION)
+    row = typical_crystal(options.model)
     frames = scores.Surrogate(options.model, "conditional").frames(md, row)
-    frames = list(study.progress(frames, scores.N_LEVELS + 1, "sampling"))
-    shown = [min(frames, key=lambda frame: abs(frame.sigma - level)) for level in LEVELS]
+    frames = list(study.progress(frames, label="sampling"))
+    between = min(frames, key=lambda frame: abs(frame.sigma - LEVEL))
+    shown = [frames[0], between, frames[-1]]
 
     plotting.set_style()
     # As wide as a page's column on a screen, so that its letters can be read on a phone too.

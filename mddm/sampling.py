@@ -191,9 +191,11 @@ def polish(
     denoiser: Denoiser,
     relaxed: Tensor,
     sigmas: Tensor,
+    top: float,
     generator: torch.Generator,
     condition: Tensor | None = None,
     box_length: float | None = None,
+    correctors: Sequence[Corrector] = (),
 ) -> Iterator[Frame]:
     """Add noise to relaxed configurations, and take it away by the reverse process.
 
@@ -203,22 +205,26 @@ def polish(
     the network to mend the first and to bring back the second.
 
     Args:
-        denoiser, generator, condition, box_length: see `ancestral`.
+        denoiser, sigmas, generator, condition, box_length, correctors: see `ancestral`.
         relaxed: (batch, n_particles, 3) minima of the potential energy [length].
-        sigmas: (n_steps + 1,) increasing noise levels, the first one zero, the last one how much
-            noise is added [length].
+        top: how much noise is added; of `sigmas` those below it are walked down [length].
 
     Yields:
         The relaxed configurations, at the level zero, then the frames of `ancestral`.
 
     Raises:
-        ValueError: as from `ancestral`.
+        ValueError: as from `ancestral`, and for a `top` that is not above zero.
 
     Source: this study.
     """
+    if not 0 < top < math.inf:
+        raise ValueError(f"top must be a noise level above zero, got {top}")
     sigmas = _checked(sigmas, relaxed, box_length, center=False)
+    sigmas = torch.cat([sigmas[sigmas < top], sigmas.new_tensor([top])])
     x_t = add_noise(relaxed, sigmas[-1].to(relaxed), _normal(relaxed, generator), box_length)
-    frames = ancestral(denoiser, x_t, sigmas, generator, condition, box_length)
+    frames = ancestral(
+        denoiser, x_t, sigmas, generator, condition, box_length, correctors=correctors
+    )
     return chain([Frame(len(sigmas), 0.0, relaxed, 0)], frames)
 
 

@@ -16,7 +16,7 @@ from mddm import lammps, noise, sampling, shapes, structure, study, tasks, train
 from mddm.dataset import Dataset
 
 # The presets that are scored in the box, and on surfaces, where "bragg" has no waves to look for.
-MODELS = ("mddm", "mddm-rbf", "transolver")
+MODELS = tuple(training.PRESETS)
 SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
 # What tells one score from another.
 KEYS = ("model", "task", "split", "sampler", "row", "seed", "relaxed", "source")
@@ -33,7 +33,7 @@ LOSS_COLUMNS = (*KEYS, "sigma", "trained_on", "replica")
 
 # The samplers that the summaries are about, which are asked for the most samples, and their levels.
 POLISHED = "polished"
-SAMPLER, SURFACE_SAMPLER, N_LEVELS = "corrected", "corrected", 40
+SAMPLER, SURFACE_SAMPLER, N_LEVELS = POLISHED, "corrected", 40
 # What is polished, and how much noise that takes [length].
 UNPOLISHED, POLISH = "cooled", 0.15
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
@@ -173,16 +173,17 @@ class Surrogate:
             frame.positions[0].cpu().numpy(), data.potential(row), data.box_length
         )
         denoiser, settings = self._trained
-        levels = noise.make_schedule("log", self.n_levels, settings.sigma_min, settings.sigma_max)
         device = study.device()
         more = sampling.polish(
             denoiser,
             torch.as_tensor(relaxed[None], device=device).float(),
-            torch.cat([levels[levels < POLISH], torch.tensor([POLISH])]),
+            self._levels(settings),
+            POLISH,
             # Not the noise that the sample began as.
             torch.Generator(device).manual_seed(2**32 + seed),
             None if conditions is None else torch.tensor(conditions, device=device).float(),
             data.box_length,
+            [tasks.FINE],
         )
         for after in more:
             yield replace(after, calls=frame.calls + after.calls)
@@ -203,12 +204,15 @@ class Surrogate:
         """
         return self._generate(None, n_clouds, n_points, None, seed)
 
+    def _levels(self, settings):
+        return noise.make_schedule("log", self.n_levels, settings.sigma_min, settings.sigma_max)
+
     def _generate(self, conditions, n_samples, n_particles, box_length, seed):
         denoiser, settings = self._trained
         return tasks.generate(
             denoiser,
             UNPOLISHED if self.sampler == POLISHED else self.sampler,
-            noise.make_schedule("log", self.n_levels, settings.sigma_min, settings.sigma_max),
+            self._levels(settings),
             conditions,
             n_samples,
             n_particles,
@@ -306,7 +310,8 @@ def losses(data: Dataset, preset: str, task: str, n_levels: int, n_draws: int) -
         n_draws: configurations a level.
 
     Returns:
-        One entry a level, with the `LOSS_COLUMNS`.
+        One entry a level, with the `LOSS_COLUMNS`; the loss on replicas is nan where there are
+        none.
 
     Raises:
         FileNotFoundError: the checkpoint has not been made.
@@ -315,17 +320,19 @@ def losses(data: Dataset, preset: str, task: str, n_levels: int, n_draws: int) -
     row = tasks.unconditional_row(data) if task == "unconditional" else None
     trained_on = tasks.training_source(task, data, row)
     again = np.flatnonzero(data.split == "replica") if row is None else data.partners(row)
-    partners = data.take(again)
-    replicas = training.Configurations(
-        torch.from_numpy(partners.positions),
-        None if row is not None else torch.from_numpy(partners.conditions).float(),
-        data.box_length,
-    )
     sigmas = noise.log_schedule(n_levels, settings.sigma_min, settings.sigma_max)[1:]
     columns = {
-        name: training.level_losses(denoiser, source, sigmas, n_draws).tolist()
-        for name, source in (("trained_on", trained_on), ("replica", replicas))
+        "trained_on": training.level_losses(denoiser, trained_on, sigmas, n_draws).tolist(),
+        "replica": [math.nan] * n_levels,
     }
+    if len(again):
+        partners = data.take(again)
+        replicas = training.Configurations(
+            torch.from_numpy(partners.positions),
+            None if row is not None else torch.from_numpy(partners.conditions).float(),
+            data.box_length,
+        )
+        columns["replica"] = training.level_losses(denoiser, replicas, sigmas, n_draws).tolist()
     named = {"model": preset, "task": task, "split": "", "sampler": "", "row": 0, "seed": 0}
     named |= {"relaxed": False, "source": checkpoint_source(task, preset)}
     return [

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from IPython.display import Markdown
 
 # What the study's own models are trained on and scored against, relative to the project's root.
-DATA = "data/opp-small.h5"
+DATA = "data/opp.h5"
 
 Item = TypeVar("Item")
 

@@ -24,6 +24,8 @@ TASKS = ("unconditional", "conditional", *SURFACES)
 # The one configuration of the unconditional task: k, phi, temperature.
 UNCONDITIONAL = (6.6, 4.2, 0.014)
 
+# Where structure has formed: steps that bring thermal motion to its right width.
+FINE = sampling.Corrector(4, 0.7, lowest=0.01, highest=0.16)
 # Levels at which particles hop: where the sites of a crystal are plain to see [length].
 _HOPS = (0.03, 0.12)
 SAMPLERS: dict[str, Callable[..., Iterator[sampling.Frame]]] = {
@@ -41,7 +43,7 @@ SAMPLERS: dict[str, Callable[..., Iterator[sampling.Frame]]] = {
         sampling.ancestral,
         correctors=[
             sampling.Corrector(24, 0.2, lowest=0.16, highest=0.3, noise_scale=0.8),
-            sampling.Corrector(4, 0.7, lowest=0.01, highest=0.16),
+            FINE,
         ],
         hops=_HOPS,
     ),

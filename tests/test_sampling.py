@@ -290,15 +290,18 @@ def test_a_thermal_lattice_comes_out_of_uniform_noise(sampler, options, width):
 def test_polishing_gives_a_crystal_at_rest_its_thermal_motion():
     sites = cubic_sites(8) - BOX / 16
     relaxed = sites.expand(8, -1, -1)
-    sigmas = log_schedule(150, 0.002, 1.0)
+    sigmas = log_schedule(200, 0.002, 5.0)
+    n_below = int((sigmas < 1).sum())
     frames = sampling.polish(
-        ThermalLattice(sites, 0.1), relaxed, sigmas, generator(4), box_length=BOX
+        ThermalLattice(sites, 0.1), relaxed, sigmas, 1.0, generator(4), box_length=BOX
     )
     first, start, *_, final = frames
     assert first.positions is relaxed and (first.sigma, first.calls) == (0, 0)
     assert minimum_image(start.positions - sites, BOX).std() == pytest.approx(1.0, rel=0.03)
     assert minimum_image(final.positions - sites, BOX).std() == pytest.approx(0.1, rel=0.04)
-    assert (final.step, final.calls) == (0, 150)
+    assert (final.step, final.calls) == (0, n_below)
+    with pytest.raises(ValueError, match="top must be a noise level above zero, got 0"):
+        sampling.polish(ThermalLattice(sites, 0.1), relaxed, sigmas, 0, generator(4))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
