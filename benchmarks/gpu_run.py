@@ -306,7 +306,7 @@ def training_source(options):
         positions = torch.from_numpy(data["positions"][train])
         conditions, edge = torch.from_numpy(data["conditions"][train]), float(data["box_length"])
         content_hash = hashlib.sha256(positions.numpy().tobytes()).hexdigest()[:12]
-        wanted = torch.tensor(tasks.UNCONDITIONAL)
+        wanted = torch.tensor(plan.UNCONDITIONAL)
         row = ((conditions - wanted) / conditions.std(0).clamp(min=1e-9)).norm(dim=1).argmin()
     else:
         md_data = dataset.read(options.data)
@@ -314,7 +314,7 @@ def training_source(options):
         positions = torch.from_numpy(train.positions)
         conditions = torch.from_numpy(train.conditions)
         content_hash = md_data.content_hash
-        row = train.nearest(*tasks.UNCONDITIONAL)
+        row = train.nearest(*plan.UNCONDITIONAL)
     if options.quick:
         positions = positions[:, :200]
     positions = positions.to(options.device)

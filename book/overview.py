@@ -8,7 +8,7 @@ import argparse
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mddm import dataset, plotting, results, scores, structure, study, tables, tasks, training
+from mddm import dataset, plotting, results, scores, structure, study, tables, tasks
 
 # A moment of the process that is shown [length].
 LEVEL = 0.3
@@ -17,7 +17,7 @@ LEVEL = 0.3
 def typical_crystal(model):
     """Choose the crystal among the test conditions whose sample has the median score."""
     scored = tables.read_scores(results.folder_of(study.DATA) / f"scores-{model}.csv")
-    asked = (scored["split"] == "test") & (scored["sampler"] == scores.SAMPLER)
+    asked = (scored["split"] == "test") & tables.by_best_sampler(scored)
     asked &= ~scored["relaxed"] & (scored["seed"] == 0)
     crystals = scored[asked & (scored["md_crystallinity"] > structure.CRYSTAL)]
     ranked = crystals.sort_values("rdf_mse")["row"]
@@ -27,12 +27,13 @@ def typical_crystal(model):
 def main():
     """Sample, compare with MD, draw and save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="bragg", choices=list(training.PRESETS))
+    parser.add_argument("--model", default="bragg", choices=scores.MODELS)
     options = parser.parse_args()
     root = study.project_root()
     md = dataset.read(root / study.DATA)
     row = typical_crystal(options.model)
-    frames = scores.Surrogate(options.model, "conditional").frames(md, row)
+    sampler = scores.SAMPLERS[options.model]
+    frames = scores.Surrogate(options.model, "conditional", sampler).frames(md, row)
     frames = list(study.progress(frames, label="sampling"))
     between = min(frames, key=lambda frame: abs(frame.sigma - LEVEL))
     shown = [frames[0], between, frames[-1]]

@@ -12,11 +12,14 @@ K_GRID = tuple(round(1 + 1.4 * i, 1) for i in range(10))
 PHI_GRID = tuple(round(0.6 * i, 1) for i in range(10))
 TEMPERATURE_GRID = tuple(round(0.01 + 0.004 * i, 3) for i in range(10))
 _TEST_SEED = 250131
+# The one configuration of the unconditional task: k, phi, temperature.
+UNCONDITIONAL = (K_GRID[4], PHI_GRID[7], TEMPERATURE_GRID[1])
 # The data sets, and the sweep that makes each: `python -m mddm.sweep NAME`.
 FILES = {
     "small": "data/opp-small.h5",
     "lengths": "data/opp-lengths.h5",
     "ramps": "data/opp.h5",
+    "replica": "data/opp-replica.h5",
 }
 # So many of the ramps' potentials are annealed faster, too.
 N_LENGTHS = 20
@@ -121,6 +124,15 @@ def ramp_runs(n_steps_first: int = 300_000, n_steps_between: int = 12_000) -> li
         for i, run in enumerate(group)
     ]
     return first + [run for _, _, run in sorted(paced, key=lambda entry: entry[:2])]
+
+
+def replica_runs() -> list[Run]:
+    """Return the ramp of `ramp_runs` to the `UNCONDITIONAL` configuration, with another seed."""
+    k, phi, temperature = UNCONDITIONAL
+    (ramp,) = (run for run in ramp_runs() if (run.k, run.phi, run.split) == (k, phi, "train"))
+    stations = tuple(station for station in ramp.temperatures if station >= temperature)
+    changes = {"name": f"{ramp.name}-again", "seed": ramp.seed + 1000, "split": "replica"}
+    return [replace(ramp, temperatures=stations, n_kept=1, **changes)]
 
 
 def length_runs(lengths: Sequence[int] = (3_000, 10_000, 30_000, 100_000)) -> list[Run]:

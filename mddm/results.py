@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, scores, study, tables, tasks
+from mddm import dataset, plan, scores, study, tables, tasks
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
 
@@ -28,8 +28,8 @@ QUENCH_STEPS = (100, 300, 1000, 3000, 10_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and
 # clouds of a surface; conditions that are quenched, and in how many of the numbers of steps; noise
 # levels of a sample (500 are the paper's; the corrector spends its calls better on fewer); draws
-# for the loss at each level; samples of each test condition, of which the lowest in energy is a
-# score of its own.  "others" is what samplers other than the best are asked for.
+# for the loss at each level; polished samples of each test condition, of which the lowest in energy
+# is a score of its own.  "others" is what samplers other than the best are asked for.
 _PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}},
@@ -42,6 +42,8 @@ _PROFILES = {
     },
 }
 _POINTS = 1000
+# With the right variance, and as printed.
+_ALGORITHM_2 = ("ancestral", "paper")
 
 # The key of a job's first entry, and the job.
 Job = tuple[tuple, Callable[[], list[dict]]]
@@ -121,6 +123,12 @@ def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes)[:1]:
         key = ("ideal gas", task, split, "", row, seed, False, source)
         jobs.append((key, partial(scores.yardsticks, data, row)))
+    row, others = tasks.unconditional_row(data), _more_replicas()
+    source = scores.md_source(others)
+    for partner in tasks.replicas(data, row, others):
+        seed = int(others.seed[partner])
+        key = ("MD replica", "unconditional", "train", "", row, seed, False, source)
+        jobs.append((key, partial(scores.replica, data, row, others, partner)))
     return jobs
 
 
@@ -137,12 +145,15 @@ def _quench_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
 def _sample_jobs(data: Dataset, sizes: Mapping, preset: str, compiled: bool) -> list[Job]:
     jobs, both = [], ("unconditional", "conditional")
     sources = {task: scores.checkpoint_source(task, preset) for task in both}
-    for sampler, levels in _samplers(scores.SAMPLER, sizes):
-        fewer = sizes if sampler == scores.SAMPLER else sizes | {"tries": 1} | sizes["others"]
+    best = scores.SAMPLERS[preset]
+    for sampler in _samplers(best):
+        fewer = sizes if sampler == best else sizes | sizes["others"]
+        tries = sizes["tries"] if sampler == scores.POLISHED else 1
+        levels = _levels(sampler, sizes)
         drawn_by = {
             task: scores.Surrogate(preset, task, sampler, levels, compiled) for task in both
         }
-        for task, split, row, seed in _again(data, fewer) + _chosen(data, fewer, fewer["tries"]):
+        for task, split, row, seed in _again(data, fewer) + _chosen(data, fewer, tries):
             key = (preset, task, split, sampler, row, seed, False, sources[task])
             jobs.append((key, partial(scores.sample, data, row, drawn_by[task], seed)))
     return jobs
@@ -157,28 +168,40 @@ def _surface_jobs(sizes: Mapping) -> list[Job]:
         jobs.append((key, job))
     for surface, preset in product(SURFACES, scores.SURFACE_MODELS):
         source = scores.checkpoint_source(surface, preset)
-        samplers = _samplers(scores.SURFACE_SAMPLER, sizes)
-        for (sampler, levels), seed in product(samplers, range(sizes["surfaces"])):
-            surrogate = scores.Surrogate(preset, surface, sampler, levels)
+        samplers = _samplers(scores.SURFACE_SAMPLER)
+        for sampler, seed in product(samplers, range(sizes["surfaces"])):
+            surrogate = scores.Surrogate(preset, surface, sampler, _levels(sampler, sizes))
             key = (preset, surface, "", sampler, 0, seed, False, source)
             jobs.append((key, partial(scores.surface_sample, surrogate, _POINTS, seed)))
     return jobs
 
 
 def _loss_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
+    row, others = tasks.unconditional_row(data), _more_replicas()
+    found = tasks.replicas(data, row, others)
+    replicas = {
+        "unconditional": others.take(found) if len(found) else data.take(data.partners(row)),
+        "conditional": data.subset("replica"),
+    }
     jobs = []
-    for task, preset in product(("unconditional", "conditional"), scores.MODELS):
+    for task, preset in product(replicas, scores.MODELS):
         key = (preset, task, "", "", 0, 0, False, scores.checkpoint_source(task, preset))
-        jobs.append((key, partial(scores.losses, data, preset, task, 13, sizes["draws"])))
+        job = partial(scores.losses, data, replicas[task], preset, task, 13, sizes["draws"])
+        jobs.append((key, job))
     return jobs
 
 
-def _samplers(best: str, sizes: Mapping) -> list[tuple[str, int]]:
-    # What matters most first; then algorithm 2, with the right variance and as printed.
-    return [
-        (best, sizes["best levels"]),
-        *((name, sizes["levels"]) for name in ("ancestral", "paper")),
-    ]
+def _more_replicas() -> Dataset:
+    return dataset.read(study.project_root() / plan.FILES["replica"])
+
+
+def _samplers(best: str) -> list[str]:
+    # What matters most first.
+    return list(dict.fromkeys((best, *_ALGORITHM_2)))
+
+
+def _levels(sampler: str, sizes: Mapping) -> int:
+    return sizes["levels" if sampler in _ALGORITHM_2 else "best levels"]
 
 
 def collect(
@@ -264,7 +287,10 @@ def _sum_up(folder: Path, data: Dataset, profile: str) -> dict[Path, "pd.DataFra
         paper = pd.read_csv(quoted / "paper-table1.csv")
         made[folder / "table1.csv"] = tables.table_1(scored, paper)
         if set(scores.MODELS) <= set(found):
-            levels = _PROFILES[profile]["best levels"]
+            levels = {
+                preset: _levels(sampler, _PROFILES[profile])
+                for preset, sampler in scores.SAMPLERS.items()
+            }
             made[folder / "figure5.csv"] = tables.figure_5(data, scored, levels)
     if "surfaces" in found:
         paper = pd.read_csv(quoted / "paper-table-a1.csv")

@@ -15,9 +15,6 @@ import torch
 from mddm import lammps, noise, sampling, shapes, structure, study, tasks, training
 from mddm.dataset import Dataset
 
-# The presets that are scored in the box, and on surfaces, where "bragg" has no waves to look for.
-MODELS = tuple(training.PRESETS)
-SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
 # What tells one score from another.
 KEYS = ("model", "task", "split", "sampler", "row", "seed", "relaxed", "source")
 # What has been spent: calls of the network, or MD steps, and seconds of the processor, for one
@@ -31,9 +28,19 @@ COLUMNS = (
 SURFACE_COLUMNS = (*KEYS, "sinkhorn", "distance", *_SPENT)
 LOSS_COLUMNS = (*KEYS, "sigma", "trained_on", "replica")
 
-# The samplers that the summaries are about, which are asked for the most samples, and their levels.
 POLISHED = "polished"
-SAMPLER, SURFACE_SAMPLER, N_LEVELS = POLISHED, "corrected", 40
+# The best sampler of each preset in the box, which the summaries are about and which is asked for
+# the most samples: correctors, and so polishing, do a network harm that knows little.
+SAMPLERS = {
+    "mddm": "ancestral",
+    "mddm-rbf": POLISHED,
+    "bragg": POLISHED,
+    "transolver": "ancestral",
+}
+SURFACE_SAMPLER, N_LEVELS = "corrected", 40
+# The presets that are scored in the box, and on surfaces, where "bragg" has no waves to look for.
+MODELS = tuple(SAMPLERS)
+SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
 # What is polished, and how much noise that takes [length].
 UNPOLISHED, POLISH = "cooled", 0.15
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
@@ -67,15 +74,28 @@ def yardsticks(data: Dataset, row: int) -> list[dict]:
         Entries with the `COLUMNS` that depend on the sample; the ideal gas has no energy.
     """
     source = md_source(data)
-    entries = []
-    for partner in data.partners(row):
-        scored = _score(data, row, data.positions[partner])
-        named = {"model": "MD replica", "seed": int(data.seed[partner])}
-        entries.append(scored | named | {"calls": int(data.steps[partner]), "source": source})
+    entries = [replica(data, row, data, partner) for partner in data.partners(row)]
     gas = _score(data, row, data.positions[row])
     gas |= {"model": "ideal gas", "seed": 0, "rdf_mse": gas["ideal_gas"], "calls": 0}
     gas |= {"energy_gap": math.nan, "crystallinity": 0.0, "source": source}
     return [gas, *entries]
+
+
+def replica(data: Dataset, row: int, others: Dataset, partner: int) -> dict:
+    """Score MD of the same condition from another seed.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against.
+        others: the data set of the replica, which may be the same.
+        partner: its row there.
+
+    Returns:
+        An entry with the `COLUMNS` that depend on the sample.
+    """
+    scored = _score(data, row, others.positions[partner])
+    named = {"model": "MD replica", "seed": int(others.seed[partner])}
+    return scored | named | {"calls": int(others.steps[partner]), "source": md_source(others)}
 
 
 def quench_name(n_steps: int) -> str:
@@ -119,8 +139,8 @@ class Surrogate:
     Args:
         preset: one of `training.PRESETS`.
         task: one of `tasks.TASKS`.
-        sampler: one of `tasks.SAMPLERS`, the best one in the box by default; "polished" relaxes
-            the sample of another under the potential, and polishes it (`sampling.polish`).
+        sampler: one of `tasks.SAMPLERS`, or "polished", which relaxes the sample of another under
+            the potential, and polishes it (`sampling.polish`).
         n_levels: noise levels of the sampler, between the ends that the network was trained on.
         compiled: whether PyTorch compiles the network at its first call, which takes a minute or
             more; worth it for many samples of "bragg" on a CPU.
@@ -128,7 +148,7 @@ class Surrogate:
 
     preset: str
     task: str
-    sampler: str = SAMPLER
+    sampler: str
     n_levels: int = N_LEVELS
     compiled: bool = False
 
@@ -299,19 +319,21 @@ def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0
     ]
 
 
-def losses(data: Dataset, preset: str, task: str, n_levels: int, n_draws: int) -> list[dict]:
+def losses(
+    data: Dataset, replicas: Dataset, preset: str, task: str, n_levels: int, n_draws: int
+) -> list[dict]:
     """Measure a checkpoint's loss level by level, on what it was trained on and on MD replicas.
 
     Args:
         data: the MD data.
+        replicas: MD of what the checkpoint was trained on, from other seeds; there may be none.
         preset: one of `training.PRESETS`.
         task: "unconditional" or "conditional".
         n_levels: noise levels, evenly spaced in log sigma between the checkpoint's own ends.
         n_draws: configurations a level.
 
     Returns:
-        One entry a level, with the `LOSS_COLUMNS`; the loss on replicas is nan where there are
-        none.
+        One entry a level, with the `LOSS_COLUMNS`; the loss on replicas is nan without them.
 
     Raises:
         FileNotFoundError: the checkpoint has not been made.
@@ -319,20 +341,18 @@ def losses(data: Dataset, preset: str, task: str, n_levels: int, n_draws: int) -
     denoiser, settings = _load(task, preset)
     row = tasks.unconditional_row(data) if task == "unconditional" else None
     trained_on = tasks.training_source(task, data, row)
-    again = np.flatnonzero(data.split == "replica") if row is None else data.partners(row)
     sigmas = noise.log_schedule(n_levels, settings.sigma_min, settings.sigma_max)[1:]
     columns = {
         "trained_on": training.level_losses(denoiser, trained_on, sigmas, n_draws).tolist(),
         "replica": [math.nan] * n_levels,
     }
-    if len(again):
-        partners = data.take(again)
-        replicas = training.Configurations(
-            torch.from_numpy(partners.positions),
-            None if row is not None else torch.from_numpy(partners.conditions).float(),
+    if len(replicas):
+        unseen = training.Configurations(
+            torch.from_numpy(replicas.positions),
+            None if row is not None else torch.from_numpy(replicas.conditions).float(),
             data.box_length,
         )
-        columns["replica"] = training.level_losses(denoiser, replicas, sigmas, n_draws).tolist()
+        columns["replica"] = training.level_losses(denoiser, unseen, sigmas, n_draws).tolist()
     named = {"model": preset, "task": task, "split": "", "sampler": "", "row": 0, "seed": 0}
     named |= {"relaxed": False, "source": checkpoint_source(task, preset)}
     return [

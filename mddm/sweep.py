@@ -1,8 +1,9 @@
 """Many anneals and ramps at once: what is missing is run, what is finished is left alone.
 
-`python -m mddm.sweep small` makes data/opp-small.h5, `ramps` the slow ramps of data/opp.h5, and
-`lengths` the faster anneals that some of these are held against.  Each can be killed at any
-moment and started again.
+`python -m mddm.sweep small` makes data/opp-small.h5, `ramps` the slow ramps of data/opp.h5,
+`replica` one more of these for the one configuration of the unconditional task, and `lengths` the
+faster anneals that some of them are held against.  Each can be killed at any moment and started
+again.
 """
 
 import argparse
@@ -24,7 +25,12 @@ from mddm.plan import Run
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 
 _SETTINGS = {"n_particles": 1000, "box_length": 10.0, "time_step": 0.01, "damping": 1.0}
-_PLANS = {"small": plan.small_runs, "lengths": plan.length_runs, "ramps": plan.ramp_runs}
+_PLANS = {
+    "small": plan.small_runs,
+    "lengths": plan.length_runs,
+    "ramps": plan.ramp_runs,
+    "replica": plan.replica_runs,
+}
 
 
 def sweep(

@@ -80,6 +80,11 @@ def best_of_several(scored: "pd.DataFrame") -> "pd.DataFrame":
     return pd.concat(chosen) if chosen else scored[:0]
 
 
+def by_best_sampler(lines: "pd.DataFrame") -> "pd.Series":
+    """Tell which lines, of scores or of their summary, are of a preset's best sampler."""
+    return lines["sampler"] == lines["model"].map(scores.SAMPLERS)
+
+
 def table_a1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     """Sum up the scores of sphere and torus, with bootstrap intervals of the mean.
 
@@ -112,13 +117,15 @@ def _as_quoted(quoted: "pd.DataFrame") -> "pd.DataFrame":
     return quoted.assign(model=quoted["model"] + " (paper)", sampler="paper")
 
 
-def figure_5(data: Dataset, scored: "pd.DataFrame", n_levels: int, seed: int = 0) -> "pd.DataFrame":
+def figure_5(
+    data: Dataset, scored: "pd.DataFrame", levels: Mapping[str, int], seed: int = 0
+) -> "pd.DataFrame":
     """Draw conditions at random, the best and the worst beside them, and give all their g(r).
 
     Args:
         data: the MD data.
         scored: `scores.COLUMNS` of all presets.
-        n_levels: noise levels that the scored samples of `scores.SAMPLER` were drawn with.
+        levels: of noise, that the samples of each preset's best sampler were drawn with.
         seed: of the draw of four conditions.
 
     Returns:
@@ -130,7 +137,7 @@ def figure_5(data: Dataset, scored: "pd.DataFrame", n_levels: int, seed: int = 0
     """
     import pandas as pd
 
-    asked = (scored["task"] == "conditional") & (scored["sampler"] == scores.SAMPLER)
+    asked = (scored["task"] == "conditional") & by_best_sampler(scored)
     raw = scored[asked & ~scored["relaxed"] & (scored["seed"] == 0)]
     best_preset = raw[raw["split"] == "test"].groupby("model")["rdf_mse"].mean().idxmin()
     ranked = raw[raw["model"] == best_preset].sort_values("rdf_mse")["row"].tolist()
@@ -142,8 +149,8 @@ def figure_5(data: Dataset, scored: "pd.DataFrame", n_levels: int, seed: int = 0
         curves = {"MD": reference}
         for partner in data.partners(row)[:1]:
             curves["MD replica"] = structure.rdf(data.positions[partner], data.box_length)[1]
-        for preset in scores.MODELS:
-            surrogate = scores.Surrogate(preset, "conditional", scores.SAMPLER, n_levels)
+        for preset, sampler in scores.SAMPLERS.items():
+            surrogate = scores.Surrogate(preset, "conditional", sampler, levels[preset])
             final = sampling.last(surrogate.frames(data, row))
             curves[preset] = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]
         named = {"chosen": why, "split": str(data.split[row]), "row": row}

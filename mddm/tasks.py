@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mddm import sampling, structure
+from mddm import plan, sampling, structure
 from mddm.dataset import Dataset
 from mddm.noise import Denoiser
 from mddm.potential import potential_energy
@@ -21,8 +21,6 @@ from mddm.shapes import SURFACES, Surface
 from mddm.training import Configurations, Source
 
 TASKS = ("unconditional", "conditional", *SURFACES)
-# The one configuration of the unconditional task: k, phi, temperature.
-UNCONDITIONAL = (6.6, 4.2, 0.014)
 
 # Where structure has formed: steps that bring thermal motion to its right width.
 FINE = sampling.Corrector(4, 0.7, lowest=0.01, highest=0.16)
@@ -85,7 +83,23 @@ def training_source(
 def unconditional_row(dataset: Dataset) -> int:
     """Return the training row whose configuration the unconditional task is about."""
     train = np.flatnonzero(dataset.split == "train")
-    return int(train[dataset.take(train).nearest(*UNCONDITIONAL)])
+    return int(train[dataset.take(train).nearest(*plan.UNCONDITIONAL)])
+
+
+def replicas(dataset: Dataset, row: int, others: Dataset) -> np.ndarray:
+    """Find the replicas of a row in another data set.
+
+    Args:
+        dataset: the data set of the row.
+        row: a condition, and the length of the MD run that arrived there.
+        others: where to look.
+
+    Returns:
+        The rows of `others` that have the same condition and length, and another seed.
+    """
+    same = (others.conditions == dataset.conditions[row]).all(axis=1)
+    same &= (others.steps == dataset.steps[row]) & (others.seed != dataset.seed[row])
+    return np.flatnonzero(same)
 
 
 def sigma_max(box_length: float | None) -> float:

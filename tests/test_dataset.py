@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, plan, study
+from mddm import dataset, plan, study, tasks
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
@@ -247,6 +247,15 @@ def test_shipped_lengths_are_sound():
         found.setdefault((k, phi), set()).add(steps)
     assert len(found) >= 20
     assert all(steps >= {3_000, 10_000, 30_000, 100_000} for steps in found.values())
+
+
+def test_shipped_replica_is_of_the_one_configuration():
+    whole = dataset.read(SHIPPED.with_name("opp.h5"))
+    replica = dataset.read(SHIPPED.with_name("opp-replica.h5"))
+    assert _failed(replica) == set()
+    row = tasks.unconditional_row(whole)
+    assert tasks.replicas(whole, row, replica).tolist() == [0] and len(replica) == 1
+    assert replica.energy[0] == pytest.approx(whole.energy[row], abs=0.01)
 
 
 @pytest.mark.parametrize("name", [path.name for path in SHIPPED.parent.glob("*.h5")])

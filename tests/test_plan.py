@@ -43,6 +43,23 @@ def test_lengths_are_the_first_ramps_but_faster():
     assert len(seeds) == len(lengths) + len(plan.ramp_runs())
 
 
+def test_replica_of_the_one_configuration_is_its_ramp_with_another_seed():
+    (run,) = plan.replica_runs()
+    (ramp,) = (
+        ramp
+        for ramp in plan.ramp_runs()
+        if (ramp.k, ramp.phi, ramp.split) == (*plan.UNCONDITIONAL[:2], "train")
+    )
+    assert (run.k, run.phi, run.temperatures[-1]) == plan.UNCONDITIONAL
+    n = len(run.temperatures)
+    assert run.temperatures == ramp.temperatures[:n]
+    assert run.steps_after(n) == ramp.steps_after(n)
+    taken = plan.ramp_runs() + plan.length_runs()
+    assert run.split == "replica" and run.n_kept == 1
+    assert run.seed not in {other.seed for other in taken}
+    assert run.name not in {other.name for other in taken}
+
+
 def test_small_plan_has_a_partner_for_every_test_row():
     runs = plan.small_runs()
     conditions = {

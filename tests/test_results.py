@@ -2,8 +2,10 @@ import shutil
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mddm import (
     dataset,
@@ -97,6 +99,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "data" / "results").mkdir(parents=True)
     for name in ("paper-table1.csv", "paper-table-a1.csv"):
         shutil.copy(SHIPPED.parent / "results" / name, tmp_path / "data" / "results")
+    shutil.copy(SHIPPED.with_name("opp-replica.h5"), tmp_path / "data")
     (tmp_path / "README.md").write_text(f"before\n{tables.BEGIN}\n{tables.END}\nafter\n")
     monkeypatch.setattr(study, "project_root", lambda: tmp_path)
     for task, preset in product(tasks.TASKS, scores.MODELS):
@@ -120,15 +123,20 @@ def test_plans_have_no_job_twice_and_wrong_names_are_refused(data, project):
 
 
 def test_samplers_other_than_the_best_are_asked_for_fewer_conditions(data, project):
+    asked = [key[3] for key, _ in results.jobs_of(data, "mddm-rbf", "full") if key[2] == "train"]
+    assert asked.count(scores.POLISHED) == 2
+    assert asked.count("ancestral") == asked.count("paper") == 1
+    assert asked[0] == scores.POLISHED
     asked = [key[3] for key, _ in results.jobs_of(data, "mddm", "full") if key[2] == "train"]
-    assert asked.count(scores.SAMPLER) == 2 and asked.count("paper") == 1
-    assert asked[0] == scores.SAMPLER
+    assert asked == ["ancestral", "ancestral", "paper"]
 
 
-def test_only_the_best_sampler_is_asked_for_several_samples_of_a_test_condition(data, project):
-    keys = [key for key, _ in results.jobs_of(data, "mddm", "full") if key[2] == "test"]
-    assert {key[5] for key in keys if key[3] == scores.SAMPLER} == {0, 1}
-    assert {key[5] for key in keys if key[3] != scores.SAMPLER} == {0}
+def test_several_samples_of_a_test_condition_are_asked_for_where_the_potential_is(data, project):
+    for preset in ("mddm", "mddm-rbf"):
+        keys = [key for key, _ in results.jobs_of(data, preset, "full") if key[2] == "test"]
+        for _, _, _, sampler, _, seed, *_ in keys:
+            assert seed == 0 or sampler == scores.POLISHED
+        assert len({key[5] for key in keys}) == (2 if preset == "mddm-rbf" else 1)
 
 
 def test_checkpoint_that_is_missing_is_named_with_the_command_that_makes_it(data, project):
@@ -147,7 +155,7 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     ]
     in_box = pd.read_csv(folder / "table1.csv")
     assert {*scores.MODELS, "ideal gas", "MD replica", "mddm (paper)"} <= set(in_box["model"])
-    best = {scores.SAMPLER, f"{scores.SAMPLER}, best of 2"}
+    best = {scores.POLISHED, f"{scores.POLISHED}, best of 2"}
     assert best | {"paper", "ancestral"} <= set(in_box["sampler"])
     surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
     assert set(scores.SURFACE_MODELS) <= set(surfaces.loc["torus"].index)
@@ -216,18 +224,47 @@ def test_every_committed_score_is_of_this_data_and_of_these_checkpoints(committe
         assert set(scored["source"]) == wanted, f"run `python -m mddm.results {what}`"
 
 
-@pytest.mark.parametrize("preset", scores.MODELS)
+@pytest.mark.parametrize("preset", [preset for preset in scores.MODELS if preset != "bragg"])
 def test_committed_score_of_a_model_is_what_its_checkpoint_gives(committed, scored_data, preset):
-    scored = committed[preset]
-    asked = (scored["task"] == "conditional") & (scored["sampler"] == scores.SAMPLER)
+    scored, sampler = committed[preset], scores.SAMPLERS[preset]
+    asked = (scored["task"] == "conditional") & (scored["sampler"] == sampler)
     raw, relaxed = scored[asked & (scored["split"] == "test")].iloc[:2].to_dict("records")
-    surrogate = scores.Surrogate(preset, "conditional")
+    levels = results._levels(sampler, results._PROFILES["full"])
+    surrogate = scores.Surrogate(preset, "conditional", sampler, levels)
     again = scores.sample(scored_data, raw["row"], surrogate, raw["seed"])
     for found, expected in zip(again[:2], (raw, relaxed), strict=True):
         # Another processor rounds otherwise, and a sample is not the same to the last digit.
         assert found["rdf_mse"] == pytest.approx(expected["rdf_mse"], rel=0.05)
         assert found["energy_gap"] == pytest.approx(expected["energy_gap"], rel=0.1, abs=0.02)
         assert found["calls"] == expected["calls"]
+
+
+def test_committed_losses_of_bragg_are_what_its_checkpoint_gives(committed, scored_data):
+    """Rounding alone turns a sample of it into another, but not these."""
+    expected = committed["losses"][lambda found: found["model"] == "bragg"]
+    expected = expected[expected["task"] == "conditional"]
+    denoiser, _ = training.load_checkpoint(
+        study.checkpoint_path("full", "conditional", "bragg"), "bragg"
+    )
+    # Where it looks for waves and sites is among them.
+    sigmas = torch.tensor(expected["sigma"].to_numpy()[:9], dtype=torch.float32)
+    source = tasks.training_source("conditional", scored_data)
+    found = training.level_losses(denoiser, source, sigmas, results._PROFILES["full"]["draws"])
+    assert found.tolist() == pytest.approx(expected["trained_on"].tolist()[:9], rel=0.01)
+
+
+def test_committed_scores_of_bragg_are_what_its_checkpoint_gives_again(committed, scored_data):
+    """Another sample of the same law: its error is among those of the committed ones."""
+    scored = committed["bragg"]
+    asked = (scored["task"] == "unconditional") & (scored["sampler"] == scores.POLISHED)
+    raw, relaxed = (scored[asked & (scored["relaxed"] == how)] for how in (False, True))
+    surrogate = scores.Surrogate("bragg", "unconditional", scores.POLISHED)
+    again = scores.sample(scored_data, raw["row"].iloc[0], surrogate)
+    for found, committed_ones in zip(again[:2], (raw, relaxed), strict=True):
+        errors, gaps = np.log(committed_ones["rdf_mse"]), committed_ones["energy_gap"]
+        assert np.log(found["rdf_mse"]) == pytest.approx(errors.mean(), abs=4 * errors.std())
+        assert found["energy_gap"] == pytest.approx(gaps.mean(), abs=4 * gaps.std())
+        assert found["calls"] == committed_ones["calls"].iloc[0]
 
 
 @pytest.mark.parametrize("surface", shapes.SURFACES)
@@ -244,7 +281,8 @@ def test_committed_curve_is_what_the_checkpoint_gives(root, scored_data):
     curves = pd.read_csv(root / "data" / "results" / "figure5.csv")
     curve = curves[(curves["curve"] == "mddm-rbf") & (curves["chosen"] == "best")]
     row = int(curve["row"].iloc[0])
-    final = sampling.last(scores.Surrogate("mddm-rbf", "conditional").frames(scored_data, row))
+    surrogate = scores.Surrogate("mddm-rbf", "conditional", scores.SAMPLERS["mddm-rbf"])
+    final = sampling.last(surrogate.frames(scored_data, row))
     r, g = structure.rdf(final.positions.numpy(), scored_data.box_length)
     assert curve["r"].to_numpy() == pytest.approx(r, rel=1e-4)
     assert structure.rdf_mse(curve["g"].to_numpy(), g) < 0.05 * curve["rdf_mse"].iloc[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, lammps, results, sampling, scores, shapes, study, training
+from mddm import dataset, lammps, results, sampling, scores, shapes, study, tasks, training
 from mddm.potential import potential_energy
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
@@ -135,9 +135,12 @@ def test_losses_of_a_network_that_guesses_nothing_are_one_at_every_level(data, c
         parameter.detach().zero_()
     path = study.checkpoint_path("full", "unconditional", "mddm")
     training.save_checkpoint(path, state)
-    entries = scores.losses(data, "mddm", "unconditional", 3, 1)
+    replicas = data.take(data.partners(tasks.unconditional_row(data)))
+    entries = scores.losses(data, replicas, "mddm", "unconditional", 3, 1)
     assert [set(scores.LOSS_COLUMNS) <= set(entry) for entry in entries] == [True] * 3
     assert [entry["sigma"] for entry in entries] == pytest.approx([0.005, 0.158, 5], rel=0.01)
     for entry in entries:
         assert entry["trained_on"] == pytest.approx(1, abs=0.2)
         assert entry["replica"] == pytest.approx(1, abs=0.2)
+    alone = scores.losses(data, data.take([]), "mddm", "unconditional", 2, 1)
+    assert np.isnan(alone[0]["replica"])

@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, sampling, tasks
+from mddm import dataset, plan, sampling, tasks
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
 
@@ -31,9 +32,17 @@ def test_sources_hold_what_their_task_is_about(data):
 def test_unconditional_row_is_a_training_row_near_the_named_condition(data):
     row = tasks.unconditional_row(data)
     assert data.split[row] == "train"
-    assert data.conditions[row].tolist() == pytest.approx(tasks.UNCONDITIONAL)
+    assert data.conditions[row].tolist() == pytest.approx(plan.UNCONDITIONAL)
     others = data.take([*np.flatnonzero(data.split != "train"), 0])
     assert tasks.unconditional_row(others) == len(others) - 1
+
+
+def test_replicas_elsewhere_have_the_condition_and_the_length_and_another_seed(data):
+    (row,) = np.flatnonzero(data.split == "test")[:1]
+    assert tasks.replicas(data, row, data).tolist() == data.partners(row).tolist()
+    longer = replace(data, steps=data.steps + 1)
+    assert not len(tasks.replicas(data, row, longer))
+    assert not len(tasks.replicas(data, row, data.take([row])))
 
 
 def test_wrong_tasks_are_refused(data):

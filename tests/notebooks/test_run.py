@@ -46,7 +46,7 @@ def checkout(tmp_path_factory):
     shutil.copy(ROOT / "pyproject.toml", copy)
     for name in ("mddm", "notebooks"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    scratch = shutil.ignore_patterns("small", "lengths", "ramps", "quick")
+    scratch = shutil.ignore_patterns("small", "lengths", "ramps", "replica", "quick")
     shutil.copytree(ROOT / "data", copy / "data", ignore=scratch, copy_function=os.symlink)
     path = os.pathsep.join([str(copy), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     with pytest.MonkeyPatch.context() as patch:
