@@ -74,14 +74,16 @@ def yardsticks(data: Dataset, row: int) -> list[dict]:
         Entries with the `COLUMNS` that depend on the sample; the ideal gas has no energy.
     """
     source = md_source(data)
-    entries = [replica(data, row, data, partner) for partner in data.partners(row)]
+    entries = [
+        entry for partner in data.partners(row) for entry in replica(data, row, data, partner)
+    ]
     gas = _score(data, row, data.positions[row])
     gas |= {"model": "ideal gas", "seed": 0, "rdf_mse": gas["ideal_gas"], "calls": 0}
     gas |= {"energy_gap": math.nan, "crystallinity": 0.0, "source": source}
     return [gas, *entries]
 
 
-def replica(data: Dataset, row: int, others: Dataset, partner: int) -> dict:
+def replica(data: Dataset, row: int, others: Dataset, partner: int) -> list[dict]:
     """Score MD of the same condition from another seed.
 
     Args:
@@ -91,11 +93,12 @@ def replica(data: Dataset, row: int, others: Dataset, partner: int) -> dict:
         partner: its row there.
 
     Returns:
-        An entry with the `COLUMNS` that depend on the sample.
+        One entry with the `COLUMNS` that depend on the sample.
     """
     scored = _score(data, row, others.positions[partner])
     named = {"model": "MD replica", "seed": int(others.seed[partner])}
-    return scored | named | {"calls": int(others.steps[partner]), "source": md_source(others)}
+    named |= {"calls": int(others.steps[partner]), "source": md_source(others)}
+    return [scored | named]
 
 
 def quench_name(n_steps: int) -> str:

@@ -33,6 +33,9 @@ def test_yardsticks_are_the_ideal_gas_and_every_replica(data):
     assert np.isnan(gas["energy_gap"])
     (partner,) = data.partners(row)
     assert [entry["seed"] for entry in replicas] == [data.seed[partner]]
+    (elsewhere,) = scores.replica(data, row, data.take([partner]), 0)
+    assert elsewhere["rdf_mse"] == replicas[0]["rdf_mse"]
+    assert elsewhere["source"] != replicas[0]["source"]
     assert replicas[0]["energy_gap"] == pytest.approx(
         data.energy[partner] - data.energy[row], abs=1e-5
     )
