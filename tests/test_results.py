@@ -259,7 +259,7 @@ def test_committed_scores_of_bragg_are_what_its_checkpoint_gives_again(committed
     asked = (scored["task"] == "unconditional") & (scored["sampler"] == scores.POLISHED)
     raw, relaxed = (scored[asked & (scored["relaxed"] == how)] for how in (False, True))
     surrogate = scores.Surrogate("bragg", "unconditional", scores.POLISHED)
-    again = scores.sample(scored_data, raw["row"].iloc[0], surrogate)
+    again = scores.sample(scored_data, int(raw["row"].iloc[0]), surrogate)
     for found, committed_ones in zip(again[:2], (raw, relaxed), strict=True):
         errors, gaps = np.log(committed_ones["rdf_mse"]), committed_ones["energy_gap"]
         assert np.log(found["rdf_mse"]) == pytest.approx(errors.mean(), abs=4 * errors.std())
