@@ -160,6 +160,8 @@ def intervals(
         handles = [line for line in ax.lines if line.get_label() in marks]
         ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9)
     ax.set(xscale="log", yticks=places, yticklabels=labels, ylim=(len(values) - 0.4, -0.6))
+    # Within a decade or two they would be written over each other.
+    ax.xaxis.set_minor_formatter("")
     ax.grid(axis="y", visible=False)
     return ax
 
