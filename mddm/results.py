@@ -28,7 +28,7 @@ QUENCH_STEPS = (100, 300, 1000, 3000, 10_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and
 # clouds of a surface; conditions that are quenched, and in how many of the numbers of steps; noise
 # levels of a sample (500 are the paper's; the corrector spends its calls better on fewer); draws
-# for the loss at each level; polished samples of each test condition, of which the lowest in energy
+# for the loss at each level; polished samples of each condition, of which the lowest in energy
 # is a score of its own.  "others" is what samplers other than the best are asked for.
 _PROFILES = {
     "quick": {
@@ -107,10 +107,9 @@ def jobs_of(data: Dataset, what: str, profile: str, compiled: bool = False) -> l
 
 def _chosen(data: Dataset, sizes: Mapping, tries: int = 1) -> list[tuple]:
     """List the conditions to be asked for, as (task, split, row, seed)."""
-    rows = {split: choose_rows(data, split, sizes[split]) for split in ("train", "test")}
-    first = [("conditional", split, row, 0) for split in rows for row in rows[split]]
-    again = product(range(1, tries), rows["test"])
-    return first + [("conditional", "test", row, seed) for seed, row in again]
+    splits = ("train", "test")
+    chosen = [(split, row) for split in splits for row in choose_rows(data, split, sizes[split])]
+    return [("conditional", *of, seed) for seed in range(tries) for of in chosen]
 
 
 def _again(data: Dataset, sizes: Mapping) -> list[tuple]:
