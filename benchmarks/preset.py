@@ -48,6 +48,11 @@ VARIANTS = {
         {"schedule": "power"},
         {"schedule": "log"},
     ],
+    "bragg": [
+        {},
+        {"learning_rate": 1e-3},
+        {"learning_rate": 4e-3},
+    ],
     "transolver": [
         {},
         {"learning_rate": 3e-3},

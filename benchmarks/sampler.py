@@ -1,22 +1,24 @@
 """Which sampler makes the most of a number of network calls: raw samples, scored against MD.
 
     python benchmarks/sampler.py                       # goes on where samplers.csv ends
-    python benchmarks/sampler.py --tasks conditional
+    python benchmarks/sampler.py --model bragg --tasks conditional
 
 Every setting gets as many noise levels as the calls allow.  Each is judged by RDF-MSE and by the
-energy above MD's, both of the samples as they come, without relaxation.  One thread.
+energy above MD's, both of the samples as they come, without relaxation; a conditional model under
+test conditions whose MD is a crystal, where samplers differ most.  One thread.
 """
 
 import argparse
 import csv
 import json
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from mddm import dataset, noise, sampling, study, tables, tasks, training
+from mddm import dataset, noise, sampling, structure, study, tables, tasks, training
 
 WINDOW = (0.02, 0.3)
 
@@ -33,6 +35,14 @@ def flow(order, churn=0.0):
         )  # fmt: skip
 
     return sampler
+
+
+def cooled(**changes):
+    """The sampler `cooled` with its steps where a crystal begins changed."""
+    given = tasks.SAMPLERS["cooled"].keywords
+    beginning, *others = given["correctors"]
+    correctors = [replace(beginning, **changes), *others]
+    return partial(sampling.ancestral, **given | {"correctors": correctors})
 
 
 # Name of the setting: how to sample, and the smallest noise level [length].
@@ -57,8 +67,15 @@ SETTINGS = {
     "4 corrections to 0.15": (corrections(window=(0.02, 0.15)), 0.005),
     "4 corrections, smallest level 0.02": (corrections(), 0.02),
     "4 corrections, smallest level 0.04": (corrections(), 0.04),
-    "as in the tables": (tasks.SAMPLERS["corrected"], 0.005),
-    "for crystals": (tasks.SAMPLERS["cooled"], 0.005),
+    "corrected": (tasks.SAMPLERS["corrected"], 0.005),
+    "cooled": (tasks.SAMPLERS["cooled"], 0.005),
+    "cooled, 12 steps": (cooled(n_steps=12), 0.005),
+    "cooled, 48 steps": (cooled(n_steps=48), 0.005),
+    "cooled, step 0.3": (cooled(part=0.3), 0.005),
+    "cooled, noise 0.7": (cooled(noise_scale=0.7), 0.005),
+    "cooled, noise 0.9": (cooled(noise_scale=0.9), 0.005),
+    "cooled, noise 1": (cooled(noise_scale=1.0), 0.005),
+    "cooled from 0.13 to 0.45": (cooled(lowest=0.13, highest=0.45), 0.005),
 }
 
 
@@ -72,8 +89,8 @@ def parse_arguments():
     tasks_on_md = ("unconditional", "conditional")
     parser.add_argument("--tasks", nargs="+", choices=tasks_on_md, default=tasks_on_md)
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=tuple(SETTINGS))
-    parser.add_argument("--calls", type=int, default=100, help="of the network, at most")
-    parser.add_argument("--samples", type=int, default=2, help="of each setting and task")
+    parser.add_argument("--calls", type=int, default=240, help="of the network, at most")
+    parser.add_argument("--samples", type=int, default=4, help="of each setting and task")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -85,7 +102,8 @@ def main():
     done = set()
     if path.is_file():
         with open(path, newline="") as file:
-            done = {(row["task"], row["setting"]) for row in csv.DictReader(file)}
+            lines = list(csv.DictReader(file))
+        done = {(line["model"], line["task"], line["setting"]) for line in lines}
     record_path = path.with_suffix(".json")
     checkpoints = {}
     if record_path.is_file():
@@ -93,24 +111,26 @@ def main():
     for task in options.tasks:
         file = study.checkpoint_path("full", task, options.model)
         denoiser, _ = training.load_checkpoint(file)
-        checkpoints[task] = study.file_hash(file)
-        record = study.run_record(
-            options.seed, data=md.content_hash, model=options.model, checkpoints=checkpoints
-        )
+        checkpoints[file.name] = study.file_hash(file)
+        record = study.run_record(options.seed, data=md.content_hash, checkpoints=checkpoints)
         record_path.write_text(json.dumps(record, indent=1) + "\n")
         rows = rows_of(task, md, options.samples)
         for setting in options.settings:
             sampler, smallest = SETTINGS[setting]
-            if (task, setting) not in done:
-                scores = measure(denoiser, sampler, smallest, task, rows, md, options)
-                append(path, {"task": task, "setting": setting, **scores})
+            named = {"model": options.model, "task": task, "setting": setting}
+            if tuple(named.values()) not in done:
+                append(path, named | measure(denoiser, sampler, smallest, task, rows, md, options))
 
 
 def rows_of(task, md, n):
     if task == "unconditional":
         return n * [tasks.unconditional_row(md)]
-    # Test conditions tell more than what was trained on.
-    return np.flatnonzero(md.split == "test")[:n].tolist()
+    rows = [
+        row
+        for row in np.flatnonzero(md.split == "test").tolist()
+        if structure.crystallinity(md.positions[row], md.box_length) > structure.CRYSTAL
+    ]
+    return [rows[place] for place in np.linspace(0, len(rows) - 1, n).round().astype(int)]
 
 
 def measure(denoiser, sampler, smallest, task, rows, md, options):
