@@ -122,6 +122,9 @@ def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes)[:1]:
         key = ("ideal gas", task, split, "", row, seed, False, source)
         jobs.append((key, partial(scores.yardsticks, data, row)))
+    for row in choose_rows(data, "test", sizes["test"]):
+        key = (scores.LOOKED_UP, "conditional", "test", "", row, 0, False, source)
+        jobs.append((key, partial(scores.look_up, data, row)))
     row, others = tasks.unconditional_row(data), _more_replicas()
     source = scores.md_source(others)
     for partner in tasks.replicas(data, row, others):

@@ -43,6 +43,7 @@ MODELS = tuple(SAMPLERS)
 SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
 # What is polished, and how much noise that takes [length].
 UNPOLISHED, POLISH = "cooled", 0.15
+LOOKED_UP = "look-up"
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
 CLOSED_FORM = "closed form"
 
@@ -99,6 +100,28 @@ def replica(data: Dataset, row: int, others: Dataset, partner: int) -> list[dict
     named = {"model": "MD replica", "seed": int(others.seed[partner])}
     named |= {"calls": int(others.steps[partner]), "source": md_source(others)}
     return [scored | named]
+
+
+def look_up(data: Dataset, row: int) -> list[dict]:
+    """Score the answer of someone who has the training set and no model.
+
+    That is the configuration of the training condition that is nearest, as it is.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against: none of the training set, or
+            it would find itself.
+
+    Returns:
+        Two entries, as it is and relaxed.
+    """
+    clock = time.process_time()
+    known = data.subset("train")
+    k, phi, temperature = data.conditions[row]
+    found = known.positions[known.nearest(k, phi, temperature)]
+    seconds = time.process_time() - clock
+    named = {"model": LOOKED_UP, "seed": 0, "calls": 0, "source": md_source(data)}
+    return _raw_and_relaxed(data, row, found, seconds, named)
 
 
 def quench_name(n_steps: int) -> str:

@@ -170,7 +170,7 @@ def summary(summed: "pd.DataFrame") -> str:
     """
     shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
     models = [*scores.MODELS, "mddm (paper)", "transolver (paper)"]
-    models += ["ideal gas", scores.quench_name(100), "MD replica"]
+    models += ["ideal gas", scores.quench_name(100), scores.LOOKED_UP, "MD replica"]
     lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
     for model in models:
         of = shown[shown["model"] == model]

@@ -50,7 +50,7 @@ def default_architecture(preset: str) -> dict[str, Any]:
     }
 
 
-# Settings of each preset: the learning rate at which it learns fastest in a short run
+# Settings of each preset: a learning rate that in short runs is within a few per cent of the best
 # (benchmarks/preset.py), and decoys for the one that sees waves (benchmarks/crystal.py).
 RECIPES = {
     "mddm": {"learning_rate": 3e-3},

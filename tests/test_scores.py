@@ -41,6 +41,18 @@ def test_yardsticks_are_the_ideal_gas_and_every_replica(data):
     )
 
 
+def test_look_up_takes_the_nearest_training_condition_as_it_is_and_relaxed(data):
+    row = results.choose_rows(data, "test", 1)[0]
+    raw, relaxed = scores.look_up(data, row)
+    known = data.subset("train")
+    distance = np.abs(known.conditions - data.conditions[row]) / np.ptp(known.conditions, axis=0)
+    nearest = np.flatnonzero(data.split == "train")[np.linalg.norm(distance, axis=1).argmin()]
+    found = tasks.score(data, row, data.positions[nearest])
+    assert raw["rdf_mse"] == found["rdf_mse"] > 0 and raw["calls"] == 0
+    assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
+    assert relaxed["energy_gap"] < raw["energy_gap"]
+
+
 def test_quench_is_scored_as_it_is_and_relaxed(data, monkeypatch):
     row, seen = results.choose_rows(data, "test", 1)[0], []
     true = lammps.anneal
