@@ -141,6 +141,8 @@ def intervals(
     Raises:
         ValueError: lengths that differ, or a value that is not positive.
     """
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
     values, low, high = (_as_array(column) for column in (values, low, high))
     if not len(labels) == len(values) == len(low) == len(high):
         raise ValueError(
@@ -154,13 +156,21 @@ def intervals(
     places = np.arange(len(values))
     ax.errorbar(values, places, xerr=np.stack([values - low, high - values]), fmt="o", capsize=3)
     for number, (name, value) in enumerate((marks or {}).items(), start=1):
-        dashes = (0, (3 * number - 2, 1.5))
+        dashes = (0, (3 * number - 2, 1.5) + (1, 1.5) * (number % 4 == 3))
         ax.axvline(value, color="0.4", linestyle=dashes, linewidth=1.4, zorder=1, label=name)
     if marks:
         handles = [line for line in ax.lines if line.get_label() in marks]
-        ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9)
+        # From the right, as the labels of the values leave room at the left.
+        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(marks)}
+        ax.legend(handles=handles, **place, columnspacing=1.2, fontsize=9)
     ax.set(xscale="log", yticks=places, yticklabels=labels, ylim=(len(values) - 0.4, -0.6))
-    # Within a decade or two they would be written over each other.
+    low_end, high_end = ax.get_xlim()
+    if high_end < 30 * low_end:
+        # There may be no power of ten among them.
+        few = high_end < 3 * low_end
+        ax.xaxis.set_major_locator(MaxNLocator(5) if few else LogLocator(subs=(1, 2, 3, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+    # Those between would be written over each other.
     ax.xaxis.set_minor_formatter("")
     ax.grid(axis="y", visible=False)
     return ax

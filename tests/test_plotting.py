@@ -69,6 +69,16 @@ def test_intervals_go_down_the_page_between_their_ends_with_the_marks(ax):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
 
 
+@pytest.mark.parametrize("values", [[0.3, 0.4], [0.12, 0.9]])
+def test_intervals_within_a_decade_have_numbers_on_their_axis(ax, values):
+    plotting.intervals(ax, ["a", "b"], values, values, values)
+    low, high = ax.get_xlim()
+    shown = zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+    told = {place: label.get_text() for place, label in shown if low < place < high}
+    assert len(told) >= 3
+    assert all(float(text) == pytest.approx(place) for place, text in told.items())
+
+
 def test_intervals_refuse_what_does_not_fit(ax):
     with pytest.raises(ValueError, match="must have one length; got 1, 2, 2 and 2"):
         plotting.intervals(ax, ["a"], [1, 2], [1, 2], [1, 2])
