@@ -28,7 +28,7 @@ QUENCH_STEPS = (100, 300, 1000, 3000, 10_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and
 # clouds of a surface; conditions that are quenched, and in how many of the numbers of steps; noise
 # levels of a sample (500 are the paper's; the corrector spends its calls better on fewer); draws
-# for the loss at each level; polished samples of each condition, of which the lowest in energy
+# for the loss at each level; polished samples of each condition, of which the lowest at rest
 # is a score of its own.  "others" is what samplers other than the best are asked for.
 _PROFILES = {
     "quick": {

@@ -29,7 +29,7 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     """Sum scores up, with bootstrap intervals of the mean, all and by what MD arrived at.
 
     Conditions are what a mean is taken over; several samples of one are averaged first.  Of these
-    the best is scored too, by its energy, which is known without MD.
+    the best is scored too, by its energy at rest, which is known without MD.
 
     Args:
         scored: `scores.COLUMNS`, one line a sample.
@@ -59,24 +59,29 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def best_of_several(scored: "pd.DataFrame") -> "pd.DataFrame":
-    """Take the sample of the lowest energy where a condition has several.
+    """Take the sample whose energy is the lowest at rest where a condition has several.
+
+    At rest, for the thermal motion of a sample says nothing of its lattice, and changes its energy
+    by more than one lattice differs from another.
 
     Args:
-        scored: `scores.COLUMNS`, one line a sample.
+        scored: `scores.COLUMNS`, one line a sample, and one for it relaxed.
 
     Returns:
-        The chosen lines, with what was spent on all, and a sampler called "..., best of n".
+        The lines of the chosen samples, as they are and relaxed, with what was spent on all to
+        choose, and a sampler called "..., best of n".
     """
     import pandas as pd
 
     drawn = scored[(scored["task"] == "conditional") & (scored["sampler"] != "")]
     chosen = []
-    for _, tries in drawn.groupby(["model", "split", "sampler", "relaxed", "row"], sort=False):
-        if len(tries) > 1:
-            best = tries.loc[[tries["energy_gap"].idxmin()]]
-            spent = {name: tries[name].sum() for name in ("calls", "seconds")}
-            spent["sampler"] = f"{best['sampler'].item()}, best of {len(tries)}"
-            chosen.append(best.assign(**spent))
+    for key, tries in drawn.groupby(["model", "split", "sampler", "row"], sort=False):
+        at_rest = tries[tries["relaxed"].astype(bool)]
+        if len(at_rest) > 1:
+            best = tries["seed"] == at_rest.loc[at_rest["energy_gap"].idxmin(), "seed"]
+            spent = {name: at_rest[name].sum() for name in ("calls", "seconds")}
+            spent["sampler"] = f"{key[2]}, best of {len(at_rest)}"
+            chosen.append(tries[best].assign(**spent))
     return pd.concat(chosen) if chosen else scored[:0]
 
 
