@@ -165,10 +165,11 @@ def intervals(
         ax.legend(handles=handles, **place, columnspacing=1.2, fontsize=9)
     ax.set(xscale="log", yticks=places, yticklabels=labels, ylim=(len(values) - 0.4, -0.6))
     low_end, high_end = ax.get_xlim()
-    if high_end < 30 * low_end:
-        # There may be no power of ten among them.
-        few = high_end < 3 * low_end
-        ax.xaxis.set_major_locator(MaxNLocator(5) if few else LogLocator(subs=(1, 2, 3, 5)))
+    span = high_end / low_end
+    if span < 100:
+        # There may be no power of ten among them, or only one.
+        logarithmic = LogLocator(subs=(1, 2, 3, 5) if span < 15 else (1, 2, 5))
+        ax.xaxis.set_major_locator(MaxNLocator(5) if span < 3 else logarithmic)
         ax.xaxis.set_major_formatter("{x:g}")
     # Those between would be written over each other.
     ax.xaxis.set_minor_formatter("")

@@ -69,8 +69,8 @@ def test_intervals_go_down_the_page_between_their_ends_with_the_marks(ax):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
 
 
-@pytest.mark.parametrize("values", [[0.3, 0.4], [0.12, 0.9]])
-def test_intervals_within_a_decade_have_numbers_on_their_axis(ax, values):
+@pytest.mark.parametrize("values", [[0.3, 0.4], [0.12, 0.9], [0.16, 5.0]])
+def test_intervals_of_a_decade_or_two_have_numbers_on_their_axis(ax, values):
     plotting.intervals(ax, ["a", "b"], values, values, values)
     low, high = ax.get_xlim()
     shown = zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
