@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # A file of scores each; the columns of the last two are their own.
 GROUPS = ("yardsticks", "quench", *scores.MODELS, "surfaces", "losses")
 _COLUMNS = {"surfaces": scores.SURFACE_COLUMNS, "losses": scores.LOSS_COLUMNS}
-QUENCH_STEPS = (100, 300, 1000, 3000, 10_000)
+QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and
 # clouds of a surface; conditions that are quenched, and in how many of the numbers of steps; noise
 # levels of a sample (500 are the paper's; the corrector spends its calls better on fewer); draws
@@ -37,7 +37,7 @@ _PROFILES = {
     },
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
-        **{"quenched": 25, "quenches": 5, "levels": 500, "draws": 16, "tries": 4},
+        **{"quenched": 25, "quenches": 7, "levels": 500, "draws": 16, "tries": 4},
         "best levels": scores.N_LEVELS,
     },
 }

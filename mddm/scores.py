@@ -72,7 +72,8 @@ def yardsticks(data: Dataset, row: int) -> list[dict]:
     """Score the ideal gas, g(r) = 1, and every replica of a row against it.
 
     Returns:
-        Entries with the `COLUMNS` that depend on the sample; the ideal gas has no energy.
+        Entries with the `COLUMNS` that depend on the sample, replicas as they are and relaxed; the
+        ideal gas has no energy.
     """
     source = md_source(data)
     entries = [
@@ -94,12 +95,11 @@ def replica(data: Dataset, row: int, others: Dataset, partner: int) -> list[dict
         partner: its row there.
 
     Returns:
-        One entry with the `COLUMNS` that depend on the sample.
+        Two entries, as it is and relaxed, with nan seconds: a data set does not say what a row took.
     """
-    scored = _score(data, row, others.positions[partner])
     named = {"model": "MD replica", "seed": int(others.seed[partner])}
     named |= {"calls": int(others.steps[partner]), "source": md_source(others)}
-    return [scored | named]
+    return _raw_and_relaxed(data, row, others.positions[partner], math.nan, named)
 
 
 def look_up(data: Dataset, row: int) -> list[dict]:

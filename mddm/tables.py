@@ -171,11 +171,13 @@ def summary(summed: "pd.DataFrame") -> str:
     """Write the mean RDF-MSE of raw samples and of the marks beside them as a Markdown table.
 
     Args:
-        summed: as from `table_1`; each cell is of the sampler that does best there.
+        summed: as from `table_1`; each cell is of the sampler that does best there.  Of the
+            quenches the shortest and the longest are shown.
     """
     shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
-    models = [*scores.MODELS, "mddm (paper)", "transolver (paper)"]
-    models += ["ideal gas", scores.quench_name(100), scores.LOOKED_UP, "MD replica"]
+    models = [*scores.MODELS, "mddm (paper)", "transolver (paper)", "ideal gas"]
+    quenches = shown[shown["model"].str.startswith("quench")].sort_values("calls")["model"]
+    models += dict.fromkeys([*quenches[:1], *quenches[-1:], scores.LOOKED_UP, "MD replica"])
     lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
     for model in models:
         of = shown[shown["model"] == model]

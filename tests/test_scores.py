@@ -32,13 +32,13 @@ def test_yardsticks_are_the_ideal_gas_and_every_replica(data):
     assert gas["model"] == "ideal gas" and gas["rdf_mse"] > 0.1
     assert np.isnan(gas["energy_gap"])
     (partner,) = data.partners(row)
-    assert [entry["seed"] for entry in replicas] == [data.seed[partner]]
-    (elsewhere,) = scores.replica(data, row, data.take([partner]), 0)
-    assert elsewhere["rdf_mse"] == replicas[0]["rdf_mse"]
-    assert elsewhere["source"] != replicas[0]["source"]
-    assert replicas[0]["energy_gap"] == pytest.approx(
-        data.energy[partner] - data.energy[row], abs=1e-5
-    )
+    raw, relaxed = replicas
+    assert raw["seed"] == relaxed["seed"] == data.seed[partner]
+    elsewhere, _ = scores.replica(data, row, data.take([partner]), 0)
+    assert elsewhere["rdf_mse"] == raw["rdf_mse"]
+    assert elsewhere["source"] != raw["source"]
+    assert raw["energy_gap"] == pytest.approx(data.energy[partner] - data.energy[row], abs=1e-5)
+    assert relaxed["relaxed"] and relaxed["energy_gap"] < raw["energy_gap"]
 
 
 def test_look_up_takes_the_nearest_training_condition_as_it_is_and_relaxed(data):

@@ -84,6 +84,7 @@ def test_summary_shows_raw_samples_of_each_models_best_sampler_with_their_interv
     lines += [_entry("mddm", sampler="paper", rdf_mse=9.0)]
     lines += [_entry("mddm", sampler="corrected", rdf_mse=8.0, relaxed=True)]
     lines += [_entry("ideal gas", rdf_mse=0.6)]
+    lines += [_entry(f"quench, {n} steps", rdf_mse=1 / n, calls=n) for n in (20, 8, 10)]
     paper = {"model": "mddm", "task": "conditional", "split": "test", "rdf_mse": 0.126}
     summed = tables.table_1(pd.DataFrame(lines), pd.DataFrame([paper | {"source": "them"}]))
     rows = tables.summary(summed).splitlines()
@@ -92,6 +93,8 @@ def test_summary_shows_raw_samples_of_each_models_best_sampler_with_their_interv
     assert shown["mddm"].startswith("0.200 (0.1")
     assert (shown["mddm (paper)"], shown["ideal gas"]) == ("0.126", "0.600")
     assert shown["transolver"] == ""
+    quenches = {name: error for name, error in shown.items() if name.startswith("quench")}
+    assert quenches == {"quench, 8 steps": "0.125", "quench, 20 steps": "0.050"}
 
 
 def test_summary_finds_its_place_and_says_so_when_there_is_none():
