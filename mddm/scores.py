@@ -95,7 +95,7 @@ def replica(data: Dataset, row: int, others: Dataset, partner: int) -> list[dict
         partner: its row there.
 
     Returns:
-        Two entries, as it is and relaxed, with nan seconds: a data set does not say what a row took.
+        Two entries, as it is and relaxed, with nan seconds: a data set does not tell what it took.
     """
     named = {"model": "MD replica", "seed": int(others.seed[partner])}
     named |= {"calls": int(others.steps[partner]), "source": md_source(others)}
