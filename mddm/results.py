@@ -37,7 +37,7 @@ _PROFILES = {
     },
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
-        **{"quenched": 25, "quenches": 7, "levels": 500, "draws": 16, "tries": 4},
+        **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
         "best levels": scores.N_LEVELS,
     },
 }

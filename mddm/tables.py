@@ -90,6 +90,11 @@ def by_best_sampler(lines: "pd.DataFrame") -> "pd.Series":
     return lines["sampler"] == lines["model"].map(scores.SAMPLERS)
 
 
+def quenches(lines: "pd.DataFrame") -> "pd.DataFrame":
+    """Take the lines, of scores or of their summary, of quenches of any number of steps."""
+    return lines[lines["model"].str.startswith("quench")]
+
+
 def table_a1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     """Sum up the scores of sphere and torus, with bootstrap intervals of the mean.
 
@@ -176,8 +181,8 @@ def summary(summed: "pd.DataFrame") -> str:
     """
     shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
     models = [*scores.MODELS, "mddm (paper)", "transolver (paper)", "ideal gas"]
-    quenches = shown[shown["model"].str.startswith("quench")].sort_values("calls")["model"]
-    models += dict.fromkeys([*quenches[:1], *quenches[-1:], scores.LOOKED_UP, "MD replica"])
+    by_length = quenches(shown).sort_values("calls")["model"]
+    models += dict.fromkeys([*by_length[:1], *by_length[-1:], scores.LOOKED_UP, "MD replica"])
     lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
     for model in models:
         of = shown[shown["model"] == model]
