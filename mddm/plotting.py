@@ -4,6 +4,8 @@ Every function draws on the Axes it is given and returns it; none makes a figure
 file.
 """
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -24,10 +26,16 @@ _EDGES = [
 
 
 def set_style() -> None:
-    """Give every figure of this session the study's look; call it once per notebook."""
+    """Give every figure of this session the study's look; call it once per notebook.
+
+    A notebook's figures appear on its page, whatever backend the environment names, and look the
+    same whatever settings of Matplotlib a user has. A backend chosen by `%matplotlib` stays.
+    """
     import matplotlib as mpl
     import seaborn as sns
 
+    _show_on_the_page()
+    mpl.rcdefaults()
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=1.1)
     mpl.rcParams.update(
         {
@@ -46,6 +54,18 @@ def set_style() -> None:
             "image.cmap": "viridis",
         }
     )
+
+
+def _show_on_the_page() -> None:
+    import matplotlib as mpl
+
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if not hasattr(shell, "kernel"):
+        return
+    # A kernel names the inline backend here, but not over what was there before.
+    named = os.environ.get("MPLBACKEND")
+    if not named or mpl.rcParams["backend"].lower() == named.lower():
+        shell.run_line_magic("matplotlib", "inline")
 
 
 def rdf(

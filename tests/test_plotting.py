@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,6 +38,39 @@ def test_style_is_readable_on_a_phone():
         width = mpl.rcParams["figure.figsize"][0]
         letters = mpl.rcParams["axes.labelsize"] / 72
         assert letters / width * 360 > 9, "letters are below 9 pixels on a screen 360 wide"
+
+
+def test_a_users_own_settings_do_not_show():
+    with mpl.rc_context({"axes.facecolor": "black", "text.usetex": True}):
+        plotting.set_style()
+        assert mpl.rcParams["axes.facecolor"] == "white"
+        assert not mpl.rcParams["text.usetex"]
+
+
+@pytest.mark.parametrize(
+    ("named", "current", "asked"),
+    [
+        ("agg", "agg", ["matplotlib inline"]),
+        ("QtAgg", "qtagg", ["matplotlib inline"]),
+        ("", "agg", ["matplotlib inline"]),
+        # A reader's own %matplotlib has come first.
+        ("module://matplotlib_inline.backend_inline", "agg", []),
+    ],
+)
+def test_figures_are_inline_in_a_kernel_whatever_the_environment(
+    monkeypatch, named, current, asked
+):
+    found = []
+    shell = SimpleNamespace(
+        kernel=None, run_line_magic=lambda *words: found.append(" ".join(words))
+    )
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setenv("MPLBACKEND", named)
+    with mpl.rc_context():
+        # rc_context would not bring a backend back, and this one needs no loading.
+        monkeypatch.setitem(mpl.rcParams, "backend", current)
+        plotting.set_style()
+    assert found == asked
 
 
 def test_rdf_draws_each_curve(ax):
