@@ -91,11 +91,30 @@ def box(value: Any, name: str = "box_length", *, free: bool = False) -> float | 
         name: the argument's.
         free: whether None, for free space, will do.
 
+    Returns:
+        The edge; in a compiled program, which has no errors to raise, whatever came.
+
     Raises:
         TypeError: no number.
         ValueError: several edges, or one that is not positive and finite.
     """
-    return None if free and value is None else number(name, value, above=0)
+    if torch.compiler.is_compiling() or (free and value is None):
+        return value
+    return number(name, value, above=0)
+
+
+def cutoff(name: str, value: Any, box_length: float) -> float:
+    """Take a distance up to which pairs count, below half the box edge [length].
+
+    Raises:
+        TypeError: no number.
+        ValueError: several numbers, one that is not positive, or one that reaches half the box
+            edge, beyond which minimum images are ambiguous.
+    """
+    found = float(_scalar(name, value))
+    if not 0 < found < box_length / 2:
+        _refuse(name, f"above 0 and below half the box edge ({box_length / 2})", value)
+    return found
 
 
 def device(value: Any, name: str = "device") -> torch.device:
@@ -175,6 +194,8 @@ def tensor(
     *shapes: tuple[int | str, ...],
     dtype: torch.dtype | None = None,
     finite: bool = True,
+    above: float | None = None,
+    at_least: float | None = None,
 ) -> Tensor:
     """Take an array of real numbers.
 
@@ -184,24 +205,46 @@ def tensor(
         shapes: of which it must have one; a name stands for any length of at least 1, an
             ellipsis in front for any dimensions.  Any shape will do where none is given.
         dtype: what to return; by default what came, whole numbers becoming floats.
-        finite: whether nan and infinity are refused.  On a GPU, which would have to be waited for,
-            and in a compiled program they are not looked for.
+        finite: whether nan and infinity are refused.
+        above, at_least: where all numbers must lie.  Neither this nor what is not finite is looked
+            for on a GPU, which would have to be waited for, and in a compiled program.
 
     Raises:
         TypeError: no real numbers.
-        ValueError: another shape, or numbers that are not finite.
+        ValueError: another shape, or numbers that are not finite or lie elsewhere.
     """
     found = value if isinstance(value, Tensor) else _from_array(name, value)
     if found.dtype == torch.bool or found.is_complex():
         raise TypeError(f"{name} must hold real numbers, got {found.dtype}")
     if dtype is not None or not found.is_floating_point():
         found = found.to(dtype or torch.get_default_dtype())
-    if shapes and not any(_fits(found.shape, shape) for shape in shapes):
-        expected = " or ".join(map(_written, shapes))
-        raise ValueError(f"{name} must have the shape {expected}, got {tuple(found.shape)}")
-    looked_for = finite and found.device.type == "cpu" and not torch.compiler.is_compiling()
-    if looked_for and not torch.isfinite(found).all():
-        raise ValueError(f"{name} must be finite; some are nan or infinite")
+    _check_shape(name, found, shapes)
+    if found.device.type == "cpu" and found.numel() and not torch.compiler.is_compiling():
+        # One fast pass, whose results are nan where any number is.
+        low, high = (end.item() for end in torch.aminmax(found.detach()))
+        if finite and not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{name} must be finite; some are nan or infinite")
+        if (above is not None and low <= above) or (at_least is not None and low < at_least):
+            bound = _where(above, at_least, None, None)
+            raise ValueError(f"{name} must be numbers{bound}, got {low:.4g}")
+    return found
+
+
+def indices(name: str, value: Any, *shapes: tuple[int | str, ...]) -> Tensor:
+    """Take an array of whole numbers, as int64.
+
+    Args:
+        name, value, shapes: as for `tensor`.
+
+    Raises:
+        TypeError: other numbers, or none.
+        ValueError: another shape.
+    """
+    found = value if isinstance(value, Tensor) else np.asarray(value)
+    if found.dtype not in (torch.int64, np.int64):
+        raise TypeError(f"{name} must be an array of int64 indices, got {_shown(value)}")
+    found = torch.as_tensor(found)
+    _check_shape(name, found, shapes)
     return found
 
 
@@ -223,6 +266,16 @@ def positions(
         TypeError, ValueError: as `tensor`.
     """
     return tensor(name, value, *(shapes or (("batch", "n_particles", 3),)), dtype=dtype)
+
+
+def distances(value: Any, name: str = "r") -> Tensor:
+    """Take distances of any shape [length]; those that are not numbers remain so.
+
+    Raises:
+        TypeError: no real numbers.
+        ValueError: some are negative.
+    """
+    return tensor(name, value, finite=False, at_least=0)
 
 
 def condition(value: Any, batch: int | str = "batch", name: str = "condition") -> Tensor | None:
@@ -248,16 +301,9 @@ def sigma(value: Any, *shapes: tuple[int | str, ...], name: str = "sigma") -> Te
         name: the argument's.
 
     Raises:
-        TypeError, ValueError: as `tensor`, and for levels that are not positive.
+        TypeError, ValueError: as `tensor`; level 0 of a schedule is the data itself.
     """
-    found = tensor(name, value, *shapes)
-    looked_for = found.device.type == "cpu" and not torch.compiler.is_compiling()
-    if looked_for and not (found > 0).all():
-        raise ValueError(
-            f"{name} must be positive, got {found.min().item()}; "
-            "level 0 of a schedule is the data itself, so start at level 1"
-        )
-    return found
+    return tensor(name, value, *shapes, above=0)
 
 
 def _scalar(name: str, value: Any) -> int | float:
@@ -314,6 +360,12 @@ def _shown(value: Any) -> str:
     if isinstance(value, Tensor | np.generic | np.ndarray):
         return repr(value.item())
     return reprlib.repr(value)
+
+
+def _check_shape(name: str, found: Tensor, shapes: tuple) -> None:
+    if shapes and not any(_fits(found.shape, shape) for shape in shapes):
+        expected = " or ".join(map(_written, shapes))
+        raise ValueError(f"{name} must have the shape {expected}, got {tuple(found.shape)}")
 
 
 def _fits(found: tuple[int, ...], shape: tuple) -> bool:

@@ -160,7 +160,15 @@ def test_shapes_are_those_that_are_named():
 def test_numbers_that_are_not_finite_are_refused(bad):
     with pytest.raises(ValueError, match="positions must be finite; some are nan or infinite"):
         arguments.positions([[[0.0, 1.0, bad]]])
-    assert arguments.tensor("x", [bad], finite=False).shape == (1,)
+    assert arguments.tensor("x", [bad, 3.0], finite=False).shape == (2,)
+
+
+def test_numbers_of_an_array_lie_where_they_must():
+    assert arguments.tensor("r", [0.0, 2.0], at_least=0).tolist() == [0, 2]
+    with pytest.raises(ValueError, match=r"r must be numbers of at least 0, got -1\b"):
+        arguments.tensor("r", [2.0, -1.0], at_least=0)
+    with pytest.raises(ValueError, match=r"r must be numbers above 0, got 0\b"):
+        arguments.tensor("r", [2.0, 0.0], above=0)
 
 
 def test_conditions_and_noise_levels():
@@ -169,5 +177,5 @@ def test_conditions_and_noise_levels():
     with pytest.raises(ValueError, match=r"condition must have the shape \(2, 3\), got \(1, 3\)"):
         arguments.condition([(1, 2, 0.5)], batch=2)
     assert arguments.sigma(0.5).item() == 0.5
-    with pytest.raises(ValueError, match=r"sigma must be positive, got 0.0"):
+    with pytest.raises(ValueError, match="sigma must be numbers above 0, got 0"):
         arguments.sigma([0.0, 1.0], ("batch",))
