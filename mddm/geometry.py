@@ -46,6 +46,24 @@ def wrap(positions: Tensor, box_length: float | None) -> Tensor:
     return torch.where(wrapped == edge, torch.zeros_like(wrapped), wrapped)
 
 
+def wrap_single(positions: Tensor, box_length: float) -> np.ndarray:
+    """Fold positions into the periodic box as files and freud keep them, in single precision.
+
+    Args:
+        positions: any shape [length]; any image of a particle will do.
+        box_length: edge of the cube [length].
+
+    Returns:
+        float32 positions in [0, box_length), same shape: what rounding would take to box_length
+        itself is its image at 0.
+
+    Raises:
+        TypeError, ValueError: as from `wrap`.
+    """
+    inside = wrap(arguments.tensor("positions", positions).detach().cpu().double(), box_length)
+    return wrap(inside.float(), box_length).numpy()
+
+
 def minimum_image(displacement: Tensor, box_length: float | None) -> Tensor:
     """Map displacement vectors to their shortest periodic image.
 
