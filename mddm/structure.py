@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import arguments, geometry
+from mddm import arguments, geometry, optional
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -19,10 +19,8 @@ RDF_BINS = 100
 RDF_RANGE = 0.499
 # A configuration whose `crystallinity` is above this counts as a crystal.
 CRYSTAL = 0.5
-# What can be computed: freud's harmonics overflow from a degree of about 170 on, and in single
-# precision the volume of boxes far beyond these edges.
+# freud's spherical harmonics overflow from a degree of about 170 on.
 _MOST_DEGREE, _MOST_BINS = 100, 1_000_000
-_LEAST_EDGE, _GREATEST_EDGE = 1e-9, 1e9
 # Numbers that the sum over all waves may keep at once, 8 bytes each.
 _WAVE_ENTRIES = 2**30
 
@@ -50,7 +48,8 @@ def rdf(
 
     Source: MDDM section 2.2.
     """
-    import freud
+    with optional.packages():
+        import freud
 
     points, box_length = _configurations(positions, box_length)
     n_bins = arguments.whole("n_bins", n_bins, at_least=1, at_most=_MOST_BINS)
@@ -166,7 +165,8 @@ def bond_order(
 
     Source: Lechner and Dellago 2008.
     """
-    import freud
+    with optional.packages():
+        import freud
 
     points, box_length = _one_configuration(positions, box_length)
     degree = arguments.whole("degree", degree, at_least=0, at_most=_MOST_DEGREE)
@@ -198,7 +198,8 @@ def crystallinity(positions: "ArrayLike", box_length: float) -> float:
 
     Source: ten Wolde, Ruiz-Montero and Frenkel 1995, as freud has it.
     """
-    import freud
+    with optional.packages():
+        import freud
 
     points, box_length = _one_configuration(positions, box_length)
     order = freud.order.SolidLiquid(l=6, q_threshold=0.7, solid_threshold=8)
@@ -262,9 +263,7 @@ def _configurations(
 ) -> tuple[np.ndarray, float]:
     shapes = shapes or (("n_particles", 3), ("n_configurations", "n_particles", 3))
     points = arguments.positions(positions, *shapes)
-    box_length = arguments.number(
-        "box_length", box_length, at_least=_LEAST_EDGE, at_most=_GREATEST_EDGE
-    )
+    box_length = arguments.box(box_length)
     inside = geometry.wrap_single(points, box_length).reshape(-1, *points.shape[-2:])
     # freud's box is centred on the origin.
     return inside - np.float32(box_length / 2), box_length
