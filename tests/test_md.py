@@ -275,7 +275,7 @@ def test_minimum_is_that_of_lammps(dense):
         potential = potential_of(condition)
         recomputed = potential_energy(positions[system].double(), potential, 6.7).mean().item()
         assert energy[system].item() == pytest.approx(recomputed, abs=1e-5)
-        _, lowest = lammps.minimize(dense[system], potential, 6.7)
+        _, lowest, _ = lammps.minimize(dense[system], potential, 6.7)
         assert energy[system].item() == pytest.approx(lowest, abs=2e-3)
     assert ((0 <= positions) & (positions < 6.7)).all()
 
