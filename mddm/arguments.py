@@ -278,18 +278,18 @@ def distances(value: Any, name: str = "r") -> Tensor:
     return tensor(name, value, finite=False, at_least=0)
 
 
-def condition(value: Any, batch: int | str = "batch", name: str = "condition") -> Tensor | None:
+def conditions(value: Any, batch: int | str = "batch", name: str = "conditions") -> Tensor:
     """Take a batch of conditions: k [1 / length], phi [rad] and temperature [energy] of each.
 
     Args:
-        value: as for `tensor`; None for a model of one structure.
+        value: as for `tensor`.
         batch: how many there must be.
         name: the argument's.
 
     Raises:
         TypeError, ValueError: as `tensor`.
     """
-    return None if value is None else tensor(name, value, (batch, 3))
+    return tensor(name, value, (batch, 3))
 
 
 def sigma(value: Any, *shapes: tuple[int | str, ...], name: str = "sigma") -> Tensor:
