@@ -172,10 +172,9 @@ def test_numbers_of_an_array_lie_where_they_must():
 
 
 def test_conditions_and_noise_levels():
-    assert arguments.condition(None) is None
-    assert arguments.condition([(1, 2, 0.5)], batch=1).tolist() == [[1, 2, 0.5]]
-    with pytest.raises(ValueError, match=r"condition must have the shape \(2, 3\), got \(1, 3\)"):
-        arguments.condition([(1, 2, 0.5)], batch=2)
+    assert arguments.conditions([(1, 2, 0.5)], batch=1).tolist() == [[1, 2, 0.5]]
+    with pytest.raises(ValueError, match=r"conditions must have the shape \(2, 3\), got \(1, 3\)"):
+        arguments.conditions([(1, 2, 0.5)], batch=2)
     assert arguments.sigma(0.5).item() == 0.5
     with pytest.raises(ValueError, match="sigma must be numbers above 0, got 0"):
         arguments.sigma([0.0, 1.0], ("batch",))
