@@ -167,6 +167,7 @@ def ancestral(
             from zero, a start that is not finite, an unknown variance, `center` in a box, which
             has no centre, or another argument of another kind or shape; on the way, a denoiser
             that returns another shape.
+        FloatingPointError: on the way, a denoiser that returns what is not finite.
 
     Source: MDDM algorithm 2, and appendix B for `center`.
     """
@@ -358,4 +359,12 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _estimate(denoiser, x_t, sigma, condition, box_length):
-    return estimate(denoiser, x_t, sigma.to(x_t).expand(len(x_t)), condition, box_length)
+    eps = estimate(denoiser, x_t, sigma.to(x_t).expand(len(x_t)), condition, box_length)
+    # On a GPU, which would have to be waited for, the result tells.
+    if eps.device.type == "cpu" and not eps.isfinite().all():
+        raise FloatingPointError(
+            f"denoiser returned numbers that are not finite at sigma = {sigma.item():.4g}: look "
+            "whether its training has diverged, and whether sigma and condition are what it was "
+            "trained on"
+        )
+    return eps

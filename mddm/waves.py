@@ -113,6 +113,8 @@ def strongest_waves(
     return Waves(vectors, strength.gather(1, index), phase, math.log(n_fitting))
 
 
+# Sizes depend on what these two return: a compiled program, which takes the box as it comes, asks.
+@torch.compiler.disable
 @lru_cache(maxsize=8)
 def _waves(q_max: float, box_length: float, device: torch.device):
     """List the integers of one axis, the waves made of them, and the lengths of these.
@@ -164,8 +166,8 @@ def find_sites(
     sigma = arguments.sigma(sigma, (len(waves.vectors),))
     n_particles = arguments.whole("n_particles", n_particles, at_least=1)
     box_length = arguments.box(box_length)
-    density = _density(waves, sigma, n_particles, box_length)
-    n_grid = density.shape[1]
+    n_grid = _n_grid(box_length)
+    density = _density(waves, sigma, n_particles, box_length, n_grid)
     around = functional.pad(density[:, None], (1,) * 6, mode="circular")
     crest = (density >= functional.max_pool3d(around, 3, stride=1)[:, 0]) & (density > 0)
     flat = density.flatten(1)
@@ -190,10 +192,14 @@ def find_sites(
     return places, there & (n_there >= _FEWEST * n_particles) & (n_there <= _MOST * n_particles)
 
 
-def _density(waves: Waves, sigma: Tensor, n_particles: int, box_length: float) -> Tensor:
+@torch.compiler.disable
+def _n_grid(box_length: float) -> int:
+    return 2 * math.ceil(_GRID * box_length / 2)
+
+
+def _density(waves, sigma, n_particles: int, box_length: float, n_grid: int) -> Tensor:
     """Add the waves up on a grid: (batch, n_grid, n_grid, n_grid)."""
     vectors, strength, phase, chance = waves
-    n_grid = 2 * math.ceil(_GRID * box_length / 2)
     step = 2 * math.pi / box_length
     squared = vectors.square().sum(dim=-1)
     real = (strength - chance).clamp(min=0) / strength.clamp(min=1)

@@ -329,6 +329,21 @@ def test_nearest_neighbors_refuses_an_unknown_method():
         geometry.nearest_neighbors(torch.rand(1, 5, 3), 2, BOX, method="cell")
 
 
+# --- compiled programs -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [geometry.wrap, geometry.minimum_image])
+def test_a_compiled_program_answers_for_any_box(function):
+    x = 40 * torch.rand(4, 5, 3, generator=torch.Generator().manual_seed(0)) - 20
+    torch.compiler.reset()
+    program = torch.compile(function, backend="aot_eager")
+    for index, box_length in enumerate((10.0, 10.5, 10.2, 9.7)):
+        # For the second box PyTorch makes the number one that may change.  If it still is a
+        # constant of the third program, the cache may answer with the second's in its place.
+        with torch.compiler.set_stance("fail_on_recompile" if index > 1 else "default"):
+            assert torch.equal(program(x, box_length), function(x, box_length))
+
+
 # --- pairs -------------------------------------------------------------------------------------
 
 

@@ -1,3 +1,4 @@
+import functools
 import math
 import os
 from dataclasses import fields, replace
@@ -357,6 +358,23 @@ def test_engines_anneal_alike(device, engine, compile):
     assert minimum_image(fast.positions - slow.positions, 7.0).abs().max() < 1e-3
     torch.testing.assert_close(fast.energy, slow.energy, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(fast.pressure, slow.pressure, rtol=1e-3, atol=1e-3)
+
+
+def test_compiled_programs_answer_for_any_box_and_time_step(monkeypatch):
+    torch.compiler.reset()
+    compiled = functools.cache(functools.partial(torch.compile, backend="eager"))
+    for module in (md, pairs):
+        monkeypatch.setattr(module, "compiled", compiled)
+    for box_length, time_step in ((7.0, 0.01), (7.5, 0.012), (7.2, 0.008)):
+        # A number that is part of a program needs another program when it changes.
+        known = "default" if box_length == 7.0 else "fail_on_recompile"
+        settings = {"box_length": box_length, "time_step": time_step, "n_particles": 20}
+        with torch.compiler.set_stance(known):
+            ours, plain = (
+                next(md.anneal(CONDITIONS, 10, 0, every=1, skin=0.3, compile=compile, **settings))
+                for compile in (True, False)
+            )
+        assert_same_bits(ours, plain)
 
 
 @with_cuda

@@ -222,3 +222,14 @@ def test_condition_and_noise_level_are_heard():
         other[:, column] *= 1.1
         assert not torch.allclose(model(x_t, sigma, other, BOX), eps)
     assert not torch.allclose(model(x_t, 2 * sigma, condition, BOX), eps)
+
+
+def test_a_compiled_network_answers_for_any_box():
+    torch.compiler.reset()
+    denoiser = TransolverDenoiser(channels=8, n_layers=1, n_heads=1, n_slices=2).eval()
+    program = torch.compile(denoiser, backend="aot_eager")
+    sigma, condition = torch.tensor([0.1, 0.2]), torch.rand(2, 3)
+    for index, box_length in enumerate((10.0, 10.5, 10.2)):
+        x_t = box_length * torch.rand(2, 20, 3)
+        with torch.compiler.set_stance("fail_on_recompile" if index > 1 else "default"):
+            assert torch.equal(*(f(x_t, sigma, condition, box_length) for f in (program, denoiser)))

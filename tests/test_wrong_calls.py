@@ -236,6 +236,13 @@ CALLS = [
         "skin": (0.3, POSITIVE),
         "compile": (False, []),
     }),
+    (noise.estimate, {
+        "denoiser": (silent, [wrong_shape, lambda *_: None]),
+        "x_t": (X, []),
+        "sigma": (SIGMA, []),
+        "condition": (None, []),
+        "box_length": (7.0, []),
+    }),
     (noise.log_schedule, SCHEDULE),
     (noise.power_schedule, SCHEDULE | {"rho": (7.0, POSITIVE)}),
     (noise.linear_variance_schedule, SCHEDULE),
