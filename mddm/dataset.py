@@ -159,15 +159,28 @@ class Dataset:
         return int(distance.argmin())
 
     def partners(self, row: int) -> np.ndarray:
-        """Return the indices of all other rows with the same condition: its replicas."""
+        """Return the indices of all other rows with the same condition: its replicas.
+
+        Raises:
+            TypeError, ValueError: no number, or that of no row.
+        """
+        row = self._row(row)
         same = (self.conditions == self.conditions[row]).all(axis=1)
         same[row] = False
         return np.flatnonzero(same)
 
     def potential(self, row: int) -> Smoothed:
-        """Return the smoothed potential that a row was made with."""
+        """Return the smoothed potential that a row was made with.
+
+        Raises:
+            TypeError, ValueError: no number, or that of no row.
+        """
+        row = self._row(row)
         radii = {name: float(self.attributes[name]) for name in ("r_core", "r_on", "r_cut")}
         return Smoothed(OscillatingPair(float(self.k[row]), float(self.phi[row])), **radii)
+
+    def _row(self, row: int) -> int:
+        return arguments.whole("row", row, at_least=0, at_most=len(self) - 1)
 
     @property
     def content_hash(self) -> str:

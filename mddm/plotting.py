@@ -172,10 +172,12 @@ def intervals(
     values, low, high = (
         arguments.array(name, column, finite=False) for name, column in columns.items()
     )
-    if not len(labels) == len(values) == len(low) == len(high):
+    lengths = [np.size(column) for column in (labels, values, low, high)]
+    if len(set(lengths)) > 1:
         raise ValueError(
-            "labels, values, low and high must have one length; got "
-            f"{len(labels)}, {len(values)}, {len(low)} and {len(high)}"
+            "labels, values, low and high must have one length; got {}, {}, {} and {}".format(
+                *lengths
+            )
         )
     if not (values > 0).all():
         raise ValueError(
@@ -295,9 +297,9 @@ def _project(points: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _base_colors(color: "ArrayLike | str", n_particles: int) -> np.ndarray:
     import matplotlib as mpl
-    from matplotlib.colors import Normalize, to_rgb
+    from matplotlib.colors import Normalize, is_color_like, to_rgb
 
-    if isinstance(color, str):
+    if is_color_like(color) and isinstance(color, str):
         return np.tile(to_rgb(color), (n_particles, 1))
     values = arguments.array("color", color)
     if values.shape != (n_particles,):

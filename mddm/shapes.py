@@ -43,7 +43,7 @@ class Surface:
     box_length = None
 
     def __post_init__(self):
-        arguments.choice("surface", self.name, SURFACES)
+        arguments.choice("name", self.name, SURFACES)
         n_points = arguments.whole("n_points", self.n_points, at_least=1)
         object.__setattr__(self, "n_points", n_points)
 

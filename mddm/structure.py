@@ -77,7 +77,7 @@ def rdf_mse(rdf: "ArrayLike", reference: "ArrayLike") -> float:
     rdf, reference = arguments.array("rdf", rdf), arguments.array("reference", reference)
     if rdf.shape != reference.shape or rdf.ndim != 1:
         raise ValueError(
-            "both curves must be one-dimensional and on the same bins, got shapes "
+            "rdf and reference must be one-dimensional and on the same bins, got shapes "
             f"{rdf.shape} and {reference.shape}"
         )
     return float(np.mean((rdf - reference) ** 2))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from mddm import (
     bragg,
@@ -20,25 +21,34 @@ from mddm import (
     md,
     noise,
     pairs,
+    plotting,
     potential,
     sampling,
+    shapes,
+    structure,
     tasks,
     training,
     transolver,
+    viewer,
     waves,
 )
 
-MODULES = (geometry, potential, lammps, md, noise, pairs, sampling, tasks, training, waves)
+MODULES = (
+    geometry, lammps, md, noise, pairs, plotting, potential, sampling, shapes, structure, tasks,
+    training, viewer, waves,
+)  # fmt: skip
 # What takes no argument that could be wrong, what a test of files holds to account, parts of
 # networks, which their network checks for, and records that the package makes for its users.
 LEFT_OUT = {
     lammps: {"version", "Harvest"},
     md: {"State"},
     pairs: {"compiled", "Pairs", "TritonPairs"},
+    plotting: {"set_style"},
     potential: {"PairPotential"},
     noise: {"Denoiser"},
     sampling: {"Frame"},
     training: {"Source", "Step", "save_checkpoint", "load_checkpoint", "save_state", "load_state"},
+    viewer: {"Viewer"},
     waves: {"Waves"},
 }
 
@@ -97,6 +107,10 @@ TRANSOLVER = transolver.TransolverDenoiser(**TINY)
 BRAGG = bragg.BraggDenoiser(channels=8, n_layers=1, n_fields=2, n_waves=8)
 
 
+FRAMES = [sampling.Frame(1, 0.1, X[:1], 0), sampling.Frame(0, 0.0, X[:1], 1)]
+AXES = Figure().subplots(5)
+
+
 def silent(x_t, sigma, condition, box_length):
     return torch.zeros_like(x_t)
 
@@ -105,6 +119,10 @@ def wrong_shape(x_t, sigma, condition, box_length):
     return x_t[:, :1]
 
 
+BOX = {
+    "positions": (ONE, [*no_numbers(ONE), ONE[:, :2], ONE[:0], ONE.flatten()]),
+    "box_length": (7.0, POSITIVE),
+}
 MD = {"n_particles": (64, COUNT), "box_length": (7.0, POSITIVE), "time_step": (0.01, POSITIVE)}
 MD |= {"damping": (1.0, TIME), "start_temperature": (0.1, FREE)}
 ENGINE = {"skin": (0.3, POSITIVE), "engine": ("torch", WORD)}
@@ -395,6 +413,85 @@ CALLS = [
     }),
     (TRANSOLVER.forward, NETWORK),
     (BRAGG.forward, NETWORK),
+    (structure.rdf, BOX | {
+        "n_bins": (10, [*COUNT, 10**9]),
+        "r_max": (3.0, [*FREE, 3.5]),
+    }),
+    (structure.rdf_mse, {"rdf": (SIGMA, spoilt(SIGMA)), "reference": (SIGMA, spoilt(SIGMA))}),
+    (structure.structure_factor, BOX | {
+        "k_max": (2.0, [*POSITIVE, 0.1, 1e6]),
+        "n_bins": (10, [*COUNT, 10**9]),
+    }),
+    (structure.bragg_peak, BOX | {"k_max": (2.0, [*POSITIVE, 0.1, 1e6])}),
+    (structure.bond_order, BOX | {
+        "degree": (6, [*NO_NUMBER, -1, 2.5, 1000]),
+        "n_neighbors": (12, [*COUNT, 10**9]),
+    }),
+    (structure.crystallinity, BOX),
+    (shapes.Surface, {"name": ("sphere", WORD), "n_points": (5, COUNT)}),
+    (shapes.Surface("torus", 5).draw, {
+        "batch_size": (2, COUNT),
+        "generator": (RANDOM, GENERATOR),
+    }),
+    (shapes.Surface("torus", 5).distance, {"points": (X, [*no_numbers(X), X[..., :2]])}),
+    (shapes.Surface("torus", 5).ideal_denoiser, {
+        "x_t": (X, spoilt(X)),
+        "sigma": (SIGMA, [*LEVELS, 1e-9 * SIGMA]),
+    }),
+    (shapes.normal_cloud, {
+        "clouds": (X, [*no_numbers(X), X[:1, :1], X[..., :2], X[:0]]),
+        "generator": (RANDOM, GENERATOR),
+    }),
+    (shapes.sinkhorn_loss, {"points": (X, [*spoilt(X), ONE]), "reference": (X, [*spoilt(X), ONE])}),
+    (viewer.show, {
+        "frames": (X, [*spoilt(X), [ONE, ONE[:2]]]),
+        "box_length": (7.0, FREE),
+        "color": (X[..., 0], [bad for bad in spoilt(X[..., 0]) if bad is not None]),
+        "color_range": ((0, 1), ["ab", 3, (1, 0), (0, math.nan), (0, 1, 2)]),
+        "labels": (["a", "b"], ["ab", 3, ["a"]]),
+        "reference": (np.ones(100), [math.nan * np.ones(100), "abc", 1j, {}, np.ones(7)]),
+        "diameter": (1.0, FREE),
+    }),
+    (viewer.show_sampling, {
+        "frames": (FRAMES, [[], FRAMES[:0]]),
+        "potential": (SMOOTHED, POTENTIAL),
+        "box_length": (7.0, POSITIVE),
+        "n_shown": (2, [*COUNT, 1]),
+    }),
+    (plotting.rdf, {
+        "ax": (AXES[0], []),
+        "bin_centers": (SIGMA, spoilt(SIGMA)),
+        "curves": ({"MD": SIGMA}, [{"MD": bad} for bad in spoilt(SIGMA)]),
+        "reference": ("MD", ["md", 3]),
+    }),
+    (plotting.loss, {
+        "ax": (AXES[1], []),
+        "steps": (SIGMA, [*spoilt(SIGMA), []]),
+        "losses": (SIGMA, [*NO_ARRAY, SIGMA[:1]]),
+    }),
+    (plotting.intervals, {
+        "ax": (AXES[2], []),
+        "labels": (["a", "b"], [["a"], 3, None]),
+        "values": (SIGMA, [*NO_ARRAY, SIGMA[:1], -SIGMA, SIGMA * math.nan]),
+        "low": (SIGMA, [*NO_ARRAY, SIGMA[:1]]),
+        "high": (SIGMA, [*NO_ARRAY, SIGMA[:1]]),
+    }),
+    (plotting.schedule, {"ax": (AXES[3], []), "sigmas": (SIGMA, [*no_numbers(SIGMA), -SIGMA, X])}),
+    (plotting.particles, {
+        "ax": (AXES[4], []),
+        "positions": (ONE, spoilt(ONE)),
+        "box_length": (7.0, FREE),
+        "color": (ONE[:, 0], [*spoilt(ONE[:, 0]), "no colour"]),
+        "diameter": (1.0, FREE),
+    }),
+    (DATA.nearest, {
+        "k": (6.6, [*NO_NUMBER, math.nan, math.inf]),
+        "phi": (2.4, [*NO_NUMBER, math.nan, math.inf]),
+        "temperature": (0.02, [*NO_NUMBER, math.nan, math.inf]),
+    }),
+    (DATA.subset, {"split": ("test", WORD)}),
+    (DATA.partners, {"row": (0, ROW)}),
+    (DATA.potential, {"row": (0, ROW)}),
 ]  # fmt: skip
 
 
