@@ -272,7 +272,10 @@ def test_hot_and_cold_ends_of_the_protocol():
 
 def test_minimum_is_that_of_lammps(dense):
     positions, energy, converged = md.minimize(dense, CONDITIONS, 6.7, skin=0.3, n_steps=250)
-    assert not converged.any()
+    forces, _, _ = evaluate(positions, CONDITIONS, 6.7)
+    assert converged.all() and (forces.square().mean((1, 2)) < 1e-6).all()
+    *_, too_soon = md.minimize(dense, CONDITIONS, 6.7, skin=0.3, n_steps=1)
+    assert not too_soon.any()
     for system, condition in enumerate(CONDITIONS):
         potential = potential_of(condition)
         recomputed = potential_energy(positions[system].double(), potential, 6.7).mean().item()
@@ -368,13 +371,16 @@ def test_compiled_programs_answer_for_any_box_and_time_step(monkeypatch):
     for box_length, time_step in ((7.0, 0.01), (7.5, 0.012), (7.2, 0.008)):
         # A number that is part of a program needs another program when it changes.
         known = "default" if box_length == 7.0 else "fail_on_recompile"
-        settings = {"box_length": box_length, "time_step": time_step, "n_particles": 20}
+        settings = {"box_length": box_length, "time_step": time_step, "n_particles": 4}
         with torch.compiler.set_stance(known):
             ours, plain = (
-                next(md.anneal(CONDITIONS, 10, 0, every=1, skin=0.3, compile=compile, **settings))
+                next(
+                    md.anneal(CONDITIONS[:1], 10, 0, every=1, skin=0.3, compile=compile, **settings)
+                )
                 for compile in (True, False)
             )
-        assert_same_bits(ours, plain)
+        for name in ("positions", "velocities", "energy", "pressure"):
+            torch.testing.assert_close(getattr(ours, name), getattr(plain, name))
 
 
 @with_cuda
