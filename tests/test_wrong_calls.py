@@ -144,6 +144,10 @@ PRESETS = {field.name: getattr(training.Settings(), field.name)
 # Each function with its arguments: what is right, and what is not.
 CALLS = [
     (geometry.wrap, {"positions": (X, NO_ARRAY), "box_length": (7.0, FREE)}),
+    (geometry.wrap_single, {
+        "positions": (X, no_numbers(X)),
+        "box_length": (7.0, [*POSITIVE, 1e30, 1e-30]),
+    }),
     (geometry.minimum_image, {"displacement": (X, NO_ARRAY), "box_length": (7.0, FREE)}),
     (geometry.gather_particles, {
         "features": (X, [*NO_ARRAY, ONE]),
