@@ -6,6 +6,7 @@ exits with status 1 if a check fails.
 
 import argparse
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mddm import plan, structure
+from mddm import arguments, files, geometry, plan, structure
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed, pair_distances
 
 SPLITS = ("train", "test", "replica")
@@ -30,6 +31,12 @@ ATTRIBUTES = (
     "engine",
     "convention",
     "command",
+)
+# The attribute of a file that keeps the content hash; and what to do about a file without others.
+_HASH = "content_hash"
+_SCHEMA = (
+    "data/README.md lists the columns and attributes that a data set has; with h5py they can be "
+    "added, such as file.attrs['r_cut'] = 3.0"
 )
 # With fewer the thermostat still trails behind the ramp while the last temperature is held.
 _SETTLING_STEPS = 10_000
@@ -53,7 +60,8 @@ class Dataset:
     """Configurations of one number of particles in one box, each under a condition of its own.
 
     Args:
-        positions: (n, n_particles, 3) float32 in [0, box_length) [length].
+        positions: (n, n_particles, 3), kept as float32 in [0, box_length); any image of a
+            particle will do [length].
         k: (n,) spatial frequency of the potential [1 / length].
         phi: (n,) phase of the potential [rad].
         temperature: (n,) target of the thermostat [energy].
@@ -69,7 +77,9 @@ class Dataset:
             being the least of `steps`.
 
     Raises:
-        ValueError: columns of the wrong shape, an unknown split, or a missing attribute.
+        TypeError: a box that is no number.
+        ValueError: columns of the wrong shape or type, numbers that are not finite, an unknown
+            split, a missing attribute, or a box that is not positive.
     """
 
     positions: np.ndarray
@@ -86,22 +96,23 @@ class Dataset:
     attributes: Mapping
 
     def __post_init__(self):
-        for name, kind in _COLUMNS.items():
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=kind))
-        if self.positions.ndim != 3 or self.positions.shape[-1] != 3:
-            raise ValueError(
-                f"positions must have the shape (n, n_particles, 3), got {self.positions.shape}"
-            )
-        for name in list(_COLUMNS)[1:]:
-            shape = getattr(self, name).shape
-            if shape != (len(self.positions),):
-                raise ValueError(f"{name} must have the shape ({len(self)},), got {shape}")
-        unknown = sorted(set(self.split.tolist()) - set(SPLITS))
-        if unknown:
-            raise ValueError(f"split must be one of {SPLITS}, got {unknown}")
         missing = [name for name in ATTRIBUTES if name not in self.attributes]
         if missing:
             raise ValueError(f"attributes must contain {', '.join(missing)}")
+        for name, kind in _COLUMNS.items():
+            column = _column(name, getattr(self, name), kind)
+            if name == "positions":
+                if column.ndim != 3 or column.shape[-1] != 3:
+                    raise ValueError(
+                        f"positions must have the shape (n, n_particles, 3), got {column.shape}"
+                    )
+                column = geometry.wrap_single(column, self.box_length)
+            elif column.shape != (len(self),):
+                raise ValueError(f"{name} must have the shape ({len(self)},), got {column.shape}")
+            object.__setattr__(self, name, column)
+        unknown = sorted(set(self.split.tolist()) - set(SPLITS))
+        if unknown:
+            raise ValueError(f"split must be one of {SPLITS}, got {unknown}")
 
     def __len__(self):
         return len(self.positions)
@@ -109,7 +120,7 @@ class Dataset:
     @property
     def box_length(self) -> float:
         """Edge of the periodic cube [length]."""
-        return float(self.attributes["box_length"])
+        return arguments.box(self.attributes["box_length"])
 
     @property
     def conditions(self) -> np.ndarray:
@@ -135,25 +146,41 @@ class Dataset:
         """Find the row whose condition is nearest, each of its parts measured by its range.
 
         Raises:
-            ValueError: the data set is empty.
+            TypeError: a part that is no number.
+            ValueError: the data set is empty, or a part is not finite.
         """
         if not len(self):
             raise ValueError("the data set has no rows to choose from")
+        parts = {"k": k, "phi": phi, "temperature": temperature}
+        condition = [arguments.number(name, value) for name, value in parts.items()]
         spread = np.ptp(self.conditions, axis=0)
         scale = np.where(spread > 0, spread, 1.0)
-        distance = np.linalg.norm((self.conditions - [k, phi, temperature]) / scale, axis=1)
+        distance = np.linalg.norm((self.conditions - condition) / scale, axis=1)
         return int(distance.argmin())
 
     def partners(self, row: int) -> np.ndarray:
-        """Return the indices of all other rows with the same condition: its replicas."""
+        """Return the indices of all other rows with the same condition: its replicas.
+
+        Raises:
+            TypeError, ValueError: no number, or that of no row.
+        """
+        row = self._row(row)
         same = (self.conditions == self.conditions[row]).all(axis=1)
         same[row] = False
         return np.flatnonzero(same)
 
     def potential(self, row: int) -> Smoothed:
-        """Return the smoothed potential that a row was made with."""
+        """Return the smoothed potential that a row was made with.
+
+        Raises:
+            TypeError, ValueError: no number, or that of no row.
+        """
+        row = self._row(row)
         radii = {name: float(self.attributes[name]) for name in ("r_core", "r_on", "r_cut")}
         return Smoothed(OscillatingPair(float(self.k[row]), float(self.phi[row])), **radii)
+
+    def _row(self, row: int) -> int:
+        return arguments.whole("row", row, at_least=0, at_most=len(self) - 1)
 
     @property
     def content_hash(self) -> str:
@@ -166,69 +193,141 @@ class Dataset:
         return digest.hexdigest()[:12]
 
 
+def _column(name: str, value, kind: type) -> np.ndarray:
+    try:
+        found = np.asarray(value, dtype=kind if kind is str else None)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of {kind.__name__}: {error}") from error
+    if kind is str:
+        return found
+    if found.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must be an array of {kind.__name__}, got {found.dtype}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} must be finite; some are nan or infinite")
+    # Positions are rounded once they are inside the box.
+    column = found if name == "positions" else found.astype(kind)
+    if kind is np.int64 and (column != found).any():
+        raise ValueError(f"{name} must be whole numbers")
+    return column
+
+
 def write(path: str | Path, dataset: Dataset) -> None:
     """Write a data set to an HDF5 file, which is there whole or not at all.
 
+    The content hash goes with it, for `read` to check.
+
     Raises:
-        OSError: the folder is not there or not writable, or the disk is full.
+        OSError: the folder cannot be made or written to, or the disk is full.
     """
     import h5py
 
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with h5py.File(partial, "w") as file:
-            for name in _COLUMNS:
-                column = getattr(dataset, name)
-                if name == "split":
-                    file.create_dataset(name, data=column.tolist(), dtype=h5py.string_dtype())
-                elif name == "positions":
-                    # One configuration a chunk, so that single rows are quick to read.
-                    chunks = (1, *column.shape[1:]) if column.size else None
-                    options = {"compression": "gzip", "shuffle": True} if column.size else {}
-                    file.create_dataset(name, data=column, chunks=chunks, **options)
-                else:
-                    file.create_dataset(name, data=column)
-            file.attrs.update(dataset.attributes)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    # From version 1.8 on, HDF5 has checksums for all that it keeps besides the columns, but not
+    # for text of any length, where a flipped bit can make it read for ever.
+    with h5py.File(content, "w", libver=("v108", "latest")) as file:
+        for name in _COLUMNS:
+            column = getattr(dataset, name)
+            if name == "split":
+                file.create_dataset(name, data=_fixed(column))
+            elif name == "positions":
+                # One configuration a chunk, so that single rows are quick to read.
+                chunks = (1, *column.shape[1:]) if column.size else None
+                options = {"compression": "gzip", "shuffle": True} if column.size else {}
+                file.create_dataset(name, data=column, chunks=chunks, **options)
+            else:
+                file.create_dataset(name, data=column)
+        for name, value in {**dataset.attributes, _HASH: dataset.content_hash}.items():
+            file.attrs[name] = _fixed(value) if isinstance(value, str) else value
+    files.write_whole(path, content.getvalue())
+
+
+def _fixed(text: str | np.ndarray) -> np.ndarray:
+    import h5py
+
+    encoded = np.char.encode(text, "utf-8")
+    return encoded.astype(h5py.string_dtype(length=max(1, encoded.dtype.itemsize)))
 
 
 def read(path: str | Path) -> Dataset:
     """Read a data set.
 
     Raises:
-        FileNotFoundError: there is no such file; the message says how to make it.
-        ValueError: the file is truncated, no HDF5 file, or of another schema.
+        FileNotFoundError: there is no such file; the message says how to get one.
+        OSError: the file is there, but the system does not let it be read, or it is locked.
+        ValueError: the file is truncated, no HDF5 file, of another schema, or its columns are not
+            those that it was written with.
     """
-    import h5py
-
     path = Path(path)
-    makers = {Path(file).name: name for name, file in plan.FILES.items()}
-    remedy = (
-        f"get it back with `git checkout -- {path}`, or make it anew with "
-        f"`python -m mddm.sweep {makers.get(path.name, 'small')} --output {path}`"
-    )
+    if path.is_dir():
+        raise IsADirectoryError(f"data set {path} is a folder; name a file, such as data/opp.h5")
+    remedy = _remedy(path)
     if not path.is_file():
         raise FileNotFoundError(f"data set {path} does not exist; {remedy}")
+    lacking, columns, attributes = _contents(path, remedy)
+    if lacking:
+        raise ValueError(
+            f"data set {path} lacks the columns {', '.join(lacking)}, or has something else in "
+            f"their place; {_SCHEMA}"
+        )
+    written = attributes.pop(_HASH, None)
+    try:
+        found = Dataset(**columns, attributes=attributes)
+        content_hash = found.content_hash
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"data set {path} is of another schema: {error}; {_SCHEMA}") from error
+    if written not in (None, content_hash):
+        raise ValueError(
+            f"data set {path} is not as it was written: content hash {content_hash}, was "
+            f"{written}; {remedy}. Where it was changed on purpose, delete its attribute {_HASH!r}"
+        )
+    return found
+
+
+def _contents(path: Path, remedy: str) -> tuple[list[str], dict, dict]:
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
-            missing = [name for name in _COLUMNS if name not in file]
-            if missing:
-                raise ValueError(f"data set {path} lacks {', '.join(missing)}; {remedy}")
+            attributes = {name: _plain(value) for name, value in file.attrs.items()}
+            lacking = [name for name in _COLUMNS if not isinstance(file.get(name), h5py.Dataset)]
+            if lacking:
+                return lacking, {}, attributes
             columns = {name: file[name][...] for name in _COLUMNS if name != "split"}
-            columns["split"] = file["split"].asstr()[...]
-            attributes = {
-                name: value.item() if isinstance(value, np.generic) else value
-                for name, value in file.attrs.items()
-            }
-    except OSError as error:
-        raise ValueError(f"data set {path} is damaged or no HDF5 file; {remedy}") from error
-    try:
-        return Dataset(**columns, attributes=attributes)
-    except ValueError as error:
-        raise ValueError(f"data set {path} is of another schema: {error}; {remedy}") from error
+            if h5py.check_string_dtype(file["split"].dtype) is None:
+                return ["split"], columns, attributes
+            return [], columns | {"split": file["split"].asstr()[...]}, attributes
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
+        # What is wrong with the content has no number of the system's.
+        if not getattr(error, "errno", None):
+            message = f"data set {path} is damaged or no HDF5 file ({error}); {remedy}"
+            raise ValueError(message) from error
+        locked = (
+            ": another program is writing to it, or its file system has no locks, for which there "
+            "is HDF5_USE_FILE_LOCKING=FALSE in the environment"
+        )
+        reason = os.strerror(error.errno) + (locked if "lock file" in str(error) else "")
+        raise OSError(error.errno, f"data set cannot be read ({reason})", str(path)) from error
+
+
+def _plain(value):
+    """Give an attribute as Python has it: other programs write arrays of one, or bytes."""
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1:
+        value = np.asarray(value).item()
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _remedy(path: Path) -> str:
+    """Say how to get a file back; only the study's own can be made anew by the study."""
+    whole = path.resolve()
+    for name, file in plan.FILES.items():
+        if whole.match(file) and (whole.parents[1] / "mddm" / "plan.py").is_file():
+            back = f"`git checkout -- {path}` brings the study's own back"
+            if path.exists():
+                return f"if it is yours, move it away; {back}"
+            return f"{back}, `python -m mddm.sweep {name}` makes it anew"
+    if path.exists():
+        return "take a good copy of it"
+    return f"name a file that `dataset.write` made, or the study's own, {plan.FILES['ramps']}"
 
 
 @dataclass(frozen=True)
@@ -255,7 +354,6 @@ def check(dataset: Dataset) -> list[Check]:
     axes = [np.unique(column) for column in train.conditions.T]
     size = int(np.prod([len(axis) for axis in axes]))
     distinct = len(np.unique(train.conditions, axis=0))
-    low, high = dataset.positions.min(), dataset.positions.max()
     runs = np.column_stack([dataset.conditions, dataset.seed])
     twins = len(dataset) - min(
         len(np.unique(runs, axis=0)),
@@ -275,14 +373,7 @@ def check(dataset: Dataset) -> list[Check]:
         ),
         Check("replicas", orphans == 0, f"{len(replicas)}, {orphans} of no other row's condition"),
         Check("duplicates", twins == 0, f"{twins} rows repeat another's run or positions"),
-        Check(
-            "positions",
-            bool(np.isfinite(dataset.positions).all() and 0 <= low and high < dataset.box_length),
-            f"from {low:.4f} to {high:.4f} in [0, {dataset.box_length:g})",
-        ),
     ]
-    if not checks[-1].passed:
-        return checks
     return checks + _physics(dataset)
 
 
@@ -400,7 +491,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         dataset = read(options.path)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     counts = ", ".join(f"{(dataset.split == split).sum()} {split}" for split in SPLITS)

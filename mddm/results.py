@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, plan, scores, study, tables, tasks
+from mddm import dataset, optional, plan, scores, study, tables, tasks
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
 
@@ -223,7 +223,8 @@ def collect(
     Raises:
         ValueError: the file has other columns.
     """
-    import pandas as pd
+    with optional.packages():
+        import pandas as pd
 
     found = pd.DataFrame(columns=columns)
     if path.exists():
@@ -277,7 +278,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _sum_up(folder: Path, data: Dataset, profile: str) -> dict[Path, "pd.DataFrame"]:
     """Make what the scores that there are allow for."""
-    import pandas as pd
+    with optional.packages():
+        import pandas as pd
 
     quoted = study.project_root() / "data" / "results"
     files = {what: folder / f"scores-{what}.csv" for what in GROUPS}

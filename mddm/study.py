@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mddm import optional
+
 if TYPE_CHECKING:
     import torch
     from IPython.display import Markdown
@@ -212,7 +214,8 @@ def provenance(
         FileNotFoundError: the data set or a checkpoint is not there.
         ValueError: `parameters` has no seed, or a file is not what it should be.
     """
-    from IPython.display import Markdown
+    with optional.packages():
+        from IPython.display import Markdown
 
     from mddm import checkpoint, dataset
 

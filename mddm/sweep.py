@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mddm import dataset, lammps, plan
+from mddm import dataset, lammps, optional, plan
 from mddm.plan import Run
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 
@@ -60,7 +60,8 @@ def sweep(
         OSError: the folder cannot be written to.
         RuntimeError: some runs failed; the others are finished.
     """
-    from distributed import Client, LocalCluster, as_completed
+    with optional.packages():
+        from distributed import Client, LocalCluster, as_completed
 
     folder = Path(folder)
     unfinished = folder / "unfinished"

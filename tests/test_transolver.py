@@ -204,6 +204,14 @@ def test_it_is_not_invariant_under_translation():
     assert (moved - eps).square().mean() > 0.01 * eps.var()
 
 
+def test_any_image_of_a_particle_will_do():
+    x_t, sigma, condition = inputs()
+    images = BOX * torch.randint(-2, 3, x_t.shape)
+    model = shake(denoiser())
+    eps = model(x_t, sigma, condition, BOX)
+    torch.testing.assert_close(model(x_t + images, sigma, condition, BOX), eps, rtol=0, atol=1e-4)
+
+
 def test_no_condition_is_the_middle_of_the_ranges():
     x_t, sigma, _ = inputs()
     middle = torch.tensor([[(low + high) / 2 for low, high in CONDITION_RANGES.values()]] * 2)
@@ -222,3 +230,14 @@ def test_condition_and_noise_level_are_heard():
         other[:, column] *= 1.1
         assert not torch.allclose(model(x_t, sigma, other, BOX), eps)
     assert not torch.allclose(model(x_t, 2 * sigma, condition, BOX), eps)
+
+
+def test_a_compiled_network_answers_for_any_box():
+    torch.compiler.reset()
+    denoiser = TransolverDenoiser(channels=8, n_layers=1, n_heads=1, n_slices=2).eval()
+    program = torch.compile(denoiser, backend="aot_eager")
+    sigma, condition = torch.tensor([0.1, 0.2]), torch.rand(2, 3)
+    for index, box_length in enumerate((10.0, 10.5, 10.2)):
+        x_t = box_length * torch.rand(2, 20, 3)
+        with torch.compiler.set_stance("fail_on_recompile" if index > 1 else "default"):
+            assert torch.equal(*(f(x_t, sigma, condition, box_length) for f in (program, denoiser)))
