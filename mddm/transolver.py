@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mddm import arguments
+from mddm.geometry import wrap
 from mddm.noise import global_features
 from mddm.potential import CONDITION_RANGES
 
@@ -131,7 +132,7 @@ class TransolverDenoiser(nn.Module):
         """Predict the unit noise.
 
         Args:
-            x_t: (batch, n_particles, 3) noised positions [length].
+            x_t: (batch, n_particles, 3) noised positions [length]; any image of a particle.
             sigma: (batch,) noise scales [length].
             condition: (batch, 3), k, phi and temperature of each system, or None for a model
                 of one structure, which sees zeros.
@@ -149,7 +150,7 @@ class TransolverDenoiser(nn.Module):
         if box_length is None:
             scaled = x_t / (1 + sigma.square()).sqrt()[:, None, None]
         else:
-            scaled = 2 * x_t / box_length - 1
+            scaled = 2 * wrap(x_t, box_length) / box_length - 1
         globals_ = global_features(condition, sigma, self.sigma_min, self.sigma_max)
         common = globals_[:, None].expand(-1, x_t.shape[1], -1)
         x = self.preprocess(torch.cat([scaled, common], dim=-1)) + self.placeholder
