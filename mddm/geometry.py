@@ -141,7 +141,11 @@ def nearest_neighbors(
     positions = arguments.positions(positions)
     box_length = arguments.box(box_length, free=True)
     n_particles = positions.shape[1]
-    n_neighbors = arguments.whole("n_neighbors", n_neighbors, at_least=1, at_most=n_particles - 1)
+    n_neighbors = arguments.whole("n_neighbors", n_neighbors, at_least=1)
+    if n_neighbors >= n_particles:
+        raise ValueError(
+            f"n_neighbors must be below the number of particles ({n_particles}), got {n_neighbors}"
+        )
     method = arguments.choice("method", method, ("auto", "matrix", "tree"))
     on_gpu = positions.device.type != "cpu"
     if method == "auto":

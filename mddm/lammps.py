@@ -8,6 +8,7 @@ results, and a ramp continued from a stored harvest is the ramp that was never b
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,16 +21,13 @@ from torch import Tensor
 
 from mddm import arguments, lammps_process
 from mddm.geometry import wrap
-from mddm.potential import Smoothed
+from mddm.potential import Smoothed, tabulate
 
 # Spacing 1.5e-4 in r squared keeps the linear interpolation of the steepest potential of the
 # paper's grid within 1e-4 of its force, down to r = 0.85, nearer than particles come.
 _TABLE_POINTS = 60_000
 # No two of a thousand random particles come closer than this, by odds of a million to one.
 _TABLE_INNER = 1e-3
-# Where the force is compared with the slope of the energy: differences over this part of r, and
-# how far they may be from it, as a part of both and in units of force, but for a few kinks.
-_SLOPE_STEP, _SLOPE_PART, _SLOPE_ERROR, _KINKS = 1e-4, 0.01, 1e-4, 0.01
 # A system as much hotter than its thermostat has blown up.
 _TOO_HOT = 10
 # Fastest of 0.2, 0.3, 0.4 and 0.5 at 1000 particles, for ramps as a whole.
@@ -236,7 +234,7 @@ def minimize(
     Returns:
         The relaxed positions, (n_particles, 3) float32 in [0, box_length), their potential energy
         per particle, and whether the forces have come down to the tolerance: those of a steep
-        potential may not, in 20,000 iterations.
+        potential may not, in 20,000 iterations, of which a warning tells too.
 
     Raises:
         TypeError, ValueError: positions of another shape, not finite or with two particles in one
@@ -247,8 +245,14 @@ def minimize(
     tolerance = arguments.number("tolerance", tolerance, above=0)
     with _system(positions, None, potential, box_length, moves=True) as system:
         system.command(f"minimize 0.0 {tolerance!r} {_ITERATIONS} {10 * _ITERATIONS}")
-        converged = bool(np.linalg.norm(_gather(system, "f")) <= tolerance)
-        return *_rounded(system, box_length), converged
+        force = float(np.linalg.norm(_gather(system, "f")))
+        if force > tolerance:
+            warnings.warn(
+                f"the minimisation ended with forces of {force:.2g}, above its tolerance of "
+                f"{tolerance}: what it arrived at is not quite at rest",
+                stacklevel=2,
+            )
+        return *_rounded(system, box_length), force <= tolerance
 
 
 def energy_and_forces(
@@ -347,33 +351,11 @@ def _table(potential: Smoothed, moves: bool) -> np.ndarray:
         _TABLE_INNER**2, potential.r_cut**2, _TABLE_POINTS, dtype=torch.float64
     )
     r = squares.sqrt()
-    energy, force = potential.energy(r), potential.force(r)
-    for name, values in (("energy", energy), ("force", force)):
-        if values.shape != r.shape:
-            raise ValueError(
-                "potential must be that of one system: for distances of shape "
-                f"{tuple(r.shape)} its {name} has the shape {tuple(values.shape)}"
-            )
-        wrong = ~values.isfinite()
-        if wrong.any():
-            raise ValueError(
-                f"potential must be finite up to its cut-off: its {name} is "
-                f"{values[wrong][0].item()} at r = {r[wrong][0].item():.4g}"
-            )
+    energy, force = tabulate(potential, r)
     if moves and force[0] <= 0:
         raise ValueError(
             "potential must repel at contact, or particles fall into each other: its force is "
             f"{force[0].item():.4g} at r = {_TABLE_INNER}; give Smoothed an r_core where it repels"
-        )
-    step = _SLOPE_STEP * r
-    slope = (potential.energy(r - step) - potential.energy(r + step)) / (2 * step)
-    wrong = (force - slope).abs() > _SLOPE_PART * (force.abs() + slope.abs()) + _SLOPE_ERROR
-    if wrong.double().mean() > _KINKS:
-        worst = (force - slope).abs().where(wrong, 0).argmax()
-        raise ValueError(
-            "the force of potential must be -dU/dr: at r = "
-            f"{r[worst].item():.4g} it is {force[worst].item():.4g}, and the energy falls by "
-            f"{slope[worst].item():.4g} per length"
         )
     return torch.stack([torch.arange(1, len(r) + 1), r, energy, force], dim=1).numpy()
 

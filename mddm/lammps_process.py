@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,9 @@ class _Process:
         if self.owner == os.getpid():
             self.process.kill()
             self.process.wait()
+            for file in (self.process.stdin, self.process.stdout, self.complaints):
+                with suppress(OSError):
+                    file.close()
 
 
 def _blow_up(words: str) -> FloatingPointError:

@@ -16,6 +16,9 @@ from torch import Tensor
 from mddm import arguments
 from mddm.geometry import minimum_image, neighbor_pairs
 
+# Where a force is compared with the slope of its energy: differences over this part of r, and how
+# far the two may be apart, as a part of both and in units of force, but for a few kinks.
+_SLOPE_STEP, _SLOPE_PART, _SLOPE_ERROR, _KINKS = 1e-4, 0.01, 1e-4, 0.01
 CONVENTION = "U(r) = r^-15 + r^-3 cos(k (r - 1.25) - phi)"
 # The ranges that the study covers, each closed on the left (MDDM section 2.1).
 CONDITION_RANGES = {"k": (1.0, 15.0), "phi": (0.0, 6.0), "temperature": (0.01, 0.05)}
@@ -180,6 +183,49 @@ class Smoothed:
     def _switch_slope(self, r: Tensor) -> Tensor:
         on2, cut2, r2 = self.r_on**2, self.r_cut**2, r.clamp(min=self.r_on).square()
         return 12 * r * (cut2 - r2) * (on2 - r2) / (cut2 - on2) ** 3
+
+
+def tabulate(potential: Smoothed, r: Tensor) -> tuple[Tensor, Tensor]:
+    """Evaluate a potential at many distances, and refuse one that is none.
+
+    Args:
+        potential: a smoothed pair potential.
+        r: (n,) distances [length], positive.
+
+    Returns:
+        (n,) U(r) [energy] and (n,) -dU/dr [energy / length].
+
+    Raises:
+        TypeError: another potential.
+        ValueError: a potential of several systems, one that is not finite, or one whose force is
+            not the slope of its energy.
+    """
+    arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
+    r = arguments.tensor("r", r, ("n",), above=0)
+    energy, force = potential.energy(r), potential.force(r)
+    for name, values in (("energy", energy), ("force", force)):
+        if values.shape != r.shape:
+            raise ValueError(
+                "potential must be that of one system: for distances of shape "
+                f"{tuple(r.shape)} its {name} has the shape {tuple(values.shape)}"
+            )
+        wrong = ~values.isfinite()
+        if wrong.any():
+            raise ValueError(
+                f"potential must be finite up to its cut-off: its {name} is "
+                f"{values[wrong][0].item()} at r = {r[wrong][0].item():.4g}"
+            )
+    step = _SLOPE_STEP * r
+    slope = (potential.energy(r - step) - potential.energy(r + step)) / (2 * step)
+    wrong = (force - slope).abs() > _SLOPE_PART * (force.abs() + slope.abs()) + _SLOPE_ERROR
+    if wrong.double().mean() > _KINKS:
+        worst = (force - slope).abs().where(wrong, 0).argmax()
+        raise ValueError(
+            "the force of potential must be -dU/dr: at r = "
+            f"{r[worst].item():.4g} it is {force[worst].item():.4g}, and the energy falls by "
+            f"{slope[worst].item():.4g} per length"
+        )
+    return energy, force
 
 
 def scale_condition(condition: Tensor) -> Tensor:

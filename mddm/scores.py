@@ -4,7 +4,6 @@ Each function scores one thing and returns entries, dictionaries that `results` 
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -225,7 +224,9 @@ class Surrogate:
     def _polished(self, frames, data, row, conditions, seed):
         for frame in frames:
             yield frame
-        relaxed = _relax(data, row, frame.positions[0].cpu().numpy())
+        relaxed, *_ = lammps.minimize(
+            frame.positions[0].cpu().numpy(), data.potential(row), data.box_length
+        )
         denoiser, settings = self._trained
         device = study.device()
         more = sampling.polish(
@@ -411,17 +412,6 @@ def _crystallinity(data: Dataset, positions: np.ndarray) -> float:
     return structure.crystallinity(positions, data.box_length)
 
 
-def _relax(data: Dataset, row: int, positions: np.ndarray) -> np.ndarray:
-    relaxed, _, converged = lammps.minimize(positions, data.potential(row), data.box_length)
-    if not converged:
-        warnings.warn(
-            f"row {row}: the minimisation ended before the forces had vanished; what it arrived "
-            "at is taken as it is",
-            stacklevel=2,
-        )
-    return relaxed
-
-
 def _raw_and_relaxed(
     data: Dataset,
     row: int,
@@ -432,7 +422,7 @@ def _raw_and_relaxed(
 ) -> list[dict]:
     if at_rest is None:
         clock = lammps_process.process_time()
-        relaxed = _relax(data, row, positions)
+        relaxed, *_ = lammps.minimize(positions, data.potential(row), data.box_length)
         at_rest = relaxed, seconds + lammps_process.process_time() - clock
     raw = _score(data, row, positions) | {"seconds": seconds}
     rest = _score(data, row, at_rest[0]) | {"seconds": at_rest[1], "relaxed": True}

@@ -241,3 +241,12 @@ def test_a_compiled_network_answers_for_any_box():
         x_t = box_length * torch.rand(2, 20, 3)
         with torch.compiler.set_stance("fail_on_recompile" if index > 1 else "default"):
             assert torch.equal(*(f(x_t, sigma, condition, box_length) for f in (program, denoiser)))
+
+
+def test_any_image_of_a_particle_will_do():
+    denoiser = TransolverDenoiser(channels=8, n_layers=1, n_heads=1, n_slices=2).eval()
+    x_t, told = 8 * torch.rand(2, 20, 3), (torch.tensor([0.1, 0.2]), torch.rand(2, 3), 8.0)
+    images = x_t + 8 * torch.randint(-2, 3, x_t.shape)
+    torch.testing.assert_close(denoiser(images, *told), denoiser(x_t, *told), atol=1e-4, rtol=0)
+    # ... in any precision, too.
+    assert torch.equal(denoiser(x_t.double().numpy(), *told), denoiser(x_t, *told))

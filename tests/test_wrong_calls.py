@@ -181,6 +181,10 @@ CALLS = [
     }),
     (SMOOTHED.energy, {"r": (ONE, DISTANCES)}),
     (SMOOTHED.force, {"r": (ONE, DISTANCES)}),
+    (potential.tabulate, {
+        "potential": (SMOOTHED, POTENTIAL),
+        "r": (torch.linspace(1, 3, 9).double(), [*no_numbers(SIGMA), ONE, [0.0, 1.0], [-1.0]]),
+    }),
     (potential.scale_condition, {"condition": (CONDITIONS, no_numbers(CONDITIONS))}),
     (potential.potential_energy, {
         "positions": (ONE, spoilt(ONE)),
