@@ -144,7 +144,7 @@ def generate(
         The sampler's frames; the last one holds the samples, (n_samples, n_particles, 3).
 
     Raises:
-        ValueError: an unknown sampler, or conditions of another shape.
+        ValueError: an unknown sampler, or conditions of another shape or not finite.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
@@ -154,6 +154,8 @@ def generate(
             raise ValueError(
                 f"conditions must have the shape ({n_samples}, 3), got {tuple(conditions.shape)}"
             )
+        if not torch.isfinite(conditions).all():
+            raise ValueError("conditions must be finite; some are nan or infinite")
     generator = torch.Generator(device).manual_seed(seed)
     start = sampling.pure_noise(n_samples, n_particles, box_length, sigmas[-1].item(), generator)
     return SAMPLERS[sampler](

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mddm import checkpoint
+from mddm import checkpoint, files
 from mddm.bragg import BraggDenoiser
 from mddm.geometry import wrap
 from mddm.noise import Denoiser, add_noise, make_schedule
@@ -84,8 +84,8 @@ class Configurations:
         box_length: edge of the periodic cube [length].
 
     Raises:
-        ValueError: shapes that do not fit each other, no configuration at all, or positions
-            that are not finite.
+        ValueError: shapes that do not fit each other, no configuration at all, or positions or
+            conditions that are not finite.
 
     Source: MDDM section 5, the augmentation of the unconditional task.
     """
@@ -107,6 +107,8 @@ class Configurations:
                 f"conditions must have the shape ({len(self.positions)}, 3), one row a "
                 f"configuration, got {tuple(self.conditions.shape)}"
             )
+        if self.conditions is not None and not torch.isfinite(self.conditions).all():
+            raise ValueError("conditions must be finite; some are nan or infinite")
 
     def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw configurations with replacement, each under one of the cube's 48 symmetries."""
@@ -273,6 +275,7 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
         A report after each step.
 
     Raises:
+        ValueError: the source has drawn what is not finite.
         FloatingPointError: the loss is no longer finite; the state keeps the last good weights.
 
     Source: MDDM algorithm 1.
@@ -298,6 +301,7 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
             )
         loss = losses.mean()
         if not torch.isfinite(loss):
+            _check_finite(x_0, condition, state.step + 1)
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {state.step + 1}; lower learning_rate "
                 f"({settings.learning_rate}) and start again"
@@ -343,6 +347,12 @@ def level_losses(
             drawn, _ = _noise_losses(denoiser, x_0, condition, level, source.box_length, generator)
             losses.append(drawn.mean().cpu())
     return torch.stack(losses)
+
+
+def _check_finite(x_0: Tensor, condition: Tensor | None, step: int) -> None:
+    for name, drawn in (("positions", x_0), ("conditions", condition)):
+        if drawn is not None and not torch.isfinite(drawn).all():
+            raise ValueError(f"the source has drawn {name} that are nan or infinite at step {step}")
 
 
 @contextmanager
@@ -426,6 +436,32 @@ def load_checkpoint(path: Path | str, preset: str | None = None) -> tuple[nn.Mod
     return denoiser.eval().requires_grad_(False), header
 
 
+def check_replaceable(path: Path | str, settings: Settings) -> None:
+    """Find out, before a run, whether its checkpoint may take the place of what is there.
+
+    Args:
+        path: of the checkpoint.
+        settings: of the run.
+
+    Raises:
+        FileExistsError: what is there is of a run with other settings, or no checkpoint at all.
+        OSError: the checkpoint could not be written.
+    """
+    files.check_writable(path)
+    if not Path(path).exists():
+        return
+    try:
+        _, header = checkpoint.read(path, "checkpoint")
+        changed = _differences(asdict(Settings(**header["settings"])), asdict(settings))
+    except (KeyError, TypeError, ValueError) as error:
+        changed = [str(error)]
+    if changed:
+        raise FileExistsError(
+            f"{path} is not of a run with these settings ({'; '.join(changed)}); give those, or "
+            "move the file away"
+        )
+
+
 def save_state(path: Path | str, state: TrainingState) -> None:
     """Write everything that resuming a run needs.
 
@@ -463,7 +499,7 @@ def load_state(
     if changed:
         raise ValueError(
             f"{path} belongs to a run with other settings ({'; '.join(changed)}); "
-            "restore them, or delete the file to start anew"
+            "restore them, or move the file away to start anew"
         )
     with _understanding(path, "state", header):
         return _restore(TrainingState(settings, device, header["step"], header["seconds"]), tensors)
