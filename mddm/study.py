@@ -334,7 +334,7 @@ def name_of(data: str) -> str:
         ValueError: that is no file's name.
     """
     place = _from_root(_place(data))
-    parts = [part for part in place.with_suffix("").parts if part != place.root]
+    parts = [part for part in (place.parent / place.stem).parts if part != place.root]
     named = "-".join(parts[1:] if parts[:1] == ["data"] else parts)
     if not named:
         raise ValueError(f"data must name a file, such as {DATA}, got {data!r}")
