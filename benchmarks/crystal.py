@@ -20,6 +20,7 @@ from mddm import (
     geometry,
     lammps,
     noise,
+    results,
     sampling,
     scores,
     structure,
@@ -113,6 +114,8 @@ def learn(md, row, name, losses, samples, options):
 def save(state, md, row, path, options):
     """Keep the network that makes crystals, for the chapter about them."""
     kept = study.checkpoint_path("full", "crystal", state.settings.preset)
+    if path.parent != results.folder_of(study.DATA):
+        kept = path.with_name(kept.name)
     record = study.run_record(options.seed, data=md.content_hash, row=row, steps=options.steps)
     training.save_checkpoint(kept, state, record)
     record |= {"checkpoint": f"{kept.name} {study.file_hash(kept)}"}

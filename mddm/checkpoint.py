@@ -1,17 +1,18 @@
 """The checkpoint file: safetensors with a JSON header, written whole or not at all."""
 
 import json
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from mddm import __version__
+from mddm import __version__, files
 
 # Raised whenever files of before could no longer be read, or would be read wrongly.
 FORMAT = 2
+# What `torch.compile` adds to the names of all that a network is made of.
+_COMPILED = "_orig_mod."
 
 
 def write(path: Path | str, tensors: dict[str, Tensor], header: dict) -> None:
@@ -19,20 +20,20 @@ def write(path: Path | str, tensors: dict[str, Tensor], header: dict) -> None:
 
     Args:
         path: a `.safetensors` file; its folder is made if need be.
-        tensors: by name.
+        tensors: by name; those of a compiled network are named as if it were not.
         header: JSON types only; its entry "kind" says what the file is.  The versions of the
             package and of the format are added.
+
+    Raises:
+        OSError: the folder cannot be made or written to, or the disk is full.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     told = {"format": FORMAT, "mddm": __version__} | header
-    try:
-        save_file(contiguous, partial, metadata={"mddm": json.dumps(told)})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write_whole(path, save(_plain(contiguous), metadata={"mddm": json.dumps(told)}))
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace(_COMPILED, ""): value for name, value in tensors.items()}
 
 
 def read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict]:
@@ -48,6 +49,7 @@ def read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict]:
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: the file is there, but the system does not let it be read.
         ValueError: a file that is truncated, none of ours, of another kind, or of another format.
     """
     path = Path(path)
@@ -56,19 +58,24 @@ def read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict]:
             f"there is no {kind} at {path}; train a model with "
             "`papermill notebooks/train.ipynb out.ipynb -p task conditional`"
         )
+    # What keeps a file from being opened is told by the system alone.
+    open(path, "rb").close()
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("mddm", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path} is truncated or no checkpoint ({error}); delete it and train again"
+            f"{path} is truncated or no checkpoint ({error}); take a good copy of it, name another "
+            "file, or move it away and train again"
         ) from error
-    if not isinstance(header, dict) or header.get("kind") != kind:
-        raise ValueError(f"{path} is no {kind} of this package; delete it and train again")
+    found = header.get("kind") if isinstance(header, dict) else None
+    if found != kind:
+        instead = f", but a {found}" if found else ""
+        raise ValueError(f"{path} is no {kind} of this package{instead}; name another file")
     if header.get("format") != FORMAT:
         raise stale(path, kind, header)
-    return tensors, header
+    return _plain(tensors), header
 
 
 def stale(path: Path | str, kind: str, header: dict) -> ValueError:
@@ -82,6 +89,6 @@ def stale(path: Path | str, kind: str, header: dict) -> ValueError:
     return ValueError(
         f"{path} is a {kind} of another version of this package (format "
         f"{header.get('format', 1)}, written by mddm {header.get('mddm', 'of unknown version')}; "
-        f"this is format {FORMAT}, mddm {__version__}): delete it and train again, or use the "
-        "version that wrote it"
+        f"this is format {FORMAT}, mddm {__version__}): use the version that wrote it, or move it "
+        "away and train again"
     )

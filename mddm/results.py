@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, optional, plan, scores, study, tables, tasks
+from mddm import dataset, files, optional, plan, scores, study, tables, tasks
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
 
@@ -58,7 +58,7 @@ def folder_of(data: str, profile: str = "full") -> Path:
     """
     folder = study.project_root() / "data" / "results"
     if not study.is_own(data):
-        folder /= Path(data).stem
+        folder /= study.name_of(data)
     return folder / "quick" if profile == "quick" else folder
 
 
@@ -75,7 +75,9 @@ def choose_rows(data: Dataset, split: str, n: int, seed: int = 0) -> list[int]:
     return sorted(rows.tolist(), key=lambda row: not len(data.partners(row)))[:n]
 
 
-def jobs_of(data: Dataset, what: str, profile: str, compiled: bool = False) -> list[Job]:
+def jobs_of(
+    data: Dataset, what: str, profile: str, compiled: bool = False, trained_on: str = ""
+) -> list[Job]:
     """List what is to be scored: each job with the keys of its first entry.
 
     Args:
@@ -83,6 +85,7 @@ def jobs_of(data: Dataset, what: str, profile: str, compiled: bool = False) -> l
         what: one of `GROUPS`.
         profile: "quick" or "full".
         compiled: whether PyTorch compiles networks that are sampled in the box.
+        trained_on: file of the data that the models in the box were trained on; "" for the study's.
 
     Raises:
         ValueError: an unknown group or profile.
@@ -101,8 +104,8 @@ def jobs_of(data: Dataset, what: str, profile: str, compiled: bool = False) -> l
     if what == "surfaces":
         return _surface_jobs(sizes)
     if what == "losses":
-        return _loss_jobs(data, sizes)
-    return _sample_jobs(data, sizes, what, compiled)
+        return _loss_jobs(data, sizes, trained_on)
+    return _sample_jobs(data, sizes, what, compiled, trained_on)
 
 
 def _chosen(data: Dataset, sizes: Mapping, tries: int = 1) -> list[tuple]:
@@ -144,16 +147,19 @@ def _quench_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     return jobs
 
 
-def _sample_jobs(data: Dataset, sizes: Mapping, preset: str, compiled: bool) -> list[Job]:
+def _sample_jobs(
+    data: Dataset, sizes: Mapping, preset: str, compiled: bool, trained_on: str
+) -> list[Job]:
     jobs, both = [], ("unconditional", "conditional")
-    sources = {task: scores.checkpoint_source(task, preset) for task in both}
+    sources = {task: scores.checkpoint_source(task, preset, trained_on) for task in both}
     best = scores.SAMPLERS[preset]
     for sampler in _samplers(best):
         fewer = sizes if sampler == best else sizes | sizes["others"]
         tries = sizes["tries"] if sampler == scores.POLISHED else 1
         levels = _levels(sampler, sizes)
         drawn_by = {
-            task: scores.Surrogate(preset, task, sampler, levels, compiled) for task in both
+            task: scores.Surrogate(preset, task, sampler, levels, compiled, trained_on)
+            for task in both
         }
         for task, split, row, seed in _again(data, fewer) + _chosen(data, fewer, tries):
             key = (preset, task, split, sampler, row, seed, False, sources[task])
@@ -178,7 +184,7 @@ def _surface_jobs(sizes: Mapping) -> list[Job]:
     return jobs
 
 
-def _loss_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
+def _loss_jobs(data: Dataset, sizes: Mapping, trained_on: str) -> list[Job]:
     row, others = tasks.unconditional_row(data), _more_replicas()
     found = tasks.replicas(data, row, others)
     replicas = {
@@ -187,9 +193,10 @@ def _loss_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     }
     jobs = []
     for task, preset in product(replicas, scores.MODELS):
-        key = (preset, task, "", "", 0, 0, False, scores.checkpoint_source(task, preset))
-        job = partial(scores.losses, data, replicas[task], preset, task, 13, sizes["draws"])
-        jobs.append((key, job))
+        source = scores.checkpoint_source(task, preset, trained_on)
+        asked = (preset, task, 13, sizes["draws"], trained_on)
+        job = partial(scores.losses, data, replicas[task], *asked)
+        jobs.append(((preset, task, "", "", 0, 0, False, source), job))
     return jobs
 
 
@@ -218,19 +225,22 @@ def collect(
 
     Returns:
         The scores in the file.  Those of other sources than the jobs' have been left behind: an
-        older checkpoint's, or another data set's.
+        older checkpoint's, or another data set's.  A job of which a line was torn is done again.
 
     Raises:
         ValueError: the file has other columns.
+        OSError: the file cannot be written.
     """
     with optional.packages():
         import pandas as pd
 
+    files.check_writable(path)
     found = pd.DataFrame(columns=columns)
     if path.exists():
         found = tables.read_scores(path)
         if tuple(found.columns) != columns:
-            raise ValueError(f"{path} has other columns than {', '.join(columns)}; remove it")
+            raise ValueError(f"{path} has other columns than {', '.join(columns)}; move it away")
+        found = found[~_torn(path, found, {key for key, _ in jobs})]
         found = found[found["source"].isin({key[-1] for key, _ in jobs})]
     done = set(found[list(scores.KEYS)].itertuples(index=False, name=None))
     missing = [(key, job) for key, job in jobs if key not in done]
@@ -242,33 +252,49 @@ def collect(
     return found
 
 
+def _torn(path: Path, found: "pd.DataFrame", first: set[tuple]) -> np.ndarray:
+    """Tell which whole lines are of a job that lost another: from its first one to the next's."""
+    keys = found[list(scores.KEYS)].itertuples(index=False, name=None)
+    job_of = np.cumsum([key in first for key in keys])
+    return np.isin(job_of, [job_of[n - 1] if n else 0 for n in tables.torn_lines(path)])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m mddm.results", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"of {', '.join(GROUPS)}; default: all")
     parser.add_argument("--profile", choices=_PROFILES, default="full", help="how much of it")
-    parser.add_argument("--data", default=study.DATA, help="the MD data; default: the study's")
+    parser.add_argument(
+        "--data",
+        default=study.DATA,
+        help="the MD data, and what models of it have learned; default: the study's",
+    )
     parser.add_argument(
         "--compiled", action="store_true", help="PyTorch compiles networks first: pays for bragg"
     )
     options = parser.parse_args(arguments)
     root = study.project_root()
-    folder = folder_of(options.data, options.profile)
+    readme = root / "README.md"
+    summarised = study.is_own(options.data) and options.profile == "full"
     try:
         data = dataset.read(root / options.data)
+        folder = folder_of(options.data, options.profile)
         groups = options.what or GROUPS
-        jobs = {what: jobs_of(data, what, options.profile, options.compiled) for what in groups}
+        asked = (options.profile, options.compiled, options.data)
+        jobs = {what: jobs_of(data, what, *asked) for what in groups}
+        if summarised:
+            tables.with_summary(readme.read_text(), "")
+            files.check_writable(readme)
         for what in groups:
             columns = _COLUMNS.get(what, scores.COLUMNS)
             collect(folder / f"scores-{what}.csv", jobs[what], columns)
-        made = _sum_up(folder, data, options.profile)
+        made = _sum_up(folder, data, options.profile, options.data)
         for path, content in made.items():
             tables.write_csv(path, content)
         summed = made.get(folder / "table1.csv")
-        if folder == folder_of(study.DATA) and summed is not None:
-            summary = tables.summary(summed)
-            readme = root / "README.md"
-            readme.write_text(tables.with_summary(readme.read_text(), summary))
+        if summarised and summed is not None:
+            page = tables.with_summary(readme.read_text(), tables.summary(summed))
+            files.write_whole(readme, page)
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -276,7 +302,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _sum_up(folder: Path, data: Dataset, profile: str) -> dict[Path, "pd.DataFrame"]:
+def _sum_up(
+    folder: Path, data: Dataset, profile: str, trained_on: str
+) -> dict[Path, "pd.DataFrame"]:
     """Make what the scores that there are allow for."""
     with optional.packages():
         import pandas as pd
@@ -295,7 +323,9 @@ def _sum_up(folder: Path, data: Dataset, profile: str) -> dict[Path, "pd.DataFra
                 preset: _levels(sampler, _PROFILES[profile])
                 for preset, sampler in scores.SAMPLERS.items()
             }
-            made[folder / "figure5.csv"] = tables.figure_5(data, scored, levels)
+            made[folder / "figure5.csv"] = tables.figure_5(
+                data, scored, levels, trained_on=trained_on
+            )
     if "surfaces" in found:
         paper = pd.read_csv(quoted / "paper-table-a1.csv")
         made[folder / "table-a1.csv"] = tables.table_a1(found["surfaces"], paper)

@@ -62,17 +62,23 @@ def md_source(data: Dataset) -> str:
     return f"{data.attributes['engine']}, data {data.content_hash}"
 
 
-def checkpoint_source(task: str, preset: str) -> str:
-    """Name the study's checkpoint of a task and a preset, with its hash.
+def checkpoint_source(task: str, preset: str, trained_on: str = "") -> str:
+    """Name the checkpoint of a task and a preset, with its hash.
+
+    Args:
+        task: one of `tasks.TASKS`.
+        preset: one of `training.PRESETS`.
+        trained_on: file of the data that it was trained on; "" for the study's.
 
     Raises:
         FileNotFoundError: the checkpoint has not been made.
     """
-    path = study.checkpoint_path("full", task, preset)
+    path = study.checkpoint_path("full", task, preset, trained_on)
     if not path.is_file():
+        on = f" -p data {trained_on}" if trained_on and not study.is_own(trained_on) else ""
         raise FileNotFoundError(
             f"there is no checkpoint at {path}; make it with `papermill notebooks/train.ipynb "
-            f"out.ipynb -p task {task} -p model {preset} -p profile full`"
+            f"out.ipynb -p task {task} -p model {preset} -p profile full{on}`"
         )
     return f"{path.name} {study.file_hash(path)}"
 
@@ -169,7 +175,7 @@ def quench(data: Dataset, row: int, n_steps: int, seed: int = 0) -> list[dict]:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A checkpoint of the study, and how samples are drawn from it.
+    """A checkpoint, and how samples are drawn from it.
 
     Args:
         preset: one of `training.PRESETS`.
@@ -179,6 +185,7 @@ class Surrogate:
         n_levels: noise levels of the sampler, between the ends that the network was trained on.
         compiled: whether PyTorch compiles the network at its first call, which takes a minute or
             more; worth it for many samples of "bragg" on a CPU.
+        trained_on: file of the data that the checkpoint was trained on; "" for the study's.
     """
 
     preset: str
@@ -186,10 +193,11 @@ class Surrogate:
     sampler: str
     n_levels: int = N_LEVELS
     compiled: bool = False
+    trained_on: str = ""
 
     @cached_property
     def _trained(self):
-        denoiser, settings = _load(self.task, self.preset)
+        denoiser, settings = _load(self.task, self.preset, self.trained_on)
         if self.compiled:
             denoiser.compile()
         return denoiser, settings
@@ -197,7 +205,7 @@ class Surrogate:
     @property
     def source(self) -> str:
         """The checkpoint's name and hash; a FileNotFoundError where it has not been made."""
-        return checkpoint_source(self.task, self.preset)
+        return checkpoint_source(self.task, self.preset, self.trained_on)
 
     def frames(self, data: Dataset, row: int, seed: int = 0) -> Iterator[sampling.Frame]:
         """Draw one sample, step by step.
@@ -355,7 +363,13 @@ def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0
 
 
 def losses(
-    data: Dataset, replicas: Dataset, preset: str, task: str, n_levels: int, n_draws: int
+    data: Dataset,
+    replicas: Dataset,
+    preset: str,
+    task: str,
+    n_levels: int,
+    n_draws: int,
+    trained_on: str = "",
 ) -> list[dict]:
     """Measure a checkpoint's loss level by level, on what it was trained on and on MD replicas.
 
@@ -366,6 +380,7 @@ def losses(
         task: "unconditional" or "conditional".
         n_levels: noise levels, evenly spaced in log sigma between the checkpoint's own ends.
         n_draws: configurations a level.
+        trained_on: file of the data that the checkpoint was trained on; "" for the study's.
 
     Returns:
         One entry a level, with the `LOSS_COLUMNS`; the loss on replicas is nan without them.
@@ -373,12 +388,12 @@ def losses(
     Raises:
         FileNotFoundError: the checkpoint has not been made.
     """
-    denoiser, settings = _load(task, preset)
+    denoiser, settings = _load(task, preset, trained_on)
     row = tasks.unconditional_row(data) if task == "unconditional" else None
-    trained_on = tasks.training_source(task, data, row)
+    known = tasks.training_source(task, data, row)
     sigmas = noise.log_schedule(n_levels, settings.sigma_min, settings.sigma_max)[1:]
     columns = {
-        "trained_on": training.level_losses(denoiser, trained_on, sigmas, n_draws).tolist(),
+        "trained_on": training.level_losses(denoiser, known, sigmas, n_draws).tolist(),
         "replica": [math.nan] * n_levels,
     }
     if len(replicas):
@@ -389,15 +404,16 @@ def losses(
         )
         columns["replica"] = training.level_losses(denoiser, unseen, sigmas, n_draws).tolist()
     named = {"model": preset, "task": task, "split": "", "sampler": "", "row": 0, "seed": 0}
-    named |= {"relaxed": False, "source": checkpoint_source(task, preset)}
+    named |= {"relaxed": False, "source": checkpoint_source(task, preset, trained_on)}
     return [
         named | dict(zip(("sigma", *columns), values, strict=True))
         for values in zip(sigmas.tolist(), *columns.values(), strict=True)
     ]
 
 
-def _load(task: str, preset: str) -> tuple[Callable, training.Settings]:
-    denoiser, header = training.load_checkpoint(study.checkpoint_path("full", task, preset), preset)
+def _load(task: str, preset: str, trained_on: str) -> tuple[Callable, training.Settings]:
+    path = study.checkpoint_path("full", task, preset, trained_on)
+    denoiser, header = training.load_checkpoint(path, preset)
     return denoiser.to(study.device()), training.Settings(**header["settings"])
 
 

@@ -8,6 +8,7 @@ import ast
 import difflib
 import hashlib
 import math
+import os
 import platform
 import shlex
 import sys
@@ -228,7 +229,7 @@ def provenance(
     for path in checkpoints:
         _, header = checkpoint.read(path, "checkpoint")
         entries.append(
-            f"model: `{Path(path).relative_to(root)}`, hash `{file_hash(path)}`, "
+            f"model: `{_from_root(path)}`, hash `{file_hash(path)}`, "
             f"{header['step']:,} steps of training"
         )
     record = run_record(parameters["seed"])
@@ -243,6 +244,11 @@ def provenance(
     lines += [f"- {entry}" for entry in entries]
     lines += ["", "```", shlex.join(command), "```", "", "</details>"]
     return Markdown("\n".join(lines))
+
+
+def _from_root(path: Path | str) -> Path:
+    root, path = project_root(), Path(path)
+    return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def file_hash(path: Path | str) -> str:
@@ -313,10 +319,34 @@ def _report(line: str, on_terminal: bool) -> None:
 
 def is_own(data: str) -> bool:
     """Tell whether a data file is the one that the study's own models and scores belong to."""
-    return project_root() / data == project_root() / DATA
+    return _place(data) == _place(DATA)
 
 
-def checkpoint_path(profile: str, task: str, model: str, data: str = "") -> Path:
+def _place(data: str) -> Path:
+    # What a link leads to is not asked: it is named where it lies.
+    return Path(os.path.normpath(project_root() / data))
+
+
+def name_of(data: str) -> str:
+    """Name the folders of what belongs to a data file: by its place, from data/ or the root on.
+
+    Args:
+        data: the file, relative to the project's root.
+
+    Raises:
+        ValueError: that is no file's name.
+    """
+    place = _from_root(_place(data))
+    parts = [part for part in (place.parent / place.stem).parts if part != place.root]
+    named = "-".join(parts[1:] if parts[:1] == ["data"] else parts)
+    if not named:
+        raise ValueError(f"data must name a file, such as {DATA}, got {data!r}")
+    return named
+
+
+def checkpoint_path(
+    profile: str, task: str, model: str, data: str = "", changes: Mapping[str, Any] | None = None
+) -> Path:
     """Return where a run's checkpoint goes: the study's own for full runs, scratch for quick ones.
 
     Args:
@@ -325,10 +355,14 @@ def checkpoint_path(profile: str, task: str, model: str, data: str = "") -> Path
         model: one of `training.PRESETS`.
         data: file that is trained on, where there is one. Models of other data than `DATA` have
             a folder of its name.
+        changes: parameters by which the run is another than its profile's: it has a folder of
+            their names and values.
     """
     folder = project_root() / "data" / "checkpoints"
     if profile == "quick":
         folder = folder / "quick"
     if data and not is_own(data):
-        folder = folder / Path(data).stem
+        folder = folder / name_of(data)
+    if changes:
+        folder = folder / ",".join(f"{name}={value}" for name, value in changes.items())
     return folder / f"{task}-{model}.safetensors"

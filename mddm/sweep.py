@@ -9,7 +9,6 @@ again.
 import argparse
 import io
 import json
-import os
 import sys
 import time
 from collections import deque
@@ -17,14 +16,20 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, lammps, optional, plan
+from mddm import dataset, files, lammps, optional, plan
 from mddm.plan import Run
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 _SETTINGS = {"n_particles": 1000, "box_length": 10.0, "time_step": 0.01, "damping": 1.0}
+# How long a scheduler may take to answer, and its first worker to come [s].
+_ANSWER, _FIRST_WORKER = 5, 60
 _PLANS = {
     "small": plan.small_runs,
     "lengths": plan.length_runs,
@@ -56,17 +61,20 @@ def sweep(
         report: called with a line of text after each harvest.
 
     Raises:
-        ValueError: a file in the folder belongs to another sweep.
-        OSError: the folder cannot be written to.
+        ValueError: a file in the folder belongs to another sweep, or no workers are asked for.
+        OSError: the folder cannot be written to, the scheduler does not answer or has no workers.
         RuntimeError: some runs failed; the others are finished.
     """
     with optional.packages():
-        from distributed import Client, LocalCluster, as_completed
+        from distributed import LocalCluster, as_completed
 
+    if n_workers is not None and (scheduler or n_workers < 1):
+        raise ValueError(
+            f"n_workers is of processes here, at least 1, or None for one a core, got {n_workers}"
+            f"{f' with the scheduler {scheduler}, which has its own' if scheduler else ''}"
+        )
     folder = Path(folder)
-    unfinished = folder / "unfinished"
-    unfinished.mkdir(parents=True, exist_ok=True)
-    _write_whole(unfinished / ".gitignore", b"*\n")
+    files.write_whole(folder / "unfinished" / ".gitignore", "*\n")
     missing = [run for run in runs if not _is_finished(folder, run)]
     report(f"{len(runs) - len(missing)} of {len(runs)} runs were finished before")
     if not missing:
@@ -81,9 +89,7 @@ def sweep(
         cluster = scheduler or stack.enter_context(
             LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0")
         )
-        client = stack.enter_context(Client(cluster))
-
-        client.wait_for_workers(1)
+        client = stack.enter_context(_connected(cluster, report))
         # Ramps that have begun go on before others begin.
         queue = deque(sorted(missing, key=lambda run: not harvests[run.name]))
         pool, running = as_completed(), {}
@@ -128,6 +134,27 @@ def sweep(
         raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}")
 
 
+def _connected(cluster, report: Callable[[str], None]) -> "Client":
+    from distributed import Client
+
+    try:
+        client = Client(cluster, timeout=_ANSWER)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"no Dask scheduler answers at {cluster} ({error}); start one with `dask scheduler`, "
+            "which prints its address"
+        ) from error
+    try:
+        if not client.nthreads():
+            report(f"waiting for workers: start some with `dask worker {cluster}`")
+        client.wait_for_workers(1, timeout=_FIRST_WORKER)
+    except TimeoutError as error:
+        client.close()
+        message = f"the scheduler {cluster} has had no workers for {_FIRST_WORKER} s"
+        raise TimeoutError(f"{message}; start some with `dask worker {cluster}`") from error
+    return client
+
+
 def assemble(
     runs: Sequence[Run], folder: str | Path, command: str, *, partial: bool = False
 ) -> dataset.Dataset:
@@ -162,18 +189,20 @@ def assemble_lengths(
     Raises:
         ValueError: runs are missing, or a file belongs to another sweep.
     """
-    slowest = plan.ramp_runs()[: plan.N_LENGTHS]
     finished = _finished(plan.length_runs(), folder, "python -m mddm.sweep lengths", partial)
-    parts = [_columns(run, folder, slice(0, 1)) for run in finished]
-    if Path(ramps).is_file():
-        whole = dataset.read(ramps)
-        parts += [_first_harvest(whole, run) for run in slowest]
-    else:
-        finished = _finished(slowest, ramps, "python -m mddm.sweep ramps", partial)
-        parts += [_columns(run, ramps, slice(0, 1)) for run in finished]
+    parts = [_columns(run, folder, slice(0, 1)) for run in finished] + _slowest(ramps, partial)
     for part in parts:
         part["split"] = np.full(len(part["split"]), "test")
     return _joined(parts, "python -m mddm.sweep lengths")
+
+
+def _slowest(ramps: str | Path, partial: bool) -> list[dict]:
+    runs = plan.ramp_runs()[: plan.N_LENGTHS]
+    if Path(ramps).is_file():
+        whole = dataset.read(ramps)
+        return [_first_harvest(whole, run) for run in runs]
+    finished = _finished(runs, ramps, "python -m mddm.sweep ramps", partial)
+    return [_columns(run, ramps, slice(0, 1)) for run in finished]
 
 
 def _first_harvest(whole: dataset.Dataset, run: Run) -> dict:
@@ -248,10 +277,14 @@ def _open_checked(path: Path, run: Run) -> dict:
             content = {name: file[name] for name in file.files}
         made_for = str(content["run"])
     except Exception as error:
-        raise ValueError(f"{path} is damaged; remove it and run the sweep again") from error
+        if getattr(error, "errno", None):
+            raise
+        raise ValueError(
+            f"{path} is damaged; move it away and run the sweep again, or choose another folder"
+        ) from error
     if made_for != _description(run):
         raise ValueError(
-            f"{path} was made with other settings; remove it, or choose another folder"
+            f"{path} was made with other settings; choose another folder, or move it away"
         )
     return content
 
@@ -272,7 +305,7 @@ def _read_unfinished(folder: Path, run: Run) -> list[lammps.Harvest]:
 
 def _write_unfinished(folder: Path, run: Run, index: int, harvest: lammps.Harvest) -> None:
     path = folder / "unfinished" / f"{run.name}.{index}.npz"
-    _write_whole(path, _packed(run=_description(run), **asdict(harvest)))
+    files.write_whole(path, _packed(run=_description(run), **asdict(harvest)))
 
 
 def _finish(folder: Path, run: Run, harvests: list[lammps.Harvest]) -> None:
@@ -281,7 +314,7 @@ def _finish(folder: Path, run: Run, harvests: list[lammps.Harvest]) -> None:
     columns = {name: np.array([getattr(harvest, name) for harvest in harvests]) for name in names}
     columns["steps"] = columns.pop("n_steps")
     columns["engine"] = np.full(len(harvests), lammps.version())
-    _write_whole(_path(folder, run), _packed(run=_description(run), **columns))
+    files.write_whole(_path(folder, run), _packed(run=_description(run), **columns))
     for index in range(len(run.temperatures)):
         (folder / "unfinished" / f"{run.name}.{index}.npz").unlink(missing_ok=True)
 
@@ -290,15 +323,6 @@ def _packed(**arrays) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def make(
@@ -326,21 +350,43 @@ def make(
         The data set's file.
 
     Raises:
+        FileExistsError: the output is there, and not of this sweep.
         ValueError, OSError, RuntimeError: as `sweep` and `assemble`.
     """
     runs, root = _PLANS[what](), Path(root)
+    command = f"python -m mddm.sweep {what}"
     folder = Path(folder or root / "data" / what)
     output = Path(output or root / plan.FILES[what])
-    if not as_is:
-        sweep(runs, folder, scheduler=scheduler, n_workers=n_workers, report=report)
+    _check_output(output, command)
     if what == "lengths":
         whole = root / plan.FILES["ramps"]
         ramps = whole if whole.exists() else root / "data" / "ramps"
+        # Told before the sweep if they are missing.
+        _slowest(ramps, partial=as_is)
+    if not as_is:
+        sweep(runs, folder, scheduler=scheduler, n_workers=n_workers, report=report)
+    if what == "lengths":
         made = assemble_lengths(folder, ramps, partial=as_is)
     else:
-        made = assemble(runs, folder, f"python -m mddm.sweep {what}", partial=as_is)
+        made = assemble(runs, folder, command, partial=as_is)
     dataset.write(output, made)
     return output
+
+
+def _check_output(output: Path, command: str) -> None:
+    """Find out, before a sweep, whether its data set may be written."""
+    files.check_writable(output)
+    if not output.exists():
+        return
+    try:
+        found = dataset.read(output).attributes["command"]
+    except ValueError:
+        found = "something else"
+    if found != command:
+        raise FileExistsError(
+            f"{output} was made by {found}, not by `{command}`: name another output, or move it "
+            "away"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

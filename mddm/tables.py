@@ -1,7 +1,7 @@
 """What scores add up to: the paper's tables with more rows, its figure 5, the README's summary."""
 
 import csv
-import os
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import optional, sampling, scores, structure, tasks
+from mddm import files, optional, sampling, scores, structure, tasks
 from mddm.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -131,7 +131,11 @@ def _as_quoted(quoted: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def figure_5(
-    data: Dataset, scored: "pd.DataFrame", levels: Mapping[str, int], seed: int = 0
+    data: Dataset,
+    scored: "pd.DataFrame",
+    levels: Mapping[str, int],
+    seed: int = 0,
+    trained_on: str = "",
 ) -> "pd.DataFrame":
     """Draw conditions at random, the best and the worst beside them, and give all their g(r).
 
@@ -140,6 +144,7 @@ def figure_5(
         scored: `scores.COLUMNS` of all presets.
         levels: of noise, that the samples of each preset's best sampler were drawn with.
         seed: of the draw of four conditions.
+        trained_on: file of the data that the presets were trained on; "" for the study's.
 
     Returns:
         A line for each bin of each curve: `chosen` ("drawn", "best" or "worst" of the preset that
@@ -164,7 +169,8 @@ def figure_5(
         for partner in data.partners(row)[:1]:
             curves["MD replica"] = structure.rdf(data.positions[partner], data.box_length)[1]
         for preset, sampler in scores.SAMPLERS.items():
-            surrogate = scores.Surrogate(preset, "conditional", sampler, levels[preset])
+            drawn_by = (preset, "conditional", sampler, levels[preset])
+            surrogate = scores.Surrogate(*drawn_by, trained_on=trained_on)
             final = sampling.last(surrogate.frames(data, row))
             curves[preset] = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]
         named = {"chosen": why, "split": str(data.split[row]), "row": row}
@@ -217,31 +223,65 @@ def with_summary(text: str, content: str) -> str:
 
 
 def read_scores(path: Path) -> "pd.DataFrame":
-    """Read a file of scores."""
+    """Read a file of scores, but for lines that were torn.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message says how to make it.
+        ValueError: the file is empty.
+    """
     with optional.packages():
         import pandas as pd
 
-    found = pd.read_csv(path, dtype={"sampler": str, "split": str})
+    text = "".join(_lines(path))
+    if not text:
+        raise ValueError(f"{path} is empty, without even the names of columns; remove it")
+    found = pd.read_csv(io.StringIO(text), dtype={"sampler": str, "split": str})
     text = [name for name in ("sampler", "split") if name in found]
     return found.assign(**{name: found[name].fillna("") for name in text})
 
 
+def torn_lines(path: Path) -> list[int]:
+    """Say how many whole lines of a file of scores are before each that was torn.
+
+    A line is torn that has fewer values than there are columns, or more, or no end.
+    """
+    torn = [place for place, line in enumerate(_lines(path)) if not line]
+    return [place - n_before - 1 for n_before, place in enumerate(torn)]
+
+
+def _lines(path: Path) -> list[str]:
+    """Read the lines of a CSV file, those that were torn as empty ones."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there are no scores at {path}; `python -m mddm.results` makes them"
+        )
+    with open(path) as file:
+        lines = file.readlines()
+    n_columns = len(_values(lines[0])) if lines else 0
+    return [line if len(_values(line)) == n_columns > 0 else "" for line in lines]
+
+
+def _values(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line], strict=True)) if line.endswith("\n") else []
+    except csv.Error:
+        return []
+
+
 def write_csv(path: Path, content: "pd.DataFrame") -> None:
     """Write a CSV file, which is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partly = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        content.to_csv(partly, index=False, float_format="%.6g")
-        partly.replace(path)
-    finally:
-        partly.unlink(missing_ok=True)
+    files.write_whole(path, content.to_csv(index=False, float_format="%.6g"))
 
 
 def append_line(path: Path, line: Mapping) -> None:
-    """Add a line to a CSV file, and the names of its columns first if there is no file."""
-    new = not path.is_file()
-    with open(path, "a", newline="") as file:
-        table = csv.DictWriter(file, line, lineterminator="\n")
-        if new:
-            table.writeheader()
-        table.writerow(line)
+    """Add a line to a CSV file, and the names of its columns first if there is no file.
+
+    The file is there whole or not at all; the end of a line that was torn is cut off.
+    """
+    added = io.StringIO()
+    table = csv.DictWriter(added, line, lineterminator="\n")
+    found = path.read_text() if path.is_file() else ""
+    if not found:
+        table.writeheader()
+    table.writerow(line)
+    files.write_whole(path, found[: found.rfind("\n") + 1] + added.getvalue())

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mddm import arguments, checkpoint
+from mddm import arguments, checkpoint, files
 from mddm.bragg import BraggDenoiser
 from mddm.geometry import wrap
 from mddm.noise import SCHEDULES, Denoiser, add_noise, estimate, make_schedule
@@ -282,6 +282,7 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
 
     Raises:
         TypeError: no training state, or no source.
+        ValueError: the source has drawn what is not finite.
         FloatingPointError: the loss is no longer finite; the state keeps the last good weights.
 
     Source: MDDM algorithm 1.
@@ -308,6 +309,7 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
             )
         loss = losses.mean()
         if not torch.isfinite(loss):
+            _check_finite(x_0, condition, state.step + 1)
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {state.step + 1}; lower learning_rate "
                 f"({settings.learning_rate}) and start again"
@@ -369,6 +371,12 @@ def _check_source(source: Source) -> None:
             "source must draw configurations of a box, as tasks.training_source gives them, got "
             f"{type(source).__name__}"
         )
+
+
+def _check_finite(x_0: Tensor, condition: Tensor | None, step: int) -> None:
+    for name, drawn in (("positions", x_0), ("conditions", condition)):
+        if drawn is not None and not torch.isfinite(drawn).all():
+            raise ValueError(f"the source has drawn {name} that are nan or infinite at step {step}")
 
 
 @contextmanager
@@ -452,6 +460,32 @@ def load_checkpoint(path: Path | str, preset: str | None = None) -> tuple[nn.Mod
     return denoiser.eval().requires_grad_(False), header
 
 
+def check_replaceable(path: Path | str, settings: Settings) -> None:
+    """Find out, before a run, whether its checkpoint may take the place of what is there.
+
+    Args:
+        path: of the checkpoint.
+        settings: of the run.
+
+    Raises:
+        FileExistsError: what is there is of a run with other settings, or no checkpoint at all.
+        OSError: the checkpoint could not be written.
+    """
+    files.check_writable(path)
+    if not Path(path).exists():
+        return
+    try:
+        _, header = checkpoint.read(path, "checkpoint")
+        changed = _differences(asdict(Settings(**header["settings"])), asdict(settings))
+    except (KeyError, TypeError, ValueError) as error:
+        changed = [str(error)]
+    if changed:
+        raise FileExistsError(
+            f"{path} is not of a run with these settings ({'; '.join(changed)}); give those, or "
+            "move the file away"
+        )
+
+
 def save_state(path: Path | str, state: TrainingState) -> None:
     """Write everything that resuming a run needs.
 
@@ -489,7 +523,7 @@ def load_state(
     if changed:
         raise ValueError(
             f"{path} belongs to a run with other settings ({'; '.join(changed)}); "
-            "restore them, or give the new run another file"
+            "restore them, or move the file away to start anew"
         )
     with _understanding(path, "state", header):
         return _restore(TrainingState(settings, device, header["step"], header["seconds"]), tensors)

@@ -1,6 +1,8 @@
 """Settings for the whole suite."""
 
 import os
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,3 +17,19 @@ os.environ.setdefault("MPLBACKEND", "agg")
 @pytest.fixture(scope="session")
 def root():
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def small_disk():
+    """A context in which no file grows beyond a number of bytes, as on a disk that is full."""
+
+    @contextmanager
+    def limited(n_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

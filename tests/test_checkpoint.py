@@ -1,8 +1,10 @@
 import json
 import math
+import resource
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mddm import __version__, checkpoint
@@ -56,6 +58,30 @@ def test_what_was_read_does_not_change_with_the_file(tmp_path):
     assert tensors["weight"].sum() == 1000
 
 
+def test_a_checkpoint_has_the_usual_mode(tmp_path):
+    checkpoint.write(tmp_path / "model.safetensors", TENSORS, HEADER)
+    (tmp_path / "usual").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_a_compiled_network_is_written_and_read_under_its_own_names(tmp_path):
+    path = tmp_path / "model.safetensors"
+    part = torch.compile(torch.nn.Linear(3, 1), backend="eager")
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), part)
+    compiled = torch.compile(network, backend="eager").state_dict()
+    plain = ["0.bias", "0.weight", "1.bias", "1.weight"]
+    assert not set(plain) & set(compiled)
+    checkpoint.write(path, compiled, HEADER)
+    with safe_open(path, framework="pt") as file:
+        assert sorted(file.keys()) == plain
+    # Files of before kept the other names.
+    save_file(compiled, path, metadata={"mddm": json.dumps(HEADER | WRITTEN_BY)})
+    tensors, _ = checkpoint.read(path, "checkpoint")
+    assert torch.equal(tensors["1.weight"], network[1].weight.detach())
+    assert sorted(tensors) == plain
+
+
 def test_a_second_write_replaces_the_first(tmp_path):
     path = tmp_path / "model.safetensors"
     checkpoint.write(path, TENSORS, HEADER)
@@ -64,19 +90,12 @@ def test_a_second_write_replaces_the_first(tmp_path):
     assert list(tensors) == ["weight"] and header["step"] == 4
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, small_disk):
     path = tmp_path / "model.safetensors"
     checkpoint.write(path, TENSORS, HEADER)
     old = path.read_bytes()
 
-    def disk_is_full(tensors, filename, metadata):
-        save_file(tensors, filename, metadata)
-        with open(filename, "r+b") as file:
-            file.truncate(100)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", disk_is_full)
-    with pytest.raises(OSError, match="No space left"):
+    with small_disk(100), pytest.raises(OSError, match=rf"'{path}'"):
         checkpoint.write(path, {"weight": torch.zeros(5)}, HEADER)
     assert path.read_bytes() == old
     assert files_in(tmp_path) == ["model.safetensors"]
@@ -102,7 +121,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path, keep):
         ValueError, match=r"model\.safetensors is truncated or no checkpoint"
     ) as info:
         checkpoint.read(path, "checkpoint")
-    assert "train again" in str(info.value)
+    assert "move it away and train again" in str(info.value)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +146,8 @@ def test_a_file_of_anything_else_is_refused_by_name(tmp_path, data):
 def test_somebody_elses_safetensors_are_refused_by_name(tmp_path, metadata):
     path = tmp_path / "other.safetensors"
     save_file({"weight": torch.ones(2)}, path, metadata=metadata)
-    with pytest.raises(ValueError, match=r"other\.safetensors is no checkpoint of this package"):
+    message = r"other\.safetensors is no checkpoint of this package; name another file$"
+    with pytest.raises(ValueError, match=message):
         checkpoint.read(path, "checkpoint")
 
 
@@ -141,7 +161,8 @@ def test_a_header_that_was_damaged_is_refused_by_name(tmp_path):
 def test_another_kind_is_refused_by_name(tmp_path):
     path = tmp_path / "model.safetensors"
     checkpoint.write(path, TENSORS, HEADER)
-    with pytest.raises(ValueError, match=r"model\.safetensors is no state of this package"):
+    message = r"model\.safetensors is no state of this package, but a checkpoint; name another"
+    with pytest.raises(ValueError, match=message):
         checkpoint.read(path, "state")
 
 
@@ -158,7 +179,20 @@ def test_another_format_is_refused_by_name_with_what_to_do(tmp_path, stamp, mess
     save_file({"weight": torch.ones(2)}, path, metadata={"mddm": json.dumps(HEADER | stamp)})
     with pytest.raises(ValueError, match=rf"old\.safetensors is a checkpoint .*{message}") as info:
         checkpoint.read(path, "checkpoint")
-    assert str(info.value).endswith("delete it and train again, or use the version that wrote it")
+    told = str(info.value)
+    assert told.endswith("use the version that wrote it, or move it away and train again")
+
+
+def test_what_the_system_withholds_is_not_called_missing(tmp_path):
+    path = tmp_path / "model.safetensors"
+    checkpoint.write(path, TENSORS, HEADER)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match=rf"Too many open files: '{path}'"):
+            checkpoint.read(path, "checkpoint")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("name", ["absent.safetensors", "."])

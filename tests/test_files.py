@@ -1,22 +1,9 @@
 import errno
 import os
-import resource
-from contextlib import contextmanager
 
 import pytest
 
 from mddm import files
-
-
-@contextmanager
-def small_disk(n_bytes):
-    """Let no file grow beyond a few bytes, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_bytes_and_text_are_written_into_new_folders_with_the_usual_mode(tmp_path):
@@ -33,7 +20,7 @@ def test_bytes_and_text_are_written_into_new_folders_with_the_usual_mode(tmp_pat
     assert os.listdir(path.parent) == ["file"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_is_told_by_name_before_the_work(tmp_path):
+def test_a_full_disk_leaves_the_old_file_and_is_told_by_name_before_the_work(tmp_path, small_disk):
     path = tmp_path / "file"
     path.write_text("old")
     with small_disk(1000):

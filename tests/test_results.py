@@ -65,6 +65,23 @@ def test_only_what_is_missing_is_scored(tmp_path):
     assert again["sampler"].tolist() == [""] * 6
 
 
+@pytest.mark.parametrize("line", range(1, 7))
+def test_a_torn_line_is_scored_again_with_its_job(tmp_path, line):
+    path, done = tmp_path / "scores-a.csv", []
+    whole = results.collect(path, [_job(done, row) for row in range(3)])
+    lines = path.read_text().splitlines(keepends=True)
+    lines[line] = lines[line][:40] + "\n" * (line < 6)
+    path.write_text("".join(lines))
+    found = results.collect(path, [_job(done, row) for row in range(3)])
+    assert (line - 1) // 2 in done[3:] and len(done) < 3 + 3
+    columns = ["row", "relaxed"]
+    found = found.sort_values(columns, ignore_index=True)
+    pd.testing.assert_frame_equal(found, whole, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        tables.read_scores(path).sort_values(columns, ignore_index=True), whole, check_dtype=False
+    )
+
+
 def test_what_was_scored_outlives_a_failure(tmp_path):
     path, done = tmp_path / "scores-a.csv", []
 
@@ -184,8 +201,8 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     ("own", "options", "folder"),
     [
         (True, ["--profile", "quick"], "quick"),
-        (False, [], "opp-small"),
-        (False, ["--profile", "quick"], "opp-small/quick"),
+        (False, [], "mine"),
+        (False, ["--profile", "quick"], "mine/quick"),
     ],
 )
 def test_quick_scores_and_other_data_leave_the_study_alone(
@@ -194,13 +211,47 @@ def test_quick_scores_and_other_data_leave_the_study_alone(
     if own:
         monkeypatch.setattr(study, "DATA", str(SHIPPED))
     else:
-        options = [*options, "--data", str(SHIPPED)]
+        (project / "data" / "mine.h5").symlink_to(SHIPPED)
+        options = [*options, "--data", "data/mine.h5"]
     before = (project / "README.md").read_text()
     assert results.main(["yardsticks", *options]) == 0
     results_of_the_study = {path.name for path in (project / "data" / "results").glob("*.csv")}
     assert results_of_the_study == {"paper-table1.csv", "paper-table-a1.csv"}
     assert (project / "data" / "results" / folder / "table1.csv").exists()
     assert (project / "README.md").read_text() == before
+
+
+def test_models_of_other_data_are_scored_against_it(project, capsys):
+    mine = "data/mine.h5"
+    (project / mine).symlink_to(SHIPPED)
+    assert results.main(["losses", "--data", mine]) == 1
+    told = capsys.readouterr().err
+    assert "checkpoints/mine/unconditional-mddm.safetensors; make it with" in told
+    assert "-p task unconditional -p model mddm -p profile full -p data data/mine.h5" in told
+    for task, preset in product(("unconditional", "conditional"), scores.MODELS):
+        state = training.TrainingState(training.Settings(preset=preset, seed=1))
+        training.save_checkpoint(study.checkpoint_path("full", task, preset, mine), state)
+    sources = {}
+    for own in (False, True):
+        of = "" if own else mine
+        data = dataset.read(project / mine)
+        for what in (*scores.MODELS, "losses"):
+            jobs = results.jobs_of(data, what, "quick", trained_on=of)
+            sources[own, what] = {key[-1] for key, _ in jobs}
+            for _, job in jobs if what in ("mddm", "losses") else ():
+                (entry, *_) = job()
+                assert entry["source"] in sources[own, what]
+                break
+    for what in (*scores.MODELS, "losses"):
+        assert not sources[True, what] & sources[False, what]
+
+
+def test_a_page_without_a_place_for_results_is_told_before_the_work(project, monkeypatch, capsys):
+    monkeypatch.setattr(study, "DATA", str(SHIPPED))
+    (project / "README.md").write_text("no marks")
+    assert results.main(["yardsticks"]) == 1
+    assert "no place for the results" in capsys.readouterr().err
+    assert not list((project / "data" / "results").glob("scores-*"))
 
 
 def test_command_line_names_what_it_does_not_know(capsys):

@@ -250,6 +250,13 @@ def test_provenance_names_data_and_models_by_their_hashes(tmp_path, monkeypatch)
     )
 
 
+def test_provenance_names_a_model_outside_of_the_clone_by_its_whole_path(tmp_path):
+    model = tmp_path / "m.safetensors"
+    checkpoint.write(model, {"w": torch.ones(1)}, {"kind": "checkpoint", "step": 1200})
+    entries, _ = parts(study.provenance("sample", {"seed": 0}, 1, checkpoints=[model]))
+    assert entries[0].startswith(f"model: `{model}`, hash `{study.file_hash(model)}`")
+
+
 def test_provenance_refuses_what_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="must contain the seed, got profile"):
         study.provenance("train", {"profile": "quick"}, 1)
@@ -263,5 +270,27 @@ def test_models_of_other_data_have_a_folder_of_their_own(root):
     path = functools.partial(study.checkpoint_path, task="conditional", model="mddm")
     assert path("full") == path("full", data=study.DATA) == own / name
     assert path("full", data=str(root / study.DATA)) == own / name
-    assert path("full", data="elsewhere/mine.h5") == own / "mine" / name
-    assert path("quick", data="elsewhere/mine.h5") == own / "quick" / "mine" / name
+    assert path("full", data="data/../data/opp.h5") == own / name
+    assert path("full", data="data/mine.h5") == own / "mine" / name
+    assert path("quick", data="data/mine.h5") == own / "quick" / "mine" / name
+    # Equal names in other places are other data.
+    assert path("full", data="elsewhere/mine.h5") == own / "elsewhere-mine" / name
+    assert path("full", data="/else/where/mine.h5") == own / "else-where-mine" / name
+
+
+@pytest.mark.parametrize("data", ["", ".", "data", "/"])
+def test_what_is_no_file_names_no_folder(data):
+    with pytest.raises(ValueError, match=rf"data must name a file, .* got '{data}'"):
+        study.name_of(data)
+
+
+def test_runs_that_are_not_the_studys_own_have_a_folder_of_their_own(root):
+    own = root / "data" / "checkpoints"
+    place = functools.partial(study.checkpoint_path, task="torus", model="mddm")
+    assert place("full", changes={}) == own / "torus-mddm.safetensors"
+    assert place("full", changes={"n_steps": 5, "seed": 1}) == (
+        own / "n_steps=5,seed=1" / "torus-mddm.safetensors"
+    )
+    assert place("quick", data="data/mine.h5", changes={"seed": 1}) == (
+        own / "quick" / "mine" / "seed=1" / "torus-mddm.safetensors"
+    )

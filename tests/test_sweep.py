@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from mddm import dataset, lammps, plan, sweep
 from mddm.plan import Run
 
+SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
 RUNS = [
     Run(f"run-{i}", 3.8 + i, 0.6, (0.3, 0.2, 0.1), i, "train", 100, 60, 0.5, n_kept=2)
     for i in range(3)
@@ -92,14 +95,21 @@ def test_killed_sweep_loses_nothing_and_resumes(tmp_path):
     assert again == ["3 of 3 runs were finished before"]
 
 
-def test_files_of_another_sweep_are_refused(tmp_path):
+def test_files_of_another_sweep_are_refused(tmp_path, monkeypatch):
     run = Run("one", 3.8, 0.6, (0.3,), 0, "train", 50, 0, 0.5)
     sweep.sweep([run], tmp_path, n_workers=1, report=lambda line: None)
     other = Run("one", 3.8, 0.6, (0.3,), 1, "train", 50, 0, 0.5)
     with pytest.raises(ValueError, match=r"one\.npz was made with other settings"):
         sweep.sweep([other], tmp_path)
     (tmp_path / "one.npz").write_bytes(b"rubbish")
-    with pytest.raises(ValueError, match=r"one\.npz is damaged; remove it"):
+    with pytest.raises(ValueError, match=r"one\.npz is damaged; move it away"):
+        sweep.sweep([run], tmp_path)
+
+    def denied(_):
+        raise PermissionError(errno.EACCES, "Permission denied", "one.npz")
+
+    monkeypatch.setattr(np, "load", denied)
+    with pytest.raises(PermissionError, match=r"one\.npz"):
         sweep.sweep([run], tmp_path)
 
 
@@ -120,6 +130,53 @@ def test_unwritable_folder_is_an_error_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         sweep.sweep(RUNS, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"n_workers": 0}, "at least 1, or None for one a core, got 0$"),
+        ({"n_workers": 2, "scheduler": "tcp://a:1"}, "got 2 with the scheduler tcp://a:1"),
+    ],
+)
+def test_numbers_of_workers_that_make_no_sense_are_refused(tmp_path, asked, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.sweep(RUNS, tmp_path / "new", **asked)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_scheduler_that_is_dead_or_idle_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_ANSWER", 0.5)
+    monkeypatch.setattr(sweep, "_FIRST_WORKER", 0.2)
+    for address in ("tcp://127.0.0.1:9", "what"):
+        with pytest.raises(ConnectionError, match=rf"no Dask scheduler answers at {address} \("):
+            sweep.sweep(RUNS, tmp_path, scheduler=address)
+    reported = []
+    with LocalCluster(n_workers=0, dashboard_address=":0") as cluster:
+        address = cluster.scheduler_address
+        with pytest.raises(TimeoutError, match=f"{address} has had no workers for 0.2 s; start"):
+            sweep.sweep(RUNS, tmp_path, scheduler=address, report=reported.append)
+    assert reported[-1] == f"waiting for workers: start some with `dask worker {address}`"
+
+
+def test_what_is_in_the_way_is_told_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "sweep", lambda *_, **__: pytest.fail("it has begun"))
+    mine = tmp_path / "mine.h5"
+    mine.write_text("somebody's notes")
+    with pytest.raises(FileExistsError, match=rf"{mine} was made by something else, not by"):
+        sweep.make("small", tmp_path, output=mine)
+    assert mine.read_text() == "somebody's notes"
+    mine.write_bytes(SHIPPED.read_bytes())
+    with pytest.raises(FileExistsError, match=r"made by python -m mddm\.sweep small, not by"):
+        sweep.make("replica", tmp_path, output=mine)
+    with pytest.raises(OSError, match="/proc/none"):
+        sweep.make("small", tmp_path, output="/proc/none/mine.h5")
+    with pytest.raises(ValueError, match=r"20 of 20 runs are missing in .*ramps"):
+        sweep.make("lengths", tmp_path)
+    # Its own may be made anew.
+    with pytest.raises(ValueError, match="30 of 30 runs are missing"):
+        monkeypatch.setattr(sweep, "sweep", lambda *_, **__: None)
+        sweep.make("small", tmp_path, output=mine)
 
 
 def test_longest_anneals_come_from_the_ramps_or_from_what_was_assembled_of_them(

@@ -106,17 +106,14 @@ def test_summary_finds_its_place_and_says_so_when_there_is_none():
         tables.with_summary("a page", "table")
 
 
-def test_interrupted_writing_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, small_disk):
     path = tmp_path / "table.csv"
     tables.write_csv(path, pd.DataFrame({"a": [1]}))
-
-    def fails(_, target, **__):
-        target.write_text("a\n")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(pd.DataFrame, "to_csv", fails)
-    with pytest.raises(OSError, match="no space"):
-        tables.write_csv(path, pd.DataFrame({"a": [2]}))
+    with small_disk(5):
+        with pytest.raises(OSError, match=rf"'{path}'"):
+            tables.write_csv(path, pd.DataFrame({"a": [2, 3]}))
+        with pytest.raises(OSError, match=rf"'{path}'"):
+            tables.append_line(path, {"a": 23})
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
     assert path.read_text() == "a\n1\n"
 
@@ -127,3 +124,34 @@ def test_lines_are_added_below_one_line_of_names(tmp_path):
         tables.append_line(path, {"a": value, "b": "x, y"})
     assert path.read_text() == 'a,b\n1,"x, y"\n2,"x, y"\n'
     assert np.array_equal(pd.read_csv(path)["a"], [1, 2])
+    # Someone's disk was full in the middle of one.
+    path.write_text('a,b\n1,"x, y"\n2,"x')
+    tables.append_line(path, {"a": 3, "b": "z"})
+    assert path.read_text() == 'a,b\n1,"x, y"\n3,z\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "whole", "torn"),
+    [
+        ('1,"x, y"\n2,"x, y"\n', [1, 2], []),
+        ('1,"x, y"\n2,"x, y"', [1], [1]),
+        ('1,"x, y"\n2', [1], [1]),
+        ('1,"x\n2,"x, y"\n3\n4,z,5\n6,\n', [2, 6], [0, 1, 1]),
+        ("", [], []),
+    ],
+)
+def test_lines_that_were_torn_are_left_out_and_counted(tmp_path, lines, whole, torn):
+    path = tmp_path / "lines.csv"
+    path.write_text("a,b\n" + lines)
+    assert tables.read_scores(path)["a"].tolist() == whole
+    assert tables.torn_lines(path) == torn
+
+
+def test_a_file_of_scores_that_is_missing_or_empty_is_named(tmp_path):
+    path = tmp_path / "scores.csv"
+    with pytest.raises(FileNotFoundError, match=rf"no scores at {path}; `python -m mddm.results`"):
+        tables.read_scores(path)
+    for content in ("", "model,ta"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=rf"{path} is empty"):
+            tables.read_scores(path)

@@ -73,6 +73,8 @@ def test_wrong_requests_are_refused_at_the_call(data):
         tasks.generate(silent, "euler", sigmas, None, 1, 10, 6.0, seed=0)
     with pytest.raises(ValueError, match=r"conditions must have the shape \(3, 3\), got \(2, 3\)"):
         tasks.generate(silent, "ancestral", sigmas, data.conditions[:2], 3, 10, 6.0, seed=0)
+    with pytest.raises(ValueError, match="conditions must be finite"):
+        tasks.generate(silent, "ancestral", sigmas, [[6.6, 2.4, np.nan]], 1, 10, 6.0, seed=0)
 
 
 def test_md_scores_zero_against_itself_and_its_yardsticks_stand_beside(data):

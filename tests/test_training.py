@@ -182,6 +182,17 @@ def test_configurations_refuse_positions_that_are_not_finite():
         Configurations(positions, None, 3.0)
 
 
+def test_conditions_that_are_not_finite_are_called_so(tmp_path):
+    positions, conditions = torch.rand(2, 10, 3), torch.rand(2, 3)
+    conditions[1, 2] = math.nan
+    with pytest.raises(ValueError, match="conditions must be finite"):
+        Configurations(positions, conditions, 3.0)
+    source = small_configurations(n_configurations=1)
+    source.conditions[0, 1] = math.nan
+    with pytest.raises(ValueError, match="drawn conditions that are nan or infinite at step 1"):
+        run(TrainingState(settings()), source)
+
+
 # --- settings ----------------------------------------------------------------------------------
 
 
@@ -566,9 +577,7 @@ def test_a_state_that_was_read_is_written_as_the_same_file(tmp_path):
 def test_a_run_with_other_settings_is_not_resumed(tmp_path, name, value, message):
     path = tmp_path / "state.safetensors"
     training.save_state(path, TrainingState(settings()))
-    with pytest.raises(
-        ValueError, match=rf"state.safetensors .*\({message}\).*another file"
-    ) as info:
+    with pytest.raises(ValueError, match=rf"state.safetensors .*\({message}\).*move") as info:
         training.load_state(path, settings(**{name: value}))
     assert str(info.value).count(" was ") == 1
 
@@ -682,6 +691,36 @@ def test_the_header_can_be_read_by_anyone(tmp_path):
     with safe_open(path, framework="np") as file:
         header = json.loads(file.metadata()["mddm"])
     assert header["settings"]["seed"] == 9 and header["settings"]["schedule"] == "log_normal"
+
+
+def test_a_run_whose_network_was_compiled_is_saved_as_any_other(tmp_path):
+    path, source = tmp_path / "state.safetensors", small_configurations()
+    plain, compiled = (TrainingState(settings()) for _ in range(2))
+    for state in (plain, compiled):
+        run(state, source, 1)
+    # It is the names that change, and they do so before anything is compiled.
+    compiled.denoiser = torch.compile(compiled.denoiser, backend="eager")
+    compiled.average.module = torch.compile(compiled.average.module, backend="eager")
+    training.save_state(path, compiled)
+    assert_bitwise_equal(training.load_state(path, settings()), plain)
+    training.save_checkpoint(path, compiled)
+    denoiser, _ = training.load_checkpoint(path)
+    assert_same_tree(dict(denoiser.state_dict()), dict(plain.average.module.state_dict()))
+
+
+def test_only_a_run_with_the_same_settings_replaces_a_checkpoint(tmp_path):
+    path = tmp_path / "new" / "model.safetensors"
+    training.check_replaceable(path, settings())
+    training.save_checkpoint(path, TrainingState(settings()))
+    training.check_replaceable(path, settings())
+    with pytest.raises(FileExistsError, match=rf"{path} .*\(n_steps was 7, is 5\).*move"):
+        training.check_replaceable(path, settings(n_steps=5))
+    path.write_bytes(b"somebody's notes")
+    with pytest.raises(FileExistsError, match=rf"{path} .* no checkpoint .*move the file away"):
+        training.check_replaceable(path, settings())
+    with pytest.raises(OSError, match="/proc/none"):
+        training.check_replaceable("/proc/none/model.safetensors", settings())
+    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
 
 
 def test_a_checkpoint_of_another_preset_is_refused(tmp_path):

@@ -25,7 +25,7 @@ TINY = {
     "train": [
         {"task": "conditional", "n_steps": 3, "n_sample_steps": 3},
         {"task": "unconditional", "n_steps": 3, "n_sample_steps": 3, "model": "transolver"},
-        {"task": "torus", "n_steps": 3, "n_sample_steps": 3},
+        {"task": "torus", "n_steps": 3, "n_sample_steps": 3, "profile": "full"},
     ],
     "sample": [{"n_sample_steps": 5}],
     "crystals": [{"n_sample_steps": 4}],
@@ -98,11 +98,12 @@ def run(checkout, tmp_path, *arguments):
         ("-p task conditionl", "did you mean 'conditional'?"),
         ("-p n_stps 5", "unknown parameter 'n_stps'"),
         ("-p n_steps 1e3", "write it without a point or an exponent: n_steps = 1000"),
-        ("-p seed one", "seed must be of type int, got 'one'"),
-        ("-p data data/none.h5", "none.h5"),
+        ("-r data ", "is a folder; name a file, such as data/opp.h5"),
+        ("-p n_sample_steps 1", "n_sample_steps must be at least 2, or 0, got 1"),
+        ("-p profile full", "not of a run with these settings (precision was 'bfloat16', is"),
     ],
 )
 def test_a_mistake_is_answered_with_exit_code_1(checkout, tmp_path, arguments, answer):
-    done = run(checkout, tmp_path, *arguments.split())
+    done = run(checkout, tmp_path, *arguments.split(" "))
     assert done.returncode == 1
     assert answer in done.stderr
