@@ -41,9 +41,10 @@ VARIANTS = {
     "mddm": [
         {},
         {"learning_rate": 1e-3},
-        {"learning_rate": 1e-2},
-        {"architecture": {"n_neighbors": 4}},
+        {"learning_rate": 4e-3},
+        {"architecture": {"n_neighbors": 8}},
         {"architecture": {"n_neighbors": 12}},
+        {"architecture": {"n_neighbors": 32}},
         {"schedule": "linear_variance"},
         {"schedule": "power"},
         {"schedule": "log"},
