@@ -1,6 +1,7 @@
 """MDDM's denoiser, EdgeConv layers on the periodic nearest-neighbour graph, and a better one."""
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -14,25 +15,8 @@ from mddm.layers import Gaussians, Modulation
 from mddm.noise import global_features
 from mddm.potential import CONDITION_RANGES
 
-# Networks of widths that are powers of two which have the paper's number of parameters besides
-# the default of `PBCConvDenoiser`: what each has instead of that one's sizes.
-CANDIDATES = {
-    "3 layers, h linear": {
-        **{"n_layers": 3, "hidden_channels": None, "first": "learned", "head_channels": None},
-        "n_neighbors": 6,
-    },
-    "6 layers": {"n_layers": 6, "hidden_channels": 32, "head_channels": 256},
-    "8 layers, narrow": {
-        "n_layers": 8,
-        "channels": 32,
-        "hidden_channels": 128,
-        "head_channels": 64,
-    },
-    "8 layers": {"n_layers": 8, "hidden_channels": 32, "head_channels": 64},
-    "8 layers, a learned vector": {
-        **{"n_layers": 8, "hidden_channels": 32, "first": "learned", "head_channels": None},
-    },
-}
+FIRST = ("globals", "learned")
+_N_GLOBALS = len(CONDITION_RANGES) + 1
 
 
 class PBCConv(MessagePassing):
@@ -289,7 +273,7 @@ class PBCConvDenoiser(nn.Module):
     Translating all particles changes nothing, relabelling them relabels the output, and the
     boundary of the box is invisible.  The defaults are the paper preset: 101,891 parameters, as
     the paper says.  Its widths are inferred, not given; the other arguments make the rivals that
-    have the same count (`candidates`).
+    have the same count (`sizes_with`).
 
     Args:
         channels: features per particle in every layer.
@@ -321,23 +305,21 @@ class PBCConvDenoiser(nn.Module):
         method: str = "dense",
     ):
         super().__init__()
-        if first not in ("globals", "learned"):
-            raise ValueError(f"first must be 'globals' or 'learned', got {first!r}")
+        if first not in FIRST:
+            raise ValueError(f"first must be one of {', '.join(FIRST)}, got {first!r}")
         self.n_neighbors = n_neighbors
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
-        n_globals = len(CONDITION_RANGES) + 1
         learned = first == "learned"
         self.embedding = nn.Parameter(torch.randn(channels) / 10) if learned else None
-        widths = [channels if learned else n_globals] + [channels] * n_layers
+        widths = [channels if learned else _N_GLOBALS] + [channels] * n_layers
         self.layers = nn.ModuleList(
-            PBCConv(n_in, n_out, n_globals, hidden_channels, method)
+            PBCConv(n_in, n_out, _N_GLOBALS, hidden_channels, method)
             for n_in, n_out in pairwise(widths)
         )
-        if hidden_channels is None:
-            for layer in self.layers:
-                # Left to the default, three displacements would drown among 260 other inputs.
-                nn.init.normal_(layer.linear.weight[:, :3])
-                nn.init.uniform_(layer.linear.bias, -1, 1)
+        for layer in self.layers:
+            # Left to the default, three displacements would drown among 260 other inputs.
+            nn.init.normal_(layer.linear.weight[:, :3], std=0.5)
+            nn.init.uniform_(layer.linear.bias, -1, 1)
         self.head = nn.Linear(channels, 3)
         if head_channels is not None:
             enter = nn.Linear(channels, head_channels)
@@ -369,6 +351,46 @@ class PBCConvDenoiser(nn.Module):
         for layer in self.layers:
             features = layer(features, neighbors, displacement, globals_).relu()
         return self.head(features)
+
+
+def sizes_with(
+    n_parameters: int, widths: Sequence[int], n_layers: Sequence[int] = range(1, 9)
+) -> list[dict]:
+    """List every choice of sizes that gives `PBCConvDenoiser` exactly so many parameters.
+
+    Args:
+        n_parameters: the count, as a paper may report it.
+        widths: what channels and hidden layers are chosen from.
+        n_layers: what the number of layers is chosen from.
+
+    Returns:
+        The sizes, as keyword arguments of `PBCConvDenoiser`: `n_layers`, `channels`,
+        `hidden_channels`, `first`, `head_channels`.
+    """
+    found = []
+    for layers, first, mlp, deep_head in product(n_layers, FIRST, (False, True), (False, True)):
+        # No hidden layer is a width of zero.
+        hiddens, heads = (widths if with_it else [0] for with_it in (mlp, deep_head))
+        channels, hidden, head = np.meshgrid(widths, hiddens, heads, indexing="ij")
+
+        def h(n_features, channels=channels, hidden=hidden):
+            n_in = 3 + 2 * n_features + _N_GLOBALS
+            through = _linear(n_in, hidden) + _linear(hidden, channels)
+            return np.where(hidden > 0, through, _linear(n_in, channels))
+
+        through = _linear(channels, head) + _linear(head, 3)
+        count = np.where(head > 0, through, _linear(channels, 3)) + (layers - 1) * h(channels)
+        count += h(_N_GLOBALS) if first == "globals" else h(channels) + channels
+        chosen = count == n_parameters
+        for width, inner, last in zip(channels[chosen], hidden[chosen], head[chosen], strict=True):
+            sizes = {"n_layers": layers, "channels": int(width)}
+            sizes |= {"hidden_channels": int(inner) or None, "first": first}
+            found.append(sizes | {"head_channels": int(last) or None})
+    return found
+
+
+def _linear(n_in, n_out):
+    return n_in * n_out + n_out
 
 
 class RadialDenoiser(nn.Module):
@@ -410,10 +432,9 @@ class RadialDenoiser(nn.Module):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.radial = Gaussians(0.0, r_max, n_radial)
         self.embedding = nn.Parameter(torch.randn(channels) / 10)
-        n_globals = len(CONDITION_RANGES) + 1
         self.modulation = Modulation(channels, n_layers) if modulated else None
         self.convolutions = nn.ModuleList(
-            PBCConv(channels, channels, n_globals, edge_channels=n_radial + 3)
+            PBCConv(channels, channels, _N_GLOBALS, edge_channels=n_radial + 3)
             for _ in range(n_layers)
         )
         self.mlps = nn.ModuleList(
