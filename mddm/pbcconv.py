@@ -299,7 +299,7 @@ class PBCConvDenoiser(nn.Module):
         hidden_channels: int | None = 64,
         first: str = "globals",
         head_channels: int | None = 128,
-        n_neighbors: int = 20,
+        n_neighbors: int = 8,
         sigma_min: float = 0.005,
         sigma_max: float = 5.0,
         method: str = "dense",
