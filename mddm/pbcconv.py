@@ -396,10 +396,9 @@ def _linear(n_in, n_out):
 class RadialDenoiser(nn.Module):
     """The same family, told what matters: how far each neighbour is, and in which direction.
 
-    A linear map of a displacement cannot ask "is this neighbour at the right distance?", the
-    question that a structure is made of.  Here an edge carries its distance, spread over
-    Gaussians, and its unit vector; an MLP completes each convolution, whose result is added to
-    the features.  What a distance means depends on the noise level, so that level and condition
+    "Is this neighbour at the right distance?" is the question that a structure is made of.  Here
+    an edge carries its distance, spread over Gaussians, and its unit vector; h is linear, an MLP
+    completes each convolution, and its result is added to the features.  What a distance means depends on the noise level, so that level and condition
     also scale and shift the features in every layer.
 
     Args:
