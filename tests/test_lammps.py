@@ -1,11 +1,16 @@
 import math
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from mddm import lammps
+from mddm import lammps, lammps_process
 from mddm.potential import OscillatingPair, Smoothed, Tabulated, potential_energy
 
 POTENTIAL = Smoothed(OscillatingPair(6.6, 2.4))
@@ -116,7 +121,8 @@ def test_broken_ramp_goes_on_as_if_unbroken():
 def test_minimisation_ends_where_forces_vanish(quench):
     given = quench.positions + np.float32(6.7)
     before = given.copy()
-    relaxed, energy = lammps.minimize(given, POTENTIAL, 6.7)
+    relaxed, energy, converged = lammps.minimize(given, POTENTIAL, 6.7)
+    assert converged
     np.testing.assert_array_equal(given, before)
     assert energy < quench.energy
     found, forces = lammps.energy_and_forces(relaxed, POTENTIAL, 6.7)
@@ -137,9 +143,9 @@ def test_no_table_is_left_behind(tmp_path, monkeypatch):
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="box_length must be above twice the cut-off"):
         lammps.anneal(POTENTIAL, 0.02, 100, 0, n_particles=50, box_length=5.0)
-    with pytest.raises(ValueError, match="n_steps must be at least 10"):
+    with pytest.raises(ValueError, match="n_steps must be a whole number of at least 10, got 5"):
         lammps.anneal(POTENTIAL, 0.02, 5, 0)
-    with pytest.raises(ValueError, match="temperatures must be positive"):
+    with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
         lammps.anneal(POTENTIAL, -0.02, 100, 0, start_temperature=0.1)
     with pytest.raises(ValueError, match="temperatures must fall"):
         next(lammps.ramp(POTENTIAL, (0.1, 0.2), 100, 100, 0))
@@ -147,7 +153,140 @@ def test_wrong_arguments_are_named():
         lammps.minimize(np.full((10, 3), np.nan), POTENTIAL, 7.0)
 
 
-def test_missing_lammps_is_told_with_the_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lammps", None)
-    with pytest.raises(ImportError, match="pip install lammps mpich"):
+@pytest.fixture
+def fresh_process():
+    """Start LAMMPS in the environment of the test, and leave none that was."""
+    kept, lammps_process._idle[:] = list(lammps_process._idle), []
+    yield
+    for process in lammps_process._idle:
+        process.end()
+    lammps_process._idle[:] = kept
+
+
+def test_missing_lammps_is_told_with_the_remedy(monkeypatch, tmp_path, fresh_process):
+    (tmp_path / "lammps.py").write_text("raise ImportError('it is not here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ImportError, match=r"it is not here.*pip install lammps mpich"):
         lammps.version()
+
+
+def test_variables_of_a_job_scheduler_do_no_harm(monkeypatch, fresh_process):
+    # MPI would take itself for one of two processes, whose starter it cannot find.
+    for name, value in {"PMI_RANK": "0", "PMI_SIZE": "2", "PMI_FD": "5"}.items():
+        monkeypatch.setenv(name, value)
+    assert lammps.version().startswith("LAMMPS 2")
+
+
+def test_numbers_of_other_types_will_do():
+    tiny = {"n_particles": 50, "box_length": 6.7}
+    plain = lammps.anneal(POTENTIAL, 0.02, 20, 3, **tiny)
+    potential = Smoothed(OscillatingPair(np.float64(6.6), np.array(2.4)))
+    tiny = {"n_particles": torch.tensor(50), "box_length": np.float64(6.7)}
+    again = lammps.anneal(potential, np.float64(0.02), np.int64(20), 3.0, **tiny)
+    np.testing.assert_array_equal(again.positions, plain.positions)
+    tail = lammps.cool(potential, again, np.float64(0.01), np.int64(20), np.int64(0),
+                       box_length=np.float32(6.7), damping=np.inf)  # fmt: skip
+    assert tail.temperature == 0.01
+    energy, _ = lammps.energy_and_forces(again.positions.tolist(), potential, np.float64(6.7))
+    assert energy == again.energy
+
+
+def test_particles_in_one_place_are_named(quench):
+    positions = quench.positions.copy()
+    positions[17] = positions[5] + np.float32([6.7, 0, 5e-4])
+    for use in (lammps.energy_and_forces, lammps.minimize):
+        with pytest.raises(ValueError, match=r"1 pairs .* 5 and 17, which are 0\.0005 apart: move"):
+            use(positions, POTENTIAL, 6.7)
+
+
+class Altered(OscillatingPair):
+    """A potential whose force or energy is not what it should be."""
+
+    def __init__(self, energy=1.0, force=1.0):
+        super().__init__(6.6, 2.4)
+        object.__setattr__(self, "factors", (energy, force))
+
+    def energy(self, r):
+        return self.factors[0] * super().energy(r)
+
+    def force(self, r):
+        return self.factors[1] * super().force(r)
+
+
+@pytest.mark.parametrize(
+    ("potential", "message"),
+    [
+        (Altered(force=-1.0), "must repel at contact"),
+        (Altered(force=1.1), r"force of potential must be -dU/dr: at r = .* it is"),
+        (Altered(energy=math.nan), "must be finite up to its cut-off: its energy is nan at r = "),
+        (Altered(energy=math.inf), "must be finite up to its cut-off: its energy is inf at r = "),
+        (OscillatingPair(torch.ones(2, 1), 0.0), "potential must be that of one system"),
+        (Tabulated([0.5, 1, 2, 3], [-3.0, -2.0, -1.0, 0.0]), "must repel at contact"),
+    ],
+)
+def test_potentials_that_are_not_fit_for_md_are_refused(potential, message):
+    with pytest.raises(ValueError, match=message):
+        lammps.anneal(Smoothed(potential), 0.02, 100, 0, **SMALL)
+
+
+def test_a_potential_must_be_smoothed(quench):
+    with pytest.raises(TypeError, match=r"potential must be a Smoothed, .*Smoothed\(potential\)"):
+        lammps.minimize(quench.positions, OscillatingPair(6.6, 2.4), 6.7)
+
+
+def test_blow_ups_are_errors():
+    # What gets out of the box in one step, and what does not yet.
+    for n_steps, how in ((100, "Lost atoms"), (300, "its kinetic temperature is 1.318e\\+04")):
+        with pytest.raises(FloatingPointError, match=rf"blew up .*{how}.* take a (smaller )?time"):
+            lammps.anneal(POTENTIAL, 1.5, n_steps, 0, **SMALL)
+
+
+def test_what_is_not_relaxed_is_told(quench, monkeypatch):
+    monkeypatch.setattr(lammps, "_ITERATIONS", 3)
+    *_, converged = lammps.minimize(quench.positions, POTENTIAL, 6.7)
+    assert not converged
+
+
+def test_the_end_of_lammps_is_an_error(quench, fresh_process):
+    # Two that fall into each other, at which LAMMPS aborts.
+    r = np.linspace(0.5, 3.2, 300)
+    attractive = Smoothed(Tabulated(r, -(r**-6.0)))
+    with pytest.raises(FloatingPointError, match=r"Pair distance < table inner cutoff.*repels"):
+        with lammps._system(quench.positions, None, attractive, 6.7) as system:
+            system.command("minimize 0.0 1e-4 1000 1000")
+    with pytest.raises(RuntimeError, match="the process of LAMMPS ended by SIGKILL"):
+        with lammps_process.instance() as system:
+            os.kill(system.process.pid, signal.SIGKILL)
+            system.version()
+    with pytest.raises(RuntimeError, match="Unknown command: nonsense"):
+        with lammps_process.instance() as system:
+            system.command("nonsense")
+    assert lammps.version().startswith("LAMMPS 2")
+
+
+def test_ctrl_c_is_heard_at_once(fresh_process):
+    lammps.version()
+    (running,) = lammps_process._idle
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        lammps.anneal(POTENTIAL, 0.02, 1_000_000, 0, **SMALL)
+    assert running.process.returncode == -signal.SIGKILL
+
+
+def test_lammps_ends_with_its_python():
+    code = (
+        "from mddm import lammps_process as p\n"
+        "with p.instance() as system: print(system.process.pid, flush=True); p.os._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"/proc/{int(done.stdout)}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{int(done.stdout)}")
+
+
+def test_cpu_time_of_lammps_is_counted(quench):
+    own, both = time.process_time(), lammps_process.process_time()
+    lammps.cool(POTENTIAL, quench, 0.02, 1000, 0, box_length=6.7)
+    own, both = time.process_time() - own, lammps_process.process_time() - both
+    assert both > 2 * own

@@ -270,12 +270,13 @@ def test_hot_and_cold_ends_of_the_protocol():
 
 
 def test_minimum_is_that_of_lammps(dense):
-    positions, energy = md.minimize(dense, CONDITIONS, 6.7, skin=0.3, n_steps=250)
+    positions, energy, converged = md.minimize(dense, CONDITIONS, 6.7, skin=0.3, n_steps=250)
+    assert not converged.any()
     for system, condition in enumerate(CONDITIONS):
         potential = potential_of(condition)
         recomputed = potential_energy(positions[system].double(), potential, 6.7).mean().item()
         assert energy[system].item() == pytest.approx(recomputed, abs=1e-5)
-        _, lowest = lammps.minimize(dense[system], potential, 6.7)
+        _, lowest, _ = lammps.minimize(dense[system], potential, 6.7)
         assert energy[system].item() == pytest.approx(lowest, abs=2e-3)
     assert ((0 <= positions) & (positions < 6.7)).all()
 
@@ -292,16 +293,19 @@ def test_a_blow_up_names_the_system():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_steps": 9}, "n_steps must be at least 10, got 9"),
-        ({"every": 0}, "every must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
-        ({"time_step": 0.0}, "time_step and damping must be positive"),
+        ({"n_steps": 9}, "n_steps must be a whole number of at least 10, got 9"),
+        ({"every": 0}, "every must be a whole number of at least 1"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
+        ({"time_step": 0.0}, "time_step must be a finite number above 0"),
         ({"conditions": CONDITIONS[0]}, r"conditions must have the shape \(batch, 3\)"),
         ({"conditions": CONDITIONS * 0}, "temperatures must be positive"),
         ({"start_temperature": -1.0}, "temperatures must be positive"),
         ({"box_length": 6.6}, "below half the box edge"),
-        ({"skin": 0.0}, "skin must be positive"),
-        ({"engine": "tritn"}, "engine must be 'auto', 'torch' or 'triton', got 'tritn'"),
+        ({"skin": 0.0}, "skin must be a finite number above 0"),
+        (
+            {"engine": "tritn"},
+            "engine must be one of 'auto', 'torch', 'triton', got 'tritn'; did you mean 'triton'",
+        ),
         ({"n_particles": 59, "previous": gas()}, r"shape \(3, 59, 3\), got \(3, 60, 3\)"),
     ],
 )
@@ -313,7 +317,7 @@ def test_bad_arguments_are_refused(change, message):
 
 def test_bad_positions_are_refused():
     positions = gas().positions
-    with pytest.raises(ValueError, match=r"positions must be of shape \(3, n_particles, 3\)"):
+    with pytest.raises(ValueError, match=r"positions must have the shape \(3, n_particles, 3\)"):
         md.minimize(positions[0], CONDITIONS, 7.0)
     with pytest.raises(ValueError, match="positions must be finite"):
         md.minimize(positions * math.nan, CONDITIONS, 7.0)

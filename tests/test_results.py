@@ -110,7 +110,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "_PROFILES", {"quick": few, "full": few})
     monkeypatch.setattr(results, "_POINTS", 60)
     # It has tests of its own.
-    monkeypatch.setattr(lammps, "minimize", lambda positions, *_: (positions, 0.0))
+    monkeypatch.setattr(lammps, "minimize", lambda positions, *_: (positions, 0.0, True))
     return tmp_path
 
 

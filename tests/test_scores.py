@@ -105,7 +105,9 @@ def test_polishing_goes_through_a_minimum_of_the_energy(data, checkpoints):
     surrogate = scores.Surrogate("mddm", "conditional", scores.POLISHED, 5)
     frames = list(surrogate.frames(data, row, seed=2))
     sample, relaxed, final = (frame for frame in frames if frame.sigma == 0)
-    expected, _ = lammps.minimize(sample.positions[0].numpy(), data.potential(row), data.box_length)
+    expected, *_ = lammps.minimize(
+        sample.positions[0].numpy(), data.potential(row), data.box_length
+    )
     assert np.allclose(relaxed.positions[0], expected, atol=1e-4)
     after = next(b for a, b in pairwise(frames) if a is relaxed)
     assert after.sigma == pytest.approx(scores.POLISH) and final is frames[-1]
