@@ -2,7 +2,8 @@
 
 Numbers may be Python's, NumPy's or tensors of no dimension; arrays may be tensors, NumPy's or
 lists.  Each function takes the argument's name and its value, and returns the value as the rest
-of the package knows it: int, float, `torch.device` or a tensor of floating-point numbers.
+of the package knows it: int, float, `torch.device` or a tensor of floating-point numbers.  In a
+program that PyTorch compiles numbers are taken as they come.
 """
 
 import difflib
@@ -37,6 +38,8 @@ def number(
         TypeError: no number.
         ValueError: several numbers, or one that lies elsewhere.
     """
+    if torch.compiler.is_compiling():
+        return value
     found = float(_scalar(name, value))
     infinite = at_most is not None and math.isinf(at_most)
     fits = found < math.inf or (infinite and found == at_most)
@@ -58,6 +61,8 @@ def whole(name: str, value: Any, *, at_least: int | None = None, at_most: int | 
         TypeError: no number.
         ValueError: several numbers, a fraction, or one that lies elsewhere.
     """
+    if torch.compiler.is_compiling():
+        return value
     found = _scalar(name, value)
     is_whole = isinstance(found, int) or found.is_integer()
     if not (is_whole and _lies(found, None, at_least, None, at_most)):
@@ -91,16 +96,11 @@ def box(value: Any, name: str = "box_length", *, free: bool = False) -> float | 
         name: the argument's.
         free: whether None, for free space, will do.
 
-    Returns:
-        The edge; in a compiled program, which has no errors to raise, whatever came.
-
     Raises:
         TypeError: no number.
         ValueError: several edges, or one that is not positive and finite.
     """
-    if torch.compiler.is_compiling() or (free and value is None):
-        return value
-    return number(name, value, above=0)
+    return None if free and value is None else number(name, value, above=0)
 
 
 def cutoff(name: str, value: Any, box_length: float) -> float:
@@ -230,22 +230,31 @@ def tensor(
     return found
 
 
-def indices(name: str, value: Any, *shapes: tuple[int | str, ...]) -> Tensor:
-    """Take an array of whole numbers, as int64.
-
-    Args:
-        name, value, shapes: as for `tensor`.
+def typed(name: str, value: Any, dtype: torch.dtype, *shapes: tuple[int | str, ...]) -> Tensor:
+    """Take a tensor of other entries than real numbers: indices, or what is true and what is not.
 
     Raises:
-        TypeError: other numbers, or none.
+        TypeError: other entries, or no tensor.
         ValueError: another shape.
     """
-    found = value if isinstance(value, Tensor) else np.asarray(value)
-    if found.dtype not in (torch.int64, np.int64):
-        raise TypeError(f"{name} must be an array of int64 indices, got {_shown(value)}")
-    found = torch.as_tensor(found)
-    _check_shape(name, found, shapes)
-    return found
+    if not (isinstance(value, Tensor) and value.dtype == dtype):
+        raise TypeError(f"{name} must be a tensor of {dtype}, got {_shown(value)}")
+    _check_shape(name, value, shapes)
+    return value
+
+
+def broadcast(**tensors: Tensor) -> None:
+    """Refuse tensors whose shapes do not broadcast against each other, by their names.
+
+    Raises:
+        ValueError: they do not.
+    """
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    try:
+        torch.broadcast_shapes(*shapes.values())
+    except RuntimeError as error:
+        shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"shapes must broadcast against each other, got {shown}") from error
 
 
 def positions(
@@ -304,6 +313,28 @@ def sigma(value: Any, *shapes: tuple[int | str, ...], name: str = "sigma") -> Te
         TypeError, ValueError: as `tensor`; level 0 of a schedule is the data itself.
     """
     return tensor(name, value, *shapes, above=0)
+
+
+def network(
+    x_t: Any, sigmas: Any, condition: Any, box_length: Any, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, float | None]:
+    """Take what every denoiser is given, in the precision of its weights.
+
+    Args:
+        x_t: (batch, n_particles, 3) noised positions [length].
+        sigmas: (batch,) noise levels [length].
+        condition: (batch, 3), k, phi and temperature; None for a model of one structure.
+        box_length: edge of the periodic cube [length], or None for free space.
+        weight: any weight of the network.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
+    """
+    x_t = positions(x_t, name="x_t", dtype=weight.dtype)
+    sigmas = sigma(sigmas, (len(x_t),)).to(x_t)
+    if condition is not None:
+        condition = conditions(condition, len(x_t), name="condition").to(x_t)
+    return x_t, sigmas, condition, box(box_length, free=True)
 
 
 def _scalar(name: str, value: Any) -> int | float:

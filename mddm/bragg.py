@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mddm import arguments
 from mddm.geometry import gather_particles, nearest_neighbors
 from mddm.layers import ConditionEmbedding, Gaussians, Modulation
 from mddm.noise import global_features
@@ -189,6 +190,9 @@ class BraggDenoiser(nn.Module):
         box_length: float | None,
     ) -> Tensor:
         """Predict the unit noise; see `PBCConvDenoiser.forward` for arguments and result."""
+        x_t, sigma, condition, box_length = arguments.network(
+            x_t, sigma, condition, box_length, self.embedding
+        )
         neighbors, displacement = nearest_neighbors(x_t, self.n_neighbors, box_length)
         distance = displacement.norm(dim=-1, keepdim=True)
         directions = _harmonics(displacement / distance.clamp(min=1e-6))

@@ -81,7 +81,9 @@ def gather_particles(features: Tensor, neighbors: Tensor) -> Tensor:
         TypeError, ValueError: arrays of another kind or shape.
     """
     features = arguments.tensor("features", features, ("batch", "n_particles", "c"), finite=False)
-    neighbors = arguments.indices("neighbors", neighbors, (*features.shape[:2], "n_neighbors"))
+    neighbors = arguments.typed(
+        "neighbors", neighbors, torch.int64, (*features.shape[:2], "n_neighbors")
+    )
     batch, n_particles, n_neighbors = neighbors.shape
     channels = features.shape[-1]
     index = neighbors.reshape(batch, n_particles * n_neighbors, 1).expand(-1, -1, channels)

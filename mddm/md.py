@@ -114,10 +114,10 @@ def anneal(
     hot = 10 * target
     if start_temperature is not None:
         shapes = (), (1,), (len(conditions),)
-        hot = arguments.tensor("start_temperature", start_temperature, *shapes)
+        hot = arguments.tensor("start_temperature", start_temperature, *shapes, above=0)
         hot = hot.to(target).expand_as(target)
-    if not (target.min() > 0 and hot.min() > 0):
-        raise ValueError(f"temperatures must be positive, got {torch.minimum(target, hot).min()}")
+    if not target.min() > 0:
+        raise ValueError(f"conditions must have temperatures above 0, got {target.min().item()}")
     shape = (len(conditions), n_particles, 3)
     state = _start(pairs, shape, hot, seed) if previous is None else previous.to(device)
     if state.positions.shape != shape:

@@ -6,13 +6,13 @@ the paper.  Algorithm 1 picks a level, `sigmas[torch.randint(1, len(sigmas), (ba
 algorithm 2 walks down `zip(sigmas[1:], sigmas[:-1])`.
 """
 
-import difflib
 import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mddm import arguments
 from mddm.geometry import minimum_image, wrap
 from mddm.potential import CONDITION_RANGES, scale_condition
 
@@ -20,6 +20,8 @@ from mddm.potential import CONDITION_RANGES, scale_condition
 # function).  On its own side of it, each needs three terms for all digits of a float64.
 _SELF_DUAL = 1 / math.sqrt(2 * math.pi)
 _N_TERMS = 3
+# Of the reverse process: the one that follows from the forward process, and half of it.
+VARIANCES = ("exact", "paper")
 
 
 class Denoiser(Protocol):
@@ -29,6 +31,37 @@ class Denoiser(Protocol):
         self, x_t: Tensor, sigma: Tensor, condition: Tensor | None, box_length: float | None
     ) -> Tensor:
         """Estimate eps, (batch, n_particles, 3), from x_t of that shape and sigma, (batch,)."""
+
+
+def estimate(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    sigma: Tensor,
+    condition: Tensor | None,
+    box_length: float | None,
+) -> Tensor:
+    """Call a denoiser, and refuse what is no estimate of the noise.
+
+    Args:
+        denoiser: a network, or any function like one.
+        x_t: (batch, n_particles, 3) noised positions [length].
+        sigma: (batch,) noise levels [length].
+        condition: (batch, 3), k, phi and temperature; None for a model of one structure.
+        box_length: edge of the periodic cube [length], or None for free space.
+
+    Returns:
+        (batch, n_particles, 3), the estimate of eps.
+
+    Raises:
+        ValueError: the denoiser returns something else.
+    """
+    eps = denoiser(x_t, sigma, condition, box_length)
+    if not (isinstance(eps, Tensor) and eps.shape == x_t.shape):
+        found = tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
+        raise ValueError(
+            f"denoiser must return a tensor of the shape of x_t, {tuple(x_t.shape)}, got {found}"
+        )
+    return eps
 
 
 def log_schedule(n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0) -> Tensor:
@@ -45,7 +78,7 @@ def log_schedule(n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0)
     Raises:
         ValueError: too few steps, or not 0 < sigma_min < sigma_max.
     """
-    u = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
+    u, sigma_min, sigma_max = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
     log_ratio = math.log(sigma_max / sigma_min)
     return _with_ends(sigma_min * torch.exp(log_ratio * u), sigma_min, sigma_max)
 
@@ -70,9 +103,8 @@ def power_schedule(
 
     Source: Karras et al. 2022 (EDM), eq. 5.
     """
-    if not 0 < rho < math.inf:
-        raise ValueError(f"rho must be positive and finite, got {rho}; for its limit use 'log'")
-    u = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
+    rho = arguments.number("rho", rho, above=0)
+    u, sigma_min, sigma_max = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return _with_ends((low + u * (high - low)) ** rho, sigma_min, sigma_max)
 
@@ -118,9 +150,9 @@ def log_normal_schedule(
 
     Source: Karras et al. 2022 (EDM), table 1, the noise levels that are trained on.
     """
-    if not (0 < center < math.inf and 0 < width < math.inf):
-        raise ValueError(f"center and width must be positive, got {center} and {width}")
-    u = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
+    center = arguments.number("center", center, above=0)
+    width = arguments.number("width", width, above=0)
+    u, sigma_min, sigma_max = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
     ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64)
     low, high = torch.special.ndtr((ends / center).log() / width)
     quantiles = torch.special.ndtri(low + u * (high - low))
@@ -150,11 +182,9 @@ def make_schedule(
     Raises:
         ValueError: an unknown name, too few steps, or not 0 < sigma_min < sigma_max.
     """
-    if name not in SCHEDULES:
-        close = difflib.get_close_matches(str(name), SCHEDULES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}{hint}")
-    return SCHEDULES[name](n_steps, sigma_min, sigma_max)
+    return SCHEDULES[arguments.choice("name of a schedule", name, SCHEDULES)](
+        n_steps, sigma_min, sigma_max
+    )
 
 
 def global_features(
@@ -174,25 +204,31 @@ def global_features(
     Returns:
         (batch, 4): the scaled condition, then log(sigma / sigma_min) / log(sigma_max / sigma_min).
 
+    Raises:
+        TypeError, ValueError: an argument of another shape, not finite or not positive.
+
     Source: MDDM section 4.2, below eq. 1.
     """
+    sigma = arguments.sigma(sigma, ("batch",))
     fraction = torch.log(sigma / sigma_min) / math.log(sigma_max / sigma_min)
     if condition is None:
         scaled = sigma.new_zeros(len(sigma), len(CONDITION_RANGES))
     else:
-        scaled = scale_condition(condition)
+        condition = arguments.conditions(condition, len(sigma), name="condition")
+        scaled = scale_condition(condition.to(sigma))
     return torch.cat([scaled, fraction[:, None]], dim=1)
 
 
-def _steps_from_zero_to_one(n_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    if n_steps < 2 or n_steps != int(n_steps):
-        raise ValueError(f"n_steps must be a whole number of at least 2, got {n_steps}")
-    if not 0 < sigma_min < sigma_max < math.inf:
+def _steps_from_zero_to_one(n_steps, sigma_min, sigma_max) -> tuple[Tensor, float, float]:
+    n_steps = arguments.whole("n_steps", n_steps, at_least=2)
+    sigma_min = arguments.number("sigma_min", sigma_min)
+    sigma_max = arguments.number("sigma_max", sigma_max)
+    if not 0 < sigma_min < sigma_max:
         raise ValueError(
-            "noise levels must satisfy 0 < sigma_min < sigma_max < inf, got "
+            "noise levels must satisfy 0 < sigma_min < sigma_max, got "
             f"sigma_min={sigma_min}, sigma_max={sigma_max}"
         )
-    return torch.linspace(0, 1, int(n_steps), dtype=torch.float64)
+    return torch.linspace(0, 1, n_steps, dtype=torch.float64), sigma_min, sigma_max
 
 
 def _with_ends(levels: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
@@ -212,9 +248,16 @@ def add_noise(x_0: Tensor, sigma: Tensor | float, eps: Tensor, box_length: float
     Returns:
         Noised positions in [0, box_length), with the shape, dtype and device of `x_0`.
 
+    Raises:
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
+
     Source: MDDM eq. 3 and algorithm 1, line 5.
     """
-    return wrap(x_0 + _float64(sigma).to(x_0) * eps, box_length)
+    x_0 = arguments.tensor("x_0", x_0)
+    eps = arguments.tensor("eps", eps, tuple(x_0.shape))
+    sigma = arguments.tensor("sigma", sigma, dtype=torch.float64, at_least=0)
+    arguments.broadcast(x_0=x_0, sigma=sigma)
+    return wrap(x_0 + sigma.to(x_0) * eps, box_length)
 
 
 def posterior(
@@ -242,13 +285,16 @@ def posterior(
         sigma: standard deviation [length], with the broadcast shape of the variances.
 
     Raises:
-        ValueError: an unknown `variance`, or variances out of order.
+        TypeError, ValueError: an unknown `variance`, variances out of order, or an argument of
+            another kind or shape.
 
     Source: MDDM eqs. 7 and 8; algorithm 2, lines 4 and 5.
     """
-    if variance not in ("exact", "paper"):
-        raise ValueError(f"variance must be 'exact' or 'paper', got {variance!r}")
-    alpha_t, alpha_prev = _float64(alpha_t), _float64(alpha_prev)
+    arguments.choice("variance", variance, VARIANCES)
+    x_t, eps = arguments.tensor("x_t", x_t), arguments.tensor("eps", eps)
+    alpha_t = arguments.tensor("alpha_t", alpha_t, dtype=torch.float64)
+    alpha_prev = arguments.tensor("alpha_prev", alpha_prev, dtype=torch.float64)
+    arguments.broadcast(x_t=x_t, eps=eps, alpha_t=alpha_t, alpha_prev=alpha_prev)
     if not ((alpha_t > 0) & (alpha_prev >= 0) & (alpha_prev <= alpha_t)).all():
         raise ValueError(
             "variances must satisfy 0 <= alpha_prev <= alpha_t and alpha_t > 0, got "
@@ -279,12 +325,11 @@ def wrapped_normal_log_density(
         configuration.
 
     Raises:
-        ValueError: sigma is not positive.
+        TypeError, ValueError: sigma is not positive, or an argument is of another kind or shape.
 
     Source: MDDM appendix C.1, without its claim that the result is uniform.
     """
-    sigma = _positive(sigma).to(displacement)
-    displacement = minimum_image(displacement, box_length)
+    displacement, sigma, box_length = _one_step(displacement, sigma, box_length)
     if box_length is None:
         return _normal_log_density(displacement, sigma)
     narrow = sigma <= _SELF_DUAL * box_length
@@ -313,12 +358,11 @@ def wrapped_eps(displacement: Tensor, sigma: Tensor | float, box_length: float |
         E[eps | displacement] = -sigma * score, the shape of `displacement`.
 
     Raises:
-        ValueError: sigma is not positive.
+        TypeError, ValueError: sigma is not positive, or an argument is of another kind or shape.
 
     Source: Jing et al. 2022 (torsional diffusion), the score of a wrapped normal.
     """
-    sigma = _positive(sigma).to(displacement)
-    displacement = minimum_image(displacement, box_length)
+    displacement, sigma, box_length = _one_step(displacement, sigma, box_length)
     if box_length is None:
         return displacement / sigma
     narrow = sigma <= _SELF_DUAL * box_length
@@ -345,11 +389,12 @@ def wrapped_normal_score(
         d log p / d displacement [1 / length], the shape of `displacement`.
 
     Raises:
-        ValueError: sigma is not positive.
+        TypeError, ValueError: sigma is not positive, or an argument is of another kind or shape.
 
     Source: Jing et al. 2022 (torsional diffusion).
     """
-    return -wrapped_eps(displacement, sigma, box_length) / _float64(sigma).to(displacement)
+    displacement, sigma, box_length = _one_step(displacement, sigma, box_length)
+    return -wrapped_eps(displacement, sigma, box_length) / sigma
 
 
 def uniformity_gap(sigma: Tensor | float, box_length: float) -> Tensor:
@@ -366,9 +411,9 @@ def uniformity_gap(sigma: Tensor | float, box_length: float) -> Tensor:
         max |box_length p - 1|, float64, the shape of `sigma`.
 
     Raises:
-        ValueError: sigma is not positive.
+        TypeError, ValueError: sigma is not positive, or an argument is of another kind or shape.
     """
-    sigma = _positive(sigma)
+    sigma, box_length = arguments.sigma(sigma).double(), arguments.box(box_length)
     at_zero = torch.zeros_like(sigma)
     large = _one_branch_each(sigma, box_length)[1]
     excess, _ = _fourier_sums(at_zero, large, box_length)
@@ -376,18 +421,11 @@ def uniformity_gap(sigma: Tensor | float, box_length: float) -> Tensor:
     return torch.where(sigma <= _SELF_DUAL * box_length, by_images, excess)
 
 
-def _float64(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64)
-
-
-def _positive(sigma: Tensor | float) -> Tensor:
-    sigma = _float64(sigma)
-    if not (sigma > 0).all():
-        raise ValueError(
-            f"sigma must be positive, got {sigma.min().item()}; "
-            "level 0 of a schedule is the data itself, so start at level 1"
-        )
-    return sigma
+def _one_step(displacement, sigma, box_length) -> tuple[Tensor, Tensor, float | None]:
+    displacement = arguments.tensor("displacement", displacement)
+    sigma, box_length = arguments.sigma(sigma), arguments.box(box_length, free=True)
+    arguments.broadcast(displacement=displacement, sigma=sigma)
+    return minimum_image(displacement, box_length), sigma.to(displacement), box_length
 
 
 def _normal_log_density(displacement: Tensor, sigma: Tensor) -> Tensor:

@@ -398,8 +398,9 @@ class RadialDenoiser(nn.Module):
 
     "Is this neighbour at the right distance?" is the question that a structure is made of.  Here
     an edge carries its distance, spread over Gaussians, and its unit vector; h is linear, an MLP
-    completes each convolution, and its result is added to the features.  What a distance means depends on the noise level, so that level and condition
-    also scale and shift the features in every layer.
+    completes each convolution, and its result is added to the features.  What a distance means
+    depends on the noise level, so that level and condition also scale and shift the features in
+    every layer.
 
     Args:
         channels: features per particle in every layer.

@@ -13,8 +13,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from mddm import arguments
 from mddm.geometry import wrap
-from mddm.noise import Denoiser, add_noise, posterior
+from mddm.noise import VARIANCES, Denoiser, add_noise, estimate, posterior
 from mddm.waves import hop
 
 
@@ -36,8 +37,15 @@ class Frame:
 
 
 def last(frames: Iterable[Frame]) -> Frame:
-    """Run a sampler to its end and return the final frame."""
-    return deque(frames, maxlen=1).pop()
+    """Run a sampler to its end and return the final frame.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kept = deque(arguments.instance("frames", frames, Iterable), maxlen=1)
+    if not kept:
+        raise ValueError("frames must be those of a sampler that has not been run yet, got none")
+    return kept.pop()
 
 
 def pure_noise(
@@ -60,8 +68,16 @@ def pure_noise(
     Returns:
         (batch_size, n_particles, 3) [length].
 
+    Raises:
+        TypeError, ValueError: an argument of another kind or out of its range.
+
     Source: MDDM algorithm 2, line 1; appendix B for free space.
     """
+    batch_size = arguments.whole("batch_size", batch_size, at_least=1)
+    n_particles = arguments.whole("n_particles", n_particles, at_least=1)
+    sigma_max = arguments.number("sigma_max", sigma_max, above=0)
+    box_length = arguments.box(box_length, free=True)
+    arguments.generator(generator)
     shape, on = (batch_size, n_particles, 3), {"generator": generator, "device": generator.device}
     if box_length is None:
         return sigma_max * torch.randn(shape, **on)
@@ -88,7 +104,7 @@ class Corrector:
             forms that would not in so few steps.
 
     Raises:
-        ValueError: a number out of range.
+        TypeError, ValueError: no number, or one out of range.
 
     Source: Song et al. 2021, algorithm 4, whose correctors are Langevin steps; the variance that
         keeps a normal distribution is ours.  Less noise for likelier samples: Ingraham et al.
@@ -102,17 +118,14 @@ class Corrector:
     noise_scale: float = 1.0
 
     def __post_init__(self):
-        if self.n_steps < 0 or not 0 < self.part <= 1:
-            raise ValueError(
-                f"n_steps must be at least 0 and part in (0, 1], got {self.n_steps} and {self.part}"
-            )
-        if not 0 <= self.lowest <= self.highest:
-            raise ValueError(
-                f"lowest must be at least 0 and at most highest, got {self.lowest} and "
-                f"{self.highest}"
-            )
-        if not 0 <= self.noise_scale <= 1:
-            raise ValueError(f"noise_scale must lie in [0, 1], got {self.noise_scale}")
+        taken = {
+            "n_steps": arguments.whole("n_steps", self.n_steps, at_least=0),
+            "part": arguments.number("part", self.part, above=0, at_most=1),
+            "noise_scale": arguments.number("noise_scale", self.noise_scale, at_least=0, at_most=1),
+        }
+        taken["lowest"], taken["highest"] = _range((self.lowest, self.highest), "lowest", "highest")
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
 
 
 def ancestral(
@@ -150,16 +163,21 @@ def ancestral(
         The start, then a frame after each of the n_steps steps.
 
     Raises:
-        ValueError: at the call, before any frame: noise levels that do not increase from zero,
-            a start that is not finite, an unknown variance, or `center` in a box, which has no
-            centre.
+        TypeError, ValueError: at the call, before any frame: noise levels that do not increase
+            from zero, a start that is not finite, an unknown variance, `center` in a box, which
+            has no centre, or another argument of another kind or shape; on the way, a denoiser
+            that returns another shape.
 
     Source: MDDM algorithm 2, and appendix B for `center`.
     """
-    if variance not in ("exact", "paper"):
-        raise ValueError(f"variance must be 'exact' or 'paper', got {variance!r}")
-    hops = None if box_length is None else hops
-    sigmas = _checked(sigmas, x_t, box_length, center)
+    arguments.choice("variance", variance, VARIANCES)
+    arguments.generator(generator)
+    for corrector in correctors:
+        arguments.instance("correctors", corrector, Corrector)
+    x_t, sigmas, condition, box_length = _checked(
+        denoiser, x_t, sigmas, condition, box_length, center
+    )
+    hops = None if box_length is None or hops is None else _range(hops, "hops")
 
     def reverse_step(x_t, step):
         eps = _estimate(denoiser, x_t, sigmas[step], condition, box_length)
@@ -213,13 +231,15 @@ def polish(
         The relaxed configurations, at the level zero, then the frames of `ancestral`.
 
     Raises:
-        ValueError: as from `ancestral`, and for a `top` that is not above zero.
+        TypeError, ValueError: as from `ancestral`, and for a `top` that is not above zero.
 
     Source: this study.
     """
-    if not 0 < top < math.inf:
-        raise ValueError(f"top must be a noise level above zero, got {top}")
-    sigmas = _checked(sigmas, relaxed, box_length, center=False)
+    top = arguments.number("top", top, above=0)
+    arguments.generator(generator)
+    relaxed, sigmas, condition, box_length = _checked(
+        denoiser, relaxed, sigmas, condition, box_length, center=False, name="relaxed"
+    )
     sigmas = torch.cat([sigmas[sigmas < top], sigmas.new_tensor([top])])
     x_t = add_noise(relaxed, sigmas[-1].to(relaxed), _normal(relaxed, generator), box_length)
     frames = ancestral(
@@ -257,19 +277,18 @@ def probability_flow(
         The start, then a frame after each of the n_steps steps.
 
     Raises:
-        ValueError: at the call, before any frame: noise levels that do not increase from zero,
-            a start that is not finite, another order, a negative `churn` or one without a
-            generator, or `center` in a box.
+        TypeError, ValueError: as from `ancestral`, and for another order, a negative `churn` or
+            one without a generator.
 
     Source: Song et al. 2021, eq. 13; Karras et al. 2022, algorithm 1, and algorithm 2 for churn.
     """
-    if order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, got {order}")
-    if not 0 <= churn < math.inf or (churn and generator is None):
-        raise ValueError(
-            f"churn must be at least 0, and needs a generator above it, got {churn} and {generator}"
-        )
-    sigmas = _checked(sigmas, x_t, box_length, center)
+    order = arguments.whole("order", order, at_least=1, at_most=2)
+    churn, churned = arguments.number("churn", churn, at_least=0), _range(churned, "churned")
+    if churn or generator is not None:
+        arguments.generator(generator)
+    x_t, sigmas, condition, box_length = _checked(
+        denoiser, x_t, sigmas, condition, box_length, center
+    )
 
     def follow(x_t, step):
         sigma, below = sigmas[step], sigmas[step - 1]
@@ -299,21 +318,32 @@ def _frames(x_t: Tensor, sigmas: Tensor, advance: Callable) -> Iterator[Frame]:
         yield Frame(step - 1, sigmas[step - 1].item(), x_t, calls)
 
 
-def _checked(sigmas: Tensor, x_t: Tensor, box_length: float | None, center: bool) -> Tensor:
+def _checked(denoiser, x_t, sigmas, condition, box_length, center, name="x_t"):
+    arguments.instance("denoiser", denoiser, Callable)
+    x_t, box_length = arguments.positions(x_t, name=name), arguments.box(box_length, free=True)
+    if condition is not None:
+        condition = arguments.conditions(condition, len(x_t), name="condition").to(x_t)
     if center and box_length is not None:
         raise ValueError(
             "center=True is for free space: a periodic box has no centre; leave it out, or pass "
             f"box_length=None instead of {box_length}"
         )
-    if not torch.isfinite(x_t).all():
-        raise ValueError("x_t must be finite; some positions are nan or infinite")
-    sigmas = sigmas.double().cpu()
-    if sigmas.ndim != 1 or len(sigmas) < 2 or sigmas[0] != 0 or not (sigmas.diff() > 0).all():
+    sigmas = arguments.tensor("sigmas", sigmas, ("n_steps + 1",)).double().cpu()
+    if len(sigmas) < 2 or sigmas[0] != 0 or not (sigmas.diff() > 0).all():
         raise ValueError(
             "sigmas must be at least two noise levels that increase from zero, as "
             "noise.make_schedule gives them"
         )
-    return sigmas
+    return x_t, sigmas, condition, box_length
+
+
+def _range(ends: Sequence[float], name: str, name_of_last: str = "") -> tuple[float, float]:
+    ends = tuple(arguments.instance(name, ends, Sequence))
+    if len(ends) != 2:
+        raise ValueError(f"{name} must be two noise levels, got {len(ends)}")
+    low = arguments.number(name, ends[0], at_least=0)
+    high = arguments.number(name_of_last or name, ends[1], at_least=low, at_most=math.inf)
+    return low, high
 
 
 def _settle(positions: Tensor, box_length: float | None, center: bool) -> Tensor:
@@ -328,4 +358,4 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _estimate(denoiser, x_t, sigma, condition, box_length):
-    return denoiser(x_t, sigma.to(x_t).expand(len(x_t)), condition, box_length)
+    return estimate(denoiser, x_t, sigma.to(x_t).expand(len(x_t)), condition, box_length)

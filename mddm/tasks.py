@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mddm import plan, sampling, structure
+from mddm import arguments, plan, sampling, structure
 from mddm.dataset import Dataset
 from mddm.noise import Denoiser
 from mddm.potential import potential_energy
@@ -60,29 +60,33 @@ def training_source(
         n_points: points on a surface, for the other two.
 
     Raises:
-        ValueError: an unknown task, or one without the data that it needs.
+        TypeError, ValueError: an unknown task, one without the data that it needs, or a row that
+            is not there.
 
     Source: MDDM section 5 and appendix B.
     """
-    if task in SURFACES:
+    if arguments.choice("task", task, TASKS) in SURFACES:
         return Surface(task, n_points)
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     if dataset is None or (task == "unconditional" and row is None):
         raise ValueError(f"the task {task!r} needs a dataset, and 'unconditional' a row of it")
+    arguments.instance("dataset", dataset, Dataset)
     if task == "unconditional":
-        return Configurations(torch.from_numpy(dataset.positions[[row]]), None, dataset.box_length)
+        row = _row(dataset, row)
+        return Configurations(dataset.positions[[row]], None, dataset.box_length)
     train = dataset.subset("train")
-    return Configurations(
-        torch.from_numpy(train.positions),
-        torch.from_numpy(train.conditions).float(),
-        dataset.box_length,
-    )
+    return Configurations(train.positions, train.conditions, dataset.box_length)
 
 
 def unconditional_row(dataset: Dataset) -> int:
-    """Return the training row whose configuration the unconditional task is about."""
+    """Return the training row whose configuration the unconditional task is about.
+
+    Raises:
+        TypeError, ValueError: no data set, or one without training rows.
+    """
+    arguments.instance("dataset", dataset, Dataset)
     train = np.flatnonzero(dataset.split == "train")
+    if not len(train):
+        raise ValueError("dataset has no training rows, one of which the task is about")
     return int(train[dataset.take(train).nearest(*plan.UNCONDITIONAL)])
 
 
@@ -96,7 +100,12 @@ def replicas(dataset: Dataset, row: int, others: Dataset) -> np.ndarray:
 
     Returns:
         The rows of `others` that have the same condition and length, and another seed.
+
+    Raises:
+        TypeError, ValueError: no data set, or a row that is not there.
     """
+    row = _row(dataset, row)
+    arguments.instance("others", others, Dataset)
     same = (others.conditions == dataset.conditions[row]).all(axis=1)
     same &= (others.steps == dataset.steps[row]) & (others.seed != dataset.seed[row])
     return np.flatnonzero(same)
@@ -110,7 +119,11 @@ def sigma_max(box_length: float | None) -> float:
 
     Args:
         box_length: edge of the periodic cube [length], or None for free space.
+
+    Raises:
+        TypeError, ValueError: a box that is not positive and finite.
     """
+    box_length = arguments.box(box_length, free=True)
     return 3.0 if box_length is None else box_length / 2
 
 
@@ -144,17 +157,16 @@ def generate(
         The sampler's frames; the last one holds the samples, (n_samples, n_particles, 3).
 
     Raises:
-        ValueError: an unknown sampler, or conditions of another shape.
+        TypeError, ValueError: an unknown sampler, conditions of another shape, or another argument
+            of another kind or out of its range.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    arguments.choice("sampler", sampler, SAMPLERS)
+    n_samples = arguments.whole("n_samples", n_samples, at_least=1)
+    device = arguments.device(device)
     if conditions is not None:
-        conditions = torch.as_tensor(np.asarray(conditions), dtype=torch.float32, device=device)
-        if conditions.shape != (n_samples, 3):
-            raise ValueError(
-                f"conditions must have the shape ({n_samples}, 3), got {tuple(conditions.shape)}"
-            )
-    generator = torch.Generator(device).manual_seed(seed)
+        conditions = arguments.conditions(conditions, n_samples).to(device, torch.float32)
+    sigmas = arguments.tensor("sigmas", sigmas, ("n_steps + 1",))
+    generator = torch.Generator(device).manual_seed(arguments.seed(seed))
     start = sampling.pure_noise(n_samples, n_particles, box_length, sigmas[-1].item(), generator)
     return SAMPLERS[sampler](
         denoiser, start, sigmas, generator, conditions, box_length, center=center
@@ -175,16 +187,20 @@ def score(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any]:
         nan where there is none), `energy` (potential energy per particle), `energy_gap` (that of
         the sample minus that of MD).
 
+    Raises:
+        TypeError, ValueError: no data set, a row that is not there, or positions of another shape
+            or not finite.
+
     Source: MDDM section 2.2 for RDF-MSE; the yardsticks are ours.
     """
-    box_length = dataset.box_length
+    row, box_length = _row(dataset, row), dataset.box_length
+    system = arguments.positions(positions, ("n_particles", 3)).detach().cpu().double()
     _, reference = structure.rdf(dataset.positions[row], box_length)
     _, curve = structure.rdf(positions, box_length)
     replicas = [
         structure.rdf_mse(structure.rdf(dataset.positions[partner], box_length)[1], reference)
         for partner in dataset.partners(row)
     ]
-    system = torch.as_tensor(positions).double()
     energy = potential_energy(system, dataset.potential(row), box_length).mean().item()
     return {
         "k": float(dataset.k[row]),
@@ -199,6 +215,11 @@ def score(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any]:
     }
 
 
+def _row(dataset: Dataset, row: int) -> int:
+    arguments.instance("dataset", dataset, Dataset)
+    return arguments.whole("row", row, at_least=0, at_most=len(dataset) - 1)
+
+
 def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """Give the 95 % bootstrap interval of a mean (bias-corrected and accelerated).
 
@@ -208,10 +229,14 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
 
     Returns:
         Lower and upper end; nan where fewer than two values leave it undefined.
+
+    Raises:
+        TypeError, ValueError: no numbers, or some that are not finite.
     """
     from scipy.stats import bootstrap
 
-    values = np.asarray(values, dtype=float)
+    seed = arguments.seed(seed)
+    values = arguments.tensor("values", values, (0,), ("n",)).double().numpy()
     if len(values) < 2 or np.ptp(values) == 0:
         return math.nan, math.nan
     interval = bootstrap((values,), np.mean, rng=np.random.default_rng(seed)).confidence_interval

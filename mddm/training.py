@@ -5,11 +5,10 @@ Each step draws from a generator seeded by (seed, step): a run that was killed a
 the very same steps as one that was not.
 """
 
-import difflib
 import inspect
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mddm import checkpoint
+from mddm import arguments, checkpoint
 from mddm.bragg import BraggDenoiser
 from mddm.geometry import wrap
-from mddm.noise import Denoiser, add_noise, make_schedule
+from mddm.noise import SCHEDULES, Denoiser, add_noise, estimate, make_schedule
 from mddm.pbcconv import PBCConvDenoiser, RadialDenoiser
 from mddm.transolver import TransolverDenoiser
 from mddm.waves import decoys
@@ -41,11 +40,14 @@ def default_architecture(preset: str) -> dict[str, Any]:
 
     Args:
         preset: a key of `PRESETS`.
+
+    Raises:
+        ValueError: no such preset.
     """
-    arguments = inspect.signature(PRESETS[preset]).parameters
+    network = PRESETS[arguments.choice("preset", preset, PRESETS)]
     return {
         name: argument.default
-        for name, argument in arguments.items()
+        for name, argument in inspect.signature(network).parameters.items()
         if name not in ("sigma_min", "sigma_max")
     }
 
@@ -78,14 +80,14 @@ class Configurations:
     """MD configurations, drawn at random and turned by a random symmetry of the cube.
 
     Args:
-        positions: (n_configurations, n_particles, 3) in [0, box_length) [length].
+        positions: (n_configurations, n_particles, 3) [length]; any image of a particle will do.
         conditions: (n_configurations, 3), k, phi and temperature of each; None to train on
             structures alone.
         box_length: edge of the periodic cube [length].
 
     Raises:
-        ValueError: shapes that do not fit each other, no configuration at all, or positions
-            that are not finite.
+        TypeError, ValueError: shapes that do not fit each other, no configuration at all, numbers
+            that are not finite, or a box that is not positive.
 
     Source: MDDM section 5, the augmentation of the unconditional task.
     """
@@ -95,21 +97,26 @@ class Configurations:
     box_length: float
 
     def __post_init__(self):
-        if self.positions.ndim != 3 or self.positions.shape[-1] != 3 or not len(self.positions):
-            raise ValueError(
-                "positions must have the shape (n_configurations, n_particles, 3) with at least "
-                f"one configuration, got {tuple(self.positions.shape)}"
+        shape, precision = ("n_configurations", "n_particles", 3), torch.get_default_dtype()
+        taken = {
+            "positions": arguments.positions(self.positions, shape, dtype=precision),
+            "box_length": arguments.box(self.box_length),
+        }
+        if self.conditions is not None:
+            taken["conditions"] = arguments.conditions(self.conditions, len(taken["positions"])).to(
+                precision
             )
-        if not torch.isfinite(self.positions).all():
-            raise ValueError("positions must be finite; some are nan or infinite")
-        if self.conditions is not None and self.conditions.shape != (len(self.positions), 3):
-            raise ValueError(
-                f"conditions must have the shape ({len(self.positions)}, 3), one row a "
-                f"configuration, got {tuple(self.conditions.shape)}"
-            )
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Draw configurations with replacement, each under one of the cube's 48 symmetries."""
+        """Draw configurations with replacement, each under one of the cube's 48 symmetries.
+
+        Raises:
+            TypeError, ValueError: a batch size that is no whole number above 0, or no generator.
+        """
+        batch_size = arguments.whole("batch_size", batch_size, at_least=1)
+        arguments.generator(generator)
         on = {"device": generator.device, "generator": generator}
         chosen = torch.randint(len(self.positions), (batch_size,), **on)
         x_0 = self.positions.to(generator.device)[chosen]
@@ -147,7 +154,8 @@ class Settings:
             trained, whatever the defaults are when it is read.
 
     Raises:
-        ValueError: an unknown preset or part of its architecture, or a number out of range.
+        TypeError, ValueError: an unknown preset or part of its architecture, or a number of
+            another kind or out of range.
     """
 
     preset: str = "mddm"
@@ -166,31 +174,31 @@ class Settings:
     architecture: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.preset not in PRESETS:
-            raise ValueError(
-                f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}"
-                f"{_did_you_mean(self.preset, PRESETS)}"
-            )
-        for name in ("n_steps", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in [0, 2**32), got {self.seed}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-        if not 0 <= self.decoys <= 1:
-            raise ValueError(f"decoys must lie in [0, 1], got {self.decoys}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        whole, number = arguments.whole, arguments.number
+        taken = {
+            "preset": arguments.choice("preset", self.preset, PRESETS),
+            "n_steps": whole("n_steps", self.n_steps, at_least=1),
+            "batch_size": whole("batch_size", self.batch_size, at_least=1),
+            "learning_rate": number("learning_rate", self.learning_rate, above=0),
+            "ema_decay": number("ema_decay", self.ema_decay, at_least=0, below=1),
+            "schedule": arguments.choice("schedule", self.schedule, SCHEDULES),
+            "n_levels": whole("n_levels", self.n_levels, at_least=2),
+            "sigma_min": number("sigma_min", self.sigma_min, above=0),
+            "sigma_max": number("sigma_max", self.sigma_max, above=0),
+            "seed": arguments.seed(self.seed, bits=32),
+            "data": arguments.instance("data", self.data, str),
+            "precision": arguments.choice("precision", self.precision, ("float32", "bfloat16")),
+            "decoys": number("decoys", self.decoys, at_least=0, at_most=1),
+            "architecture": default_architecture(self.preset),
+        }
+        for name, value in arguments.instance("architecture", self.architecture, Mapping).items():
+            arguments.choice(f"architecture of {self.preset!r}", name, taken["architecture"])
+            # Files keep Python's numbers, and not NumPy's.
+            value = value.item() if isinstance(value, np.generic) else value
+            taken["architecture"][name] = value
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
         self.sigmas()
-        known = default_architecture(self.preset)
-        for name in self.architecture:
-            if name not in known:
-                raise ValueError(
-                    f"architecture of {self.preset!r} has {', '.join(known)}; got {name!r}"
-                    f"{_did_you_mean(name, known)}"
-                )
-        object.__setattr__(self, "architecture", known | self.architecture)
 
     def sigmas(self) -> Tensor:
         """Return the noise levels, (n_levels + 1,) float64 [length], starting at zero."""
@@ -205,11 +213,6 @@ class Settings:
             )
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 @dataclass
 class TrainingState:
     """A training run at one moment: weights, their average, the optimiser, the losses so far.
@@ -219,6 +222,9 @@ class TrainingState:
         device: where it runs.
         step: steps taken.
         seconds: time spent on them.
+
+    Raises:
+        TypeError, ValueError: other settings than `Settings`, or a device that is not there.
     """
 
     settings: Settings
@@ -231,6 +237,8 @@ class TrainingState:
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self):
+        arguments.instance("settings", self.settings, Settings)
+        self.device = arguments.device(self.device)
         self.losses = torch.full((self.settings.n_steps,), torch.nan)
         self.denoiser = self.settings.new_denoiser().to(self.device)
         decay = self.settings.ema_decay
@@ -273,11 +281,13 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
         A report after each step.
 
     Raises:
+        TypeError: no training state, or no source.
         FloatingPointError: the loss is no longer finite; the state keeps the last good weights.
 
     Source: MDDM algorithm 1.
     """
-    settings = state.settings
+    settings = arguments.instance("state", state, TrainingState).settings
+    _check_source(source)
     sigmas = settings.sigmas()[1:].to(state.device, torch.float32)
     generator = torch.Generator(state.device)
     lowered = settings.precision == "bfloat16"
@@ -330,7 +340,15 @@ def level_losses(
 
     Returns:
         (n_levels,) mean squared errors of the unit noise.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
     """
+    arguments.instance("denoiser", denoiser, Callable)
+    _check_source(source)
+    sigmas = arguments.sigma(sigmas, ("n_levels",), name="sigmas")
+    n_draws = arguments.whole("n_draws", n_draws, at_least=1)
+    seed = arguments.seed(seed)
     weights = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
     device = next((weight.device for weight in weights), torch.device("cpu"))
     generator = torch.Generator(device)
@@ -343,6 +361,14 @@ def level_losses(
             drawn, _ = _noise_losses(denoiser, x_0, condition, level, source.box_length, generator)
             losses.append(drawn.mean().cpu())
     return torch.stack(losses)
+
+
+def _check_source(source: Source) -> None:
+    if not (callable(getattr(source, "draw", None)) and hasattr(source, "box_length")):
+        raise TypeError(
+            "source must draw configurations of a box, as tasks.training_source gives them, got "
+            f"{type(source).__name__}"
+        )
 
 
 @contextmanager
@@ -368,8 +394,8 @@ def _noise_losses(denoiser, x_0, condition, sigmas, box_length, generator, with_
         added = decoys(in_noise, levels, box_length, generator) / levels[:, None, None]
         eps = eps + chosen * added
     x_t = add_noise(x_0, levels[:, None, None], eps, box_length)
-    estimate = denoiser(x_t, levels, condition, box_length)
-    return (estimate - eps).square().mean(dim=(1, 2)), levels
+    found = estimate(denoiser, x_t, levels, condition, box_length)
+    return (found - eps).square().mean(dim=(1, 2)), levels
 
 
 def _seed(generator: torch.Generator, seed: int, step: int) -> None:
@@ -463,7 +489,7 @@ def load_state(
     if changed:
         raise ValueError(
             f"{path} belongs to a run with other settings ({'; '.join(changed)}); "
-            "restore them, or delete the file to start anew"
+            "restore them, or give the new run another file"
         )
     with _understanding(path, "state", header):
         return _restore(TrainingState(settings, device, header["step"], header["seconds"]), tensors)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mddm import arguments
 from mddm.noise import global_features
 from mddm.potential import CONDITION_RANGES
 
@@ -138,7 +139,13 @@ class TransolverDenoiser(nn.Module):
 
         Returns:
             (batch, n_particles, 3), the estimate of eps.
+
+        Raises:
+            TypeError, ValueError: an argument of another kind or shape, or out of its range.
         """
+        x_t, sigma, condition, box_length = arguments.network(
+            x_t, sigma, condition, box_length, self.placeholder
+        )
         if box_length is None:
             scaled = x_t / (1 + sigma.square()).sqrt()[:, None, None]
         else:

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
+from mddm import arguments
 from mddm.geometry import minimum_image, wrap
 
 # Where structures have their peaks.  Longer waves can be kept however weak they are: they tell
@@ -79,8 +80,13 @@ def strongest_waves(
         The waves, strongest first; the long ones come last.
 
     Raises:
-        ValueError: no wave of these lengths fits into the box.
+        TypeError, ValueError: no wave of these lengths fits into the box, or an argument of another
+            kind or shape, or out of its range.
     """
+    positions, box_length = arguments.positions(positions), arguments.box(box_length)
+    n_waves = arguments.whole("n_waves", n_waves, at_least=1)
+    q_min = arguments.number("q_min", q_min, at_least=0)
+    q_max = arguments.number("q_max", q_max, above=0)
     order, whole, length = _waves(q_max, box_length, positions.device)
     wanted = (length >= q_min) & (length <= q_max)
     n_fitting = int(wanted.sum())
@@ -149,8 +155,15 @@ def find_sites(
             far from that of the particles, as in a liquid, a glass or waves that do not make a
             lattice.
 
+    Raises:
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
+
     Source: this study.  What noise takes is the Debye-Waller factor.
     """
+    arguments.instance("waves", waves, Waves, "find them by strongest_waves")
+    sigma = arguments.sigma(sigma, (len(waves.vectors),))
+    n_particles = arguments.whole("n_particles", n_particles, at_least=1)
+    box_length = arguments.box(box_length)
     density = _density(waves, sigma, n_particles, box_length)
     n_grid = density.shape[1]
     around = functional.pad(density[:, None], (1,) * 6, mode="circular")
@@ -217,8 +230,15 @@ def assign(
         certainty: (batch, n_particles, 1), the share of the likeliest site; zero where there are
             none.
 
+    Raises:
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
+
     Source: Sinkhorn and Knopp 1967, over-relaxed as in Thibault et al. 2021; sites may stay empty.
     """
+    positions, box_length = arguments.positions(positions), arguments.box(box_length)
+    places = arguments.tensor("places", places, (len(positions), "n", 3))
+    there = arguments.typed("there", there, torch.bool, tuple(places.shape[:2]))
+    sigma = arguments.sigma(sigma, (len(positions),))
     if not there.any():
         return torch.zeros_like(positions), torch.zeros_like(positions[..., :1])
     squared = positions.new_zeros(())
@@ -261,8 +281,13 @@ def hop(positions: Tensor, sigma: float, box_length: float) -> Tensor:
         The positions, new ones where there was a jump.  Where no sites are found, or too few
         particles are at one of their own, nothing moves.
 
+    Raises:
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
+
     Source: this study; jumps over any distance are moves of Monte Carlo simulation.
     """
+    positions, box_length = arguments.positions(positions), arguments.box(box_length)
+    sigma = arguments.number("sigma", sigma, above=0)
     n_particles = positions.shape[1]
     if 2 * math.pi / box_length > Q_MAX:
         return positions
@@ -313,10 +338,14 @@ def decoys(
         (batch, n_particles, 3) displacements, a sum of longitudinal waves [length].
 
     Raises:
-        ValueError: a box too small for such waves.
+        TypeError, ValueError: a box too small for such waves, or an argument of another kind or
+            shape, or out of its range.
 
     Source: this study.
     """
+    positions, box_length = arguments.positions(positions), arguments.box(box_length)
+    sigma = arguments.sigma(sigma, (len(positions),))
+    arguments.generator(generator)
     step = 2 * math.pi / box_length
     if step > _DECOY_Q[1]:
         raise ValueError(

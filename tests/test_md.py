@@ -298,8 +298,8 @@ def test_a_blow_up_names_the_system():
         ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"time_step": 0.0}, "time_step must be a finite number above 0"),
         ({"conditions": CONDITIONS[0]}, r"conditions must have the shape \(batch, 3\)"),
-        ({"conditions": CONDITIONS * 0}, "temperatures must be positive"),
-        ({"start_temperature": -1.0}, "temperatures must be positive"),
+        ({"conditions": CONDITIONS * 0}, "temperatures above 0, got 0.0"),
+        ({"start_temperature": -1.0}, "start_temperature must be numbers above 0"),
         ({"box_length": 6.6}, "below half the box edge"),
         ({"skin": 0.0}, "skin must be a finite number above 0"),
         (

@@ -77,7 +77,9 @@ def test_a_schedule_linear_in_the_variance_steps_over_the_structure():
 def test_unknown_schedule_suggests_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean 'linear_variance'"):
         noise.make_schedule("linear_varianc", 10)
-    with pytest.raises(ValueError, match="log, log_normal, power, linear_variance"):
+    with pytest.raises(
+        ValueError, match=r"'log', 'log_normal', 'power', 'linear_variance', got 'zzz'$"
+    ):
         noise.make_schedule("zzz", 10)
 
 
@@ -100,7 +102,7 @@ def test_schedules_refuse_bad_arguments(name, arguments, message):
 
 @pytest.mark.parametrize("bad", [{"center": 0}, {"width": -1}])
 def test_log_normal_schedule_refuses_a_bad_center_or_width(bad):
-    with pytest.raises(ValueError, match="center and width must be positive"):
+    with pytest.raises(ValueError, match=r"(center|width) must be a finite number above 0"):
         noise.log_normal_schedule(10, **bad)
 
 
@@ -197,7 +199,7 @@ def test_posterior_of_a_batch_broadcasts_and_keeps_its_dtype():
         ((1.0, -0.1), "alpha_prev"),
         ((0.0, 0.0), "alpha_t"),
         ((math.nan, 0.0), "alpha_t"),
-        ((1.0, 0.5, "papr"), "'exact' or 'paper'"),
+        ((1.0, 0.5, "papr"), "'exact', 'paper', got 'papr'"),
     ],
 )
 def test_posterior_refuses_bad_arguments(arguments, message):
@@ -325,7 +327,7 @@ def test_the_wrapped_normal_is_not_uniform_at_sigma_equal_to_the_box():
     [noise.wrapped_normal_log_density, noise.wrapped_normal_score, noise.wrapped_eps],
 )
 def test_wrapped_normal_refuses_level_zero(function):
-    with pytest.raises(ValueError, match="start at level 1"):
+    with pytest.raises(ValueError, match="sigma must be numbers above 0, got 0"):
         function(torch.zeros(3), noise.log_schedule(5)[:, None], BOX)
 
 

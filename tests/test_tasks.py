@@ -46,7 +46,9 @@ def test_replicas_elsewhere_have_the_condition_and_the_length_and_another_seed(d
 
 
 def test_wrong_tasks_are_refused(data):
-    with pytest.raises(ValueError, match="task must be one of unconditional, conditional"):
+    with pytest.raises(
+        ValueError, match=r"task must be one of 'unconditional', .*did you mean 'conditional'"
+    ):
         tasks.training_source("conditionel", data)
     with pytest.raises(ValueError, match="needs a dataset"):
         tasks.training_source("conditional")
@@ -67,7 +69,7 @@ def test_every_sampler_ends_in_the_box_with_a_sample_a_condition(data, sampler):
 
 def test_wrong_requests_are_refused_at_the_call(data):
     sigmas = torch.tensor([0.0, 0.05, 0.2])
-    with pytest.raises(ValueError, match="sampler must be one of ancestral"):
+    with pytest.raises(ValueError, match="sampler must be one of 'ancestral'"):
         tasks.generate(silent, "euler", sigmas, None, 1, 10, 6.0, seed=0)
     with pytest.raises(ValueError, match=r"conditions must have the shape \(3, 3\), got \(2, 3\)"):
         tasks.generate(silent, "ancestral", sigmas, data.conditions[:2], 3, 10, 6.0, seed=0)

