@@ -230,6 +230,19 @@ def tensor(
     return found
 
 
+def array(name: str, value: Any, *shapes: tuple[int | str, ...], **limits: Any) -> np.ndarray:
+    """Take an array of real numbers as NumPy has it, in double precision.
+
+    Args:
+        name, value, shapes: as for `tensor`.
+        limits: `finite`, `above` and `at_least`, as for `tensor`.
+
+    Raises:
+        TypeError, ValueError: as `tensor`.
+    """
+    return tensor(name, _plain(value), *shapes, dtype=torch.float64, **limits).numpy()
+
+
 def typed(name: str, value: Any, dtype: torch.dtype, *shapes: tuple[int | str, ...]) -> Tensor:
     """Take a tensor of other entries than real numbers: indices, or what is true and what is not.
 
@@ -353,7 +366,7 @@ def _scalar(name: str, value: Any) -> int | float:
 
 def _from_array(name: str, value: Any) -> Tensor:
     try:
-        found = np.asarray(value)
+        found = np.asarray(_plain(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be an array of numbers, got {_shown(value)}") from error
     if found.dtype.kind not in "iuf":
@@ -363,6 +376,8 @@ def _from_array(name: str, value: Any) -> Tensor:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
 
 

@@ -6,6 +6,7 @@ exits with status 1 if a check fails.
 
 import argparse
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mddm import plan, structure
+from mddm import files, plan, structure
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed, pair_distances
 
 SPLITS = ("train", "test", "replica")
@@ -30,6 +31,12 @@ ATTRIBUTES = (
     "engine",
     "convention",
     "command",
+)
+# The attribute of a file that keeps the content hash; and what to do about a file without others.
+_HASH = "content_hash"
+_SCHEMA = (
+    "data/README.md lists the columns and attributes that a data set has; with h5py they can be "
+    "added, such as file.attrs['r_cut'] = 3.0"
 )
 # With fewer the thermostat still trails behind the ramp while the last temperature is held.
 _SETTLING_STEPS = 10_000
@@ -87,7 +94,11 @@ class Dataset:
 
     def __post_init__(self):
         for name, kind in _COLUMNS.items():
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=kind))
+            try:
+                column = np.asarray(getattr(self, name), dtype=kind)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} must be an array of {kind.__name__}: {error}") from error
+            object.__setattr__(self, name, column)
         if self.positions.ndim != 3 or self.positions.shape[-1] != 3:
             raise ValueError(
                 f"positions must have the shape (n, n_particles, 3), got {self.positions.shape}"
@@ -109,7 +120,13 @@ class Dataset:
     @property
     def box_length(self) -> float:
         """Edge of the periodic cube [length]."""
-        return float(self.attributes["box_length"])
+        try:
+            return float(self.attributes["box_length"])
+        except (TypeError, ValueError):
+            edge = self.attributes["box_length"]
+            raise ValueError(
+                f"box_length must be one number, the edge of a cube, got {edge!r}"
+            ) from None
 
     @property
     def conditions(self) -> np.ndarray:
@@ -169,66 +186,120 @@ class Dataset:
 def write(path: str | Path, dataset: Dataset) -> None:
     """Write a data set to an HDF5 file, which is there whole or not at all.
 
+    The content hash goes with it, for `read` to check.
+
     Raises:
-        OSError: the folder is not there or not writable, or the disk is full.
+        OSError: the folder cannot be made or written to, or the disk is full.
     """
     import h5py
 
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with h5py.File(partial, "w") as file:
-            for name in _COLUMNS:
-                column = getattr(dataset, name)
-                if name == "split":
-                    file.create_dataset(name, data=column.tolist(), dtype=h5py.string_dtype())
-                elif name == "positions":
-                    # One configuration a chunk, so that single rows are quick to read.
-                    chunks = (1, *column.shape[1:]) if column.size else None
-                    options = {"compression": "gzip", "shuffle": True} if column.size else {}
-                    file.create_dataset(name, data=column, chunks=chunks, **options)
-                else:
-                    file.create_dataset(name, data=column)
-            file.attrs.update(dataset.attributes)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    # From version 1.8 on, HDF5 has checksums for all that it keeps besides the columns, but not
+    # for text of any length, where a flipped bit can make it read for ever.
+    with h5py.File(content, "w", libver=("v108", "latest")) as file:
+        for name in _COLUMNS:
+            column = getattr(dataset, name)
+            if name == "split":
+                file.create_dataset(name, data=_fixed(column))
+            elif name == "positions":
+                # One configuration a chunk, so that single rows are quick to read.
+                chunks = (1, *column.shape[1:]) if column.size else None
+                options = {"compression": "gzip", "shuffle": True} if column.size else {}
+                file.create_dataset(name, data=column, chunks=chunks, **options)
+            else:
+                file.create_dataset(name, data=column)
+        for name, value in {**dataset.attributes, _HASH: dataset.content_hash}.items():
+            file.attrs[name] = _fixed(value) if isinstance(value, str) else value
+    files.write_whole(path, content.getvalue())
+
+
+def _fixed(text: str | np.ndarray) -> np.ndarray:
+    import h5py
+
+    encoded = np.char.encode(text, "utf-8")
+    return encoded.astype(h5py.string_dtype(length=max(1, encoded.dtype.itemsize)))
 
 
 def read(path: str | Path) -> Dataset:
     """Read a data set.
 
     Raises:
-        FileNotFoundError: there is no such file; the message says how to make it.
-        ValueError: the file is truncated, no HDF5 file, or of another schema.
+        FileNotFoundError: there is no such file; the message says how to get one.
+        OSError: the file is there, but the system does not let it be read, or it is locked.
+        ValueError: the file is truncated, no HDF5 file, of another schema, or its columns are not
+            those that it was written with.
     """
-    import h5py
-
     path = Path(path)
-    makers = {Path(file).name: name for name, file in plan.FILES.items()}
-    remedy = (
-        f"get it back with `git checkout -- {path}`, or make it anew with "
-        f"`python -m mddm.sweep {makers.get(path.name, 'small')} --output {path}`"
-    )
+    if path.is_dir():
+        raise IsADirectoryError(f"data set {path} is a folder; name a file, such as data/opp.h5")
+    remedy = _remedy(path)
     if not path.is_file():
         raise FileNotFoundError(f"data set {path} does not exist; {remedy}")
+    lacking, columns, attributes = _contents(path, remedy)
+    if lacking:
+        raise ValueError(
+            f"data set {path} lacks the columns {', '.join(lacking)}, or has something else in "
+            f"their place; {_SCHEMA}"
+        )
+    written = attributes.pop(_HASH, None)
+    try:
+        found = Dataset(**columns, attributes=attributes)
+        content_hash = found.content_hash
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"data set {path} is of another schema: {error}; {_SCHEMA}") from error
+    if written not in (None, content_hash):
+        raise ValueError(
+            f"data set {path} is not as it was written: content hash {content_hash}, was "
+            f"{written}; {remedy}. Where it was changed on purpose, delete its attribute {_HASH!r}"
+        )
+    return found
+
+
+def _contents(path: Path, remedy: str) -> tuple[list[str], dict, dict]:
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
-            missing = [name for name in _COLUMNS if name not in file]
-            if missing:
-                raise ValueError(f"data set {path} lacks {', '.join(missing)}; {remedy}")
+            attributes = {name: _plain(value) for name, value in file.attrs.items()}
+            lacking = [name for name in _COLUMNS if not isinstance(file.get(name), h5py.Dataset)]
+            if lacking:
+                return lacking, {}, attributes
             columns = {name: file[name][...] for name in _COLUMNS if name != "split"}
-            columns["split"] = file["split"].asstr()[...]
-            attributes = {
-                name: value.item() if isinstance(value, np.generic) else value
-                for name, value in file.attrs.items()
-            }
-    except OSError as error:
-        raise ValueError(f"data set {path} is damaged or no HDF5 file; {remedy}") from error
-    try:
-        return Dataset(**columns, attributes=attributes)
-    except ValueError as error:
-        raise ValueError(f"data set {path} is of another schema: {error}; {remedy}") from error
+            if h5py.check_string_dtype(file["split"].dtype) is None:
+                return ["split"], columns, attributes
+            return [], columns | {"split": file["split"].asstr()[...]}, attributes
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
+        # What is wrong with the content has no number of the system's.
+        if not getattr(error, "errno", None):
+            message = f"data set {path} is damaged or no HDF5 file ({error}); {remedy}"
+            raise ValueError(message) from error
+        locked = (
+            ": another program is writing to it, or its file system has no locks, for which there "
+            "is HDF5_USE_FILE_LOCKING=FALSE in the environment"
+        )
+        reason = os.strerror(error.errno) + (locked if "lock file" in str(error) else "")
+        raise OSError(error.errno, f"data set cannot be read ({reason})", str(path)) from error
+
+
+def _plain(value):
+    """Give an attribute as Python has it: other programs write arrays of one, or bytes."""
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1:
+        value = np.asarray(value).item()
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _remedy(path: Path) -> str:
+    """Say how to get a file back; only the study's own can be made anew by the study."""
+    whole = path.resolve()
+    for name, file in plan.FILES.items():
+        if whole.match(file) and (whole.parents[1] / "mddm" / "plan.py").is_file():
+            back = f"`git checkout -- {path}` brings the study's own back"
+            if path.exists():
+                return f"if it is yours, move it away; {back}"
+            return f"{back}, `python -m mddm.sweep {name}` makes it anew"
+    if path.exists():
+        return "take a good copy of it"
+    return f"name a file that `dataset.write` made, or the study's own, {plan.FILES['ramps']}"
 
 
 @dataclass(frozen=True)
@@ -400,7 +471,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         dataset = read(options.path)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     counts = ", ".join(f"{(dataset.split == split).sum()} {split}" for split in SPLITS)

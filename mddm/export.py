@@ -11,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mddm import dataset
+from mddm import arguments, dataset, geometry, optional
 
 FORMATS = (".gsd", ".xyz", ".extxyz")
+# What the comment line of an extended XYZ file has a meaning of its own for.
+_TAKEN = (
+    "energy", "free_energy", "stress", "virial", "dipole", "magmom", "pbc", "lattice", "properties",
+)  # fmt: skip
 
 
 def write(
@@ -26,30 +30,34 @@ def write(
 
     Args:
         path: ends in .gsd, .xyz or .extxyz.
-        positions: (n_frames, n_particles, 3), or (n_particles, 3) for one frame [length].
+        positions: (n_frames, n_particles, 3), or (n_particles, 3) for one frame [length]; any
+            image of a particle will do, the one inside the box is written.
         box_length: edge of the periodic cube [length].
         information: a name and (n_frames,) numbers for each quantity to write beside them, such
-            as k, phi, temperature and energy: `log/<name>` in GSD, the comment line in XYZ.
+            as k, phi, temperature and energy_per_particle: `log/<name>` in GSD, the comment line
+            in XYZ.
 
     Raises:
-        ValueError: another ending, positions of another shape or not finite, or a quantity
-            without one number a frame.
+        TypeError: an argument that is no number.
+        ValueError: another ending, positions of another shape or not finite, a box that is not
+            positive, a quantity without one number a frame, or one whose name is no word or is
+            taken for something else by readers of extended XYZ.
         OSError: the folder is not there or not writable, or the disk is full.
     """
-    path, frames = Path(path), np.asarray(positions, dtype=np.float32)
-    if frames.ndim == 2:
-        frames = frames[None]
-    if frames.ndim != 3 or frames.shape[2] != 3 or 0 in frames.shape:
-        raise ValueError(
-            "positions must have the shape (n_particles, 3) or (n_frames, n_particles, 3), got "
-            f"{np.shape(positions)}"
-        )
-    if not np.isfinite(frames).all():
-        raise ValueError("positions must be finite; some are nan or infinite")
+    path = Path(path)
+    points = arguments.positions(positions, ("n_particles", 3), ("n_frames", "n_particles", 3))
+    box_length = arguments.box(box_length)
+    frames = geometry.wrap_single(points, box_length).reshape(-1, *points.shape[-2:])
     information = {name: np.asarray(values) for name, values in (information or {}).items()}
     for name, values in information.items():
-        if values.shape != (len(frames),):
-            raise ValueError(f"{name} must have one number a frame, got shape {values.shape}")
+        if values.shape != (len(frames),) or values.dtype.kind not in "iuf":
+            raise ValueError(f"{name} must have one number a frame, got {values.tolist()}")
+        if not str(name).isidentifier() or name.lower() in _TAKEN:
+            raise ValueError(
+                f"a quantity cannot be called {name!r}: readers of extended XYZ want a word, and "
+                f"take {', '.join(_TAKEN)} for what holds of all particles together or of the "
+                "box; choose another, such as 'energy_per_particle'"
+            )
     writers = {".gsd": _write_gsd, ".xyz": _write_xyz, ".extxyz": _write_xyz}
     if path.suffix not in writers:
         raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {str(path)!r}")
@@ -62,7 +70,8 @@ def write(
 
 
 def _write_gsd(path, frames, box_length, information):
-    import gsd.hoomd
+    with optional.packages():
+        import gsd.hoomd
 
     with gsd.hoomd.open(path, "w") as file:
         for index, points in enumerate(frames):
@@ -77,8 +86,9 @@ def _write_gsd(path, frames, box_length, information):
 
 
 def _write_xyz(path, frames, box_length, information):
-    import ase
-    import ase.io
+    with optional.packages():
+        import ase
+        import ase.io
 
     images = []
     for index, points in enumerate(frames):

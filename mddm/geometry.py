@@ -16,6 +16,8 @@ _MATRIX_ENTRIES = 2**27
 # Past this many particles a kd-tree is faster than a distance matrix on a GPU too, transfers
 # included (benchmarks/neighbors.py), and its cost grows as N log N instead of N squared.
 _MATRIX_MAX_PARTICLES = 4096
+# The volumes of boxes far beyond these edges [length] are 0 or infinite in single precision.
+_LEAST_EDGE, _GREATEST_EDGE = 1e-9, 1e9
 
 
 def wrap(positions: Tensor, box_length: float | None) -> Tensor:
@@ -44,6 +46,27 @@ def wrap(positions: Tensor, box_length: float | None) -> Tensor:
     wrapped = torch.remainder(positions, edge)
     # Rounding takes a tiny negative coordinate to box_length itself, which is outside the box.
     return torch.where(wrapped == edge, torch.zeros_like(wrapped), wrapped)
+
+
+def wrap_single(positions: Tensor, box_length: float) -> np.ndarray:
+    """Fold positions into the periodic box as files and freud keep them, in single precision.
+
+    Args:
+        positions: any shape [length]; any image of a particle will do.
+        box_length: edge of the cube [length].
+
+    Returns:
+        float32 positions in [0, box_length), same shape: what rounding would take to box_length
+        itself is its image at 0.
+
+    Raises:
+        TypeError, ValueError: as from `wrap`; also for positions that are not finite, and for
+            boxes whose volume single precision does not know.
+    """
+    limits = {"at_least": _LEAST_EDGE, "at_most": _GREATEST_EDGE}
+    box_length = arguments.number("box_length", box_length, **limits)
+    inside = wrap(arguments.tensor("positions", positions).detach().cpu().double(), box_length)
+    return wrap(inside.float(), box_length).numpy()
 
 
 def minimum_image(displacement: Tensor, box_length: float | None) -> Tensor:

@@ -18,6 +18,8 @@ from mddm.pairs import Pairs, compiled, make_pairs
 
 # A minimisation lists its pairs anew after so many steps, and looks whether it is done.
 _RELAX_STEPS = 10
+# How far particles that coincide are moved apart before it [length].
+_APART = 1e-3
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ def minimize(
     Raises:
         TypeError, ValueError: an argument of another kind or shape, out of its range or not finite.
 
+    Particles at one and the same place, which no force can part, are first moved at random.
+
     Source: Bitzek et al., Physical Review Letters 97, 170201 (2006), steps limited by the skin.
     """
     conditions = arguments.conditions(conditions)
@@ -167,6 +171,8 @@ def minimize(
     n_steps = arguments.whole("n_steps", n_steps, at_least=0)
     pairs = make_pairs(conditions, box_length, positions.device, positions.dtype, **settings)
     x = wrap(positions.detach().transpose(1, 2).contiguous(), pairs.box_length)
+    if n_steps:
+        x = _part(x, pairs.box_length)
     x = _relax(pairs, x, tolerance, n_steps)
     forces, energy, _ = pairs.sums(x, measure=True)
     converged = forces.square().mean((1, 2)) < tolerance**2
@@ -201,6 +207,16 @@ def _start(pairs: Pairs, shape: tuple, hot: Tensor, seed: int) -> State:
     unknown = torch.zeros_like(energy)
     x, v, forces = (tensor.transpose(1, 2).contiguous() for tensor in (x, v, forces))
     return State(x, v, forces, energy / shape[1], unknown, unknown, 0)
+
+
+def _part(x: Tensor, box_length: float) -> Tensor:
+    batch, _, n_particles = x.shape
+    system = torch.arange(batch).to(x)[:, None, None].expand(-1, 1, n_particles)
+    rows = torch.cat([system, x], 1).transpose(1, 2).flatten(0, 1)
+    _, place, count = rows.unique(dim=0, return_inverse=True, return_counts=True)
+    coincident = (count[place] > 1).view(batch, 1, n_particles)
+    draws = torch.randn(3, n_particles, generator=torch.Generator().manual_seed(0))
+    return torch.where(coincident, wrap(x + _APART * draws.to(x), box_length), x)
 
 
 def _relax(pairs: Pairs, x: Tensor, tolerance: float, n_steps: int) -> Tensor:

@@ -4,10 +4,15 @@ Every function draws on the Axes it is given and returns it; none makes a figure
 file.
 """
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+
+from mddm import arguments, geometry, optional
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,10 +29,17 @@ _EDGES = [
 
 
 def set_style() -> None:
-    """Give every figure of this session the study's look; call it once per notebook."""
-    import matplotlib as mpl
-    import seaborn as sns
+    """Give every figure of this session the study's look; call it once per notebook.
 
+    A notebook's figures appear on its page, whatever backend the environment names, and look the
+    same whatever settings of Matplotlib a user has. A backend chosen by `%matplotlib` stays.
+    """
+    with optional.packages():
+        import matplotlib as mpl
+        import seaborn as sns
+
+    _show_on_the_page()
+    mpl.rcdefaults()
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=1.1)
     mpl.rcParams.update(
         {
@@ -46,6 +58,18 @@ def set_style() -> None:
             "image.cmap": "viridis",
         }
     )
+
+
+def _show_on_the_page() -> None:
+    import matplotlib as mpl
+
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if not hasattr(shell, "kernel"):
+        return
+    # A kernel names the inline backend here, but not over what was there before.
+    named = os.environ.get("MPLBACKEND")
+    if not named or mpl.rcParams["backend"].lower() == named.lower():
+        shell.run_line_magic("matplotlib", "inline")
 
 
 def rdf(
@@ -71,10 +95,10 @@ def rdf(
     """
     if reference is not None and reference not in curves:
         raise ValueError(f"reference must be one of {list(curves)}, got {reference!r}")
-    r = _as_array(bin_centers)
+    r = arguments.array("bin_centers", bin_centers, ("n_bins",))
     ax.axhline(1, color="0.6", linewidth=0.8, zorder=1)
     for label, curve in curves.items():
-        g = _as_array(curve)
+        g = arguments.array(f"the curve {label!r}", curve)
         if g.shape != r.shape:
             raise ValueError(
                 f"the curve {label!r} must have one value per bin, shape {r.shape}; got {g.shape}"
@@ -100,7 +124,8 @@ def loss(ax: "Axes", steps: "ArrayLike", losses: "ArrayLike") -> "Axes":
     Raises:
         ValueError: `steps` and `losses` differ in length, or are empty.
     """
-    steps, losses = _as_array(steps), _as_array(losses)
+    steps = arguments.array("steps", steps)
+    losses = arguments.array("losses", losses, finite=False)
     if steps.shape != losses.shape or not steps.size:
         raise ValueError(
             "steps and losses must have one length, at least 1; "
@@ -143,7 +168,10 @@ def intervals(
     """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    values, low, high = (_as_array(column) for column in (values, low, high))
+    columns = {"values": values, "low": low, "high": high}
+    values, low, high = (
+        arguments.array(name, column, finite=False) for name, column in columns.items()
+    )
     if not len(labels) == len(values) == len(low) == len(high):
         raise ValueError(
             "labels, values, low and high must have one length; got "
@@ -190,7 +218,7 @@ def schedule(ax: "Axes", sigmas: "ArrayLike") -> "Axes":
     Raises:
         ValueError: a noise scale is not positive.
     """
-    sigmas = _as_array(sigmas)
+    sigmas = arguments.array("sigmas", sigmas, ("n_steps",))
     if not (sigmas > 0).all():
         raise ValueError(
             f"sigmas must be positive for a logarithmic axis, the smallest is {sigmas.min()}"
@@ -211,7 +239,7 @@ def particles(
 
     Args:
         ax: a plain Axes, not a 3-D projection; its frame and ticks are removed.
-        positions: (n_particles, 3) [length].
+        positions: (n_particles, 3) [length]; any image of a particle will do.
         box_length: edge of the periodic cube [length], whose edges are drawn; None for a cloud
             in free space.
         color: a colour's name, or (n_particles,) values for the colour map.
@@ -222,13 +250,15 @@ def particles(
         The Axes.
 
     Raises:
-        ValueError: positions of another shape, none or not finite; a 3-D Axes.
+        TypeError: an argument that is no number.
+        ValueError: positions of another shape, none or not finite; a box or a diameter that is
+            not positive; a 3-D Axes.
     """
-    points = _as_array(positions)
-    if points.ndim != 2 or points.shape[1] != 3 or not len(points):
-        raise ValueError(f"positions must have the shape (n_particles, 3), got {points.shape}")
-    if not np.isfinite(points).all():
-        raise ValueError("positions must be finite; some are nan or infinite")
+    box_length = arguments.box(box_length, free=True)
+    points = arguments.positions(positions, ("n_particles", 3), dtype=torch.float64)
+    points = geometry.wrap(points.detach().cpu(), box_length).numpy()
+    if diameter is not None:
+        diameter = arguments.number("diameter", diameter, above=0)
     if hasattr(ax, "get_zlim"):
         raise ValueError("ax must be a plain Axes: make it without projection='3d'")
     low = np.zeros(3) if box_length is not None else points.min(axis=0)
@@ -252,13 +282,6 @@ def particles(
     return ax
 
 
-def _as_array(values: "ArrayLike") -> np.ndarray:
-    # A tensor that lives on a GPU or needs a gradient has to be taken off both first.
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-    return np.asarray(values, dtype=float)
-
-
 def _project(points: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
     x, y, z = points.T
     right = x * np.cos(_TURN) + y * np.sin(_TURN)
@@ -276,7 +299,7 @@ def _base_colors(color: "ArrayLike | str", n_particles: int) -> np.ndarray:
 
     if isinstance(color, str):
         return np.tile(to_rgb(color), (n_particles, 1))
-    values = _as_array(color)
+    values = arguments.array("color", color)
     if values.shape != (n_particles,):
         raise ValueError(
             f"color must be a colour's name or one value per particle, shape ({n_particles},); "

@@ -1,11 +1,12 @@
 """Clouds of points on a sphere and a torus, which a diffusion model should learn to draw."""
 
-import difflib
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from mddm import arguments, optional
 
 SURFACES = ("sphere", "torus")
 # Of the torus [length]; the sphere has radius 1.
@@ -16,6 +17,9 @@ MAJOR_RADIUS, MINOR_RADIUS = 1.0, 0.4
 # mend that at ten times the price, and geomloss's own 0.5 is low by a third.
 SINKHORN_BLUR = 0.05
 SINKHORN_SCALING = 0.9
+
+# Terms that the mean on a torus may sum over at once, a few numbers of 8 bytes each.
+_MOST_NODES = 2**28
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,9 @@ class Surface:
     box_length = None
 
     def __post_init__(self):
-        if self.name not in SURFACES:
-            close = difflib.get_close_matches(str(self.name), SURFACES, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(
-                f"surface must be one of {', '.join(SURFACES)}, got {self.name!r}{hint}"
-            )
-        if self.n_points < 1 or self.n_points != int(self.n_points):
-            raise ValueError(f"n_points must be a whole number of at least 1, got {self.n_points}")
+        arguments.choice("surface", self.name, SURFACES)
+        n_points = arguments.whole("n_points", self.n_points, at_least=1)
+        object.__setattr__(self, "n_points", n_points)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, None]:
         """Draw clouds of fresh points.
@@ -57,8 +56,13 @@ class Surface:
 
         Returns:
             (batch_size, n_points, 3) points [length], and None, for there is no condition.
+
+        Raises:
+            TypeError: no generator, or no number of clouds.
+            ValueError: fewer than one cloud.
         """
-        shape = (batch_size, self.n_points)
+        generator = arguments.generator(generator)
+        shape = (arguments.whole("batch_size", batch_size, at_least=1), self.n_points)
         on = {"generator": generator, "device": generator.device}
         if self.name == "sphere":
             # In double precision, so that rounding leaves no point off the surface.
@@ -83,7 +87,11 @@ class Surface:
 
         Returns:
             (...) distances [length], zero on the surface.
+
+        Raises:
+            TypeError, ValueError: points of another shape, or not finite.
         """
+        points = arguments.tensor("points", points, (..., 3))
         if self.name == "sphere":
             return (points.norm(dim=-1) - 1).abs()
         from_circle = torch.hypot(points[..., :2].norm(dim=-1) - MAJOR_RADIUS, points[..., 2])
@@ -108,8 +116,13 @@ class Surface:
 
         Returns:
             (batch, n_points, 3), E[eps | x_t], so that x_t - sigma E[eps] is the mean of x_0.
+
+        Raises:
+            TypeError: no real numbers.
+            ValueError: points or noise scales of another shape, not finite, or no noise.
         """
-        noise = sigma.double()[:, None, None]
+        x_t = arguments.positions(x_t, name="x_t")
+        noise = arguments.sigma(sigma, (len(x_t),)).to(x_t.device).double()[:, None, None]
         x = x_t.double()
         mean = (_sphere_mean if self.name == "sphere" else _torus_mean)(x, noise)
         return ((x - mean) / noise).to(x_t)
@@ -126,6 +139,11 @@ def _torus_mean(x: Tensor, noise: Tensor) -> Tensor:
     # The integral over the longitude is a Bessel function; the one around the tube is a sum, whose
     # nodes stand half a noise scale apart: on a circle that is exact to rounding.
     n_nodes = max(64, math.ceil(4 * math.pi * MINOR_RADIUS / noise.min().item()))
+    if n_nodes * x[..., 0].numel() > _MOST_NODES:
+        raise ValueError(
+            f"sigma must be larger for so many points: {noise.min().item():.2g} asks for "
+            f"{n_nodes:,} nodes around the tube for each"
+        )
     latitude = 2 * math.pi / n_nodes * torch.arange(n_nodes).to(x)
     from_axis = MAJOR_RADIUS + MINOR_RADIUS * torch.cos(latitude)
     height = MINOR_RADIUS * torch.sin(latitude)
@@ -149,7 +167,14 @@ def normal_cloud(clouds: Tensor, generator: torch.Generator) -> Tensor:
 
     Returns:
         As many points from a normal distribution with the clouds' variances.
+
+    Raises:
+        TypeError, ValueError: clouds of another shape or not finite, or no generator.
     """
+    clouds = arguments.tensor("clouds", clouds, (..., "n_points", 3))
+    if clouds[..., 0].numel() < 2:
+        raise ValueError("clouds must have two points at least: one alone has no variance")
+    generator = arguments.generator(generator)
     spread = clouds.flatten(0, -2).std(dim=0)
     return spread * torch.randn(clouds.shape, generator=generator, device=clouds.device)
 
@@ -169,25 +194,31 @@ def sinkhorn_loss(points: Tensor, reference: Tensor) -> Tensor:
         One loss, or (batch,) losses [length^2].
 
     Raises:
+        TypeError: no real numbers.
         ValueError: clouds of another shape, empty or not finite.
 
     Source: MDDM appendix B; Feydy et al. 2019, eq. 3.  MDDM states neither the cost nor the blur.
     """
-    for name, cloud in (("points", points), ("reference", reference)):
-        if cloud.ndim not in (2, 3) or cloud.shape[-1] != 3 or 0 in cloud.shape:
-            raise ValueError(
-                f"{name} must have the shape (n, 3) or (batch, n, 3), got {tuple(cloud.shape)}"
-            )
-        if not torch.isfinite(cloud).all():
-            raise ValueError(f"{name} must be finite; some coordinates are nan or infinite")
+    shapes = ("n_points", 3), ("batch", "n_points", 3)
+    points = arguments.tensor("points", points, *shapes)
+    reference = arguments.tensor("reference", reference, *shapes, dtype=points.dtype)
     if points.shape[:-2] != reference.shape[:-2]:
         raise ValueError(
             "points and reference must be two clouds or two batches of one size, got shapes "
             f"{tuple(points.shape)} and {tuple(reference.shape)}"
         )
-    from geomloss import SamplesLoss
+    with optional.packages():
+        from geomloss import SamplesLoss
 
+    # As geomloss has it, but for points that all coincide, whose extent of 0 has no logarithm.
+    all_points = torch.cat([points.flatten(0, -2), reference.flatten(0, -2)]).detach()
+    extent = (all_points.amax(dim=0) - all_points.amin(dim=0)).norm().item()
     loss = SamplesLoss(
-        "sinkhorn", p=2, blur=SINKHORN_BLUR, scaling=SINKHORN_SCALING, backend="tensorized"
+        "sinkhorn",
+        p=2,
+        blur=SINKHORN_BLUR,
+        diameter=max(extent, SINKHORN_BLUR),
+        scaling=SINKHORN_SCALING,
+        backend="tensorized",
     )
     return loss(points.contiguous(), reference.contiguous())

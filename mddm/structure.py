@@ -2,12 +2,14 @@
 
 One convention throughout: g(r) on 100 bins up to 0.499 box edges (4.99 in the box of 10),
 since freud wants r_max below half the box; RDF-MSE is the mean squared difference over these
-bins.
+bins.  Of positions any image of a particle will do.
 """
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from mddm import arguments, geometry, optional
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -17,6 +19,10 @@ RDF_BINS = 100
 RDF_RANGE = 0.499
 # A configuration whose `crystallinity` is above this counts as a crystal.
 CRYSTAL = 0.5
+# freud's spherical harmonics overflow from a degree of about 170 on.
+_MOST_DEGREE, _MOST_BINS = 100, 1_000_000
+# Numbers that the sum over all waves may keep at once, 8 bytes each.
+_WAVE_ENTRIES = 2**30
 
 
 def rdf(
@@ -32,23 +38,27 @@ def rdf(
 
     Returns:
         bin_centers: (n_bins,) [length].
-        rdf: (n_bins,); an ideal gas has 1 everywhere.
+        rdf: (n_bins,); an ideal gas has 1 - 1 / n_particles everywhere, for a particle is no
+            neighbour of its own: 0.999 in the study's boxes.
 
     Raises:
-        ValueError: `r_max` reaches half the box edge, or positions that are not finite or of
-            another shape.
+        TypeError: an argument that is no number.
+        ValueError: `r_max` reaches half the box edge, no bins, a box that is not positive, or
+            positions that are not finite or of another shape.
 
     Source: MDDM section 2.2.
     """
-    import freud
+    with optional.packages():
+        import freud
 
+    points, box_length = _configurations(positions, box_length)
+    n_bins = arguments.whole("n_bins", n_bins, at_least=1, at_most=_MOST_BINS)
     r_max = RDF_RANGE * box_length if r_max is None else r_max
-    if not 0 < r_max < box_length / 2:
-        raise ValueError(f"r_max must be below half the box edge ({box_length / 2}), got {r_max}")
+    r_max = arguments.cutoff("r_max", r_max, box_length)
     box = freud.box.Box.cube(box_length)
     counter = freud.density.RDF(bins=n_bins, r_max=r_max)
-    for points in _configurations(positions, box_length):
-        counter.compute((box, points), reset=False)
+    for configuration in points:
+        counter.compute((box, configuration), reset=False)
     return np.asarray(counter.bin_centers), np.asarray(counter.rdf)
 
 
@@ -59,11 +69,12 @@ def rdf_mse(rdf: "ArrayLike", reference: "ArrayLike") -> float:
         rdf, reference: (n_bins,) each, on the same bins.
 
     Raises:
-        ValueError: curves of different length.
+        TypeError: no numbers.
+        ValueError: curves of different length or not finite.
 
     Source: MDDM section 2.2.
     """
-    rdf, reference = np.asarray(rdf, dtype=float), np.asarray(reference, dtype=float)
+    rdf, reference = arguments.array("rdf", rdf), arguments.array("reference", reference)
     if rdf.shape != reference.shape or rdf.ndim != 1:
         raise ValueError(
             "both curves must be one-dimensional and on the same bins, got shapes "
@@ -88,12 +99,18 @@ def structure_factor(
         structure_factor: (n_bins,); nan where no wave vector falls into a bin.
 
     Raises:
-        ValueError: positions that are not finite or of another shape.
+        TypeError: an argument that is no number.
+        ValueError: positions that are not finite or of another shape, a box that is not
+            positive, no bins, or a `k_max` below the smallest wave number or so high that the
+            waves do not fit into memory.
     """
+    points, box_length = _configurations(positions, box_length)
+    n_bins = arguments.whole("n_bins", n_bins, at_least=1, at_most=_MOST_BINS)
+    k_max = arguments.number("k_max", k_max, at_least=2 * np.pi / box_length)
     edges = np.linspace(0.99 * 2 * np.pi / box_length, k_max, n_bins + 1)
     total, count = np.zeros(n_bins), np.zeros(n_bins)
-    for points in _configurations(positions, box_length):
-        wave_numbers, power = _scattering(points, box_length, k_max)
+    for configuration in points:
+        wave_numbers, power = _scattering(configuration, box_length, k_max)
         total += np.histogram(wave_numbers, edges, weights=power)[0]
         count += np.histogram(wave_numbers, edges)[0]
     with np.errstate(invalid="ignore"):
@@ -116,9 +133,10 @@ def bragg_peak(positions: "ArrayLike", box_length: float, k_max: float = 20.0) -
         crystal at rest, a few hundredths in a glass of a thousand particles.
 
     Raises:
-        ValueError: positions that are not finite or of another shape.
+        TypeError, ValueError: as `structure_factor`.
     """
-    points = _one_configuration(positions, box_length)
+    points, box_length = _one_configuration(positions, box_length)
+    k_max = arguments.number("k_max", k_max, at_least=2 * np.pi / box_length)
     wave_numbers, power = _scattering(points, box_length, k_max)
     inside = (wave_numbers > 0) & (wave_numbers <= k_max)
     return float(power[inside].max() / len(points))
@@ -140,17 +158,23 @@ def bond_order(
         0.57 in fcc (l = 6).
 
     Raises:
-        ValueError: positions that are not finite or of another shape.
+        TypeError: an argument that is no number.
+        ValueError: positions that are not finite or of another shape, a box that is not
+            positive, no neighbours or more than can be told apart, or a degree outside of
+            0 to 100.
 
     Source: Lechner and Dellago 2008.
     """
-    import freud
+    with optional.packages():
+        import freud
 
-    points = _one_configuration(positions, box_length)
+    points, box_length = _one_configuration(positions, box_length)
+    degree = arguments.whole("degree", degree, at_least=0, at_most=_MOST_DEGREE)
+    n_neighbors = arguments.whole("n_neighbors", n_neighbors, at_least=1)
     order = freud.order.Steinhardt(l=degree, average=True)
-    box = freud.box.Box.cube(box_length)
-    order.compute((box, points), neighbors={"num_neighbors": n_neighbors})
-    return np.asarray(order.particle_order)
+    cell = _cell_for(n_neighbors, points, box_length)
+    order.compute(cell, neighbors={"num_neighbors": n_neighbors})
+    return np.asarray(order.particle_order)[: len(points)]
 
 
 def crystallinity(positions: "ArrayLike", box_length: float) -> float:
@@ -168,16 +192,19 @@ def crystallinity(positions: "ArrayLike", box_length: float) -> float:
         The fraction, 0 in a glass, near 1 in fcc, bcc and hcp.
 
     Raises:
-        ValueError: positions that are not finite or of another shape.
+        TypeError: no numbers.
+        ValueError: positions that are not finite or of another shape, or a box that is not
+            positive.
 
     Source: ten Wolde, Ruiz-Montero and Frenkel 1995, as freud has it.
     """
-    import freud
+    with optional.packages():
+        import freud
 
-    points = _one_configuration(positions, box_length)
+    points, box_length = _one_configuration(positions, box_length)
     order = freud.order.SolidLiquid(l=6, q_threshold=0.7, solid_threshold=8)
-    box = freud.box.Box.cube(box_length)
-    order.compute((box, points), neighbors={"num_neighbors": 12})
+    cell = _cell_for(12, points, box_length)
+    order.compute(cell, neighbors={"num_neighbors": 12})
     return float((np.asarray(order.num_connections) >= 8).mean())
 
 
@@ -185,6 +212,11 @@ def _scattering(points: np.ndarray, box_length: float, k_max: float):
     # freud's own sum takes wave vectors of one octant only, which a tilted crystal shows.
     k_min = 2 * np.pi / box_length
     reach = int(k_max / k_min)
+    if len(points) * (2 * reach + 1) ** 2 + 4 * (2 * reach + 1) ** 3 > _WAVE_ENTRIES:
+        raise ValueError(
+            f"k_max = {k_max} asks for {(2 * reach + 1) ** 3:,} waves in a box of edge "
+            f"{box_length:g}, too many to keep: take a smaller one"
+        )
     indices = np.arange(-reach, reach + 1)
     grid = np.stack(np.meshgrid(indices, indices, indices, indexing="ij"))
     # exp(i q r) is a product over the axes, so that all waves together are one matrix product.
@@ -194,26 +226,44 @@ def _scattering(points: np.ndarray, box_length: float, k_max: float):
     return k_min * np.sqrt((grid**2).sum(axis=0)).ravel(), power.ravel()
 
 
-def _one_configuration(positions: "ArrayLike", box_length: float) -> np.ndarray:
-    configurations = _configurations(positions, box_length)
-    if len(configurations) != 1:
-        raise ValueError(
-            f"positions must have the shape (n_particles, 3), got {np.shape(positions)}; "
-            "call this once a configuration"
-        )
-    return configurations[0]
+def _cell_for(n_neighbors: int, points: np.ndarray, box_length: float):
+    """Give freud's box and points, in which all of so many neighbours are within half an edge.
+
+    freud counts a particle once however many of its images are near, so that a cell smaller than
+    a neighbourhood is repeated until it is not; equivalent particles follow each other in turn.
+    """
+    import freud
+
+    # No more of them can be within 1.5 edges.
+    most = 27 * len(points)
+    query = {"num_neighbors": n_neighbors, "exclude_ii": True}
+    for copies in (1, 2, 3) if n_neighbors < most else ():
+        steps = [np.arange(copies) - (copies - 1) / 2] * 3
+        shifts = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 1, 3)
+        repeated = (points + shifts * box_length).astype(np.float32).reshape(-1, 3)
+        edge = copies * box_length
+        cell = freud.box.Box.cube(edge), repeated
+        found = freud.locality.AABBQuery(*cell).query(repeated, query).toNeighborList()
+        if len(found) == n_neighbors * len(repeated) and found.distances.max() < edge / 2:
+            return cell
+    raise ValueError(
+        f"n_neighbors must be fewer than there are within 1.5 box edges, got {n_neighbors} for "
+        f"{len(points)} particles"
+    )
 
 
-def _configurations(positions: "ArrayLike", box_length: float) -> np.ndarray:
-    points = np.asarray(positions, dtype=np.float32)
-    if points.ndim == 2:
-        points = points[None]
-    if points.ndim != 3 or points.shape[-1] != 3 or 0 in points.shape:
-        raise ValueError(
-            "positions must have the shape (n_particles, 3) or (n_configurations, n_particles, "
-            f"3), got {np.shape(positions)}"
-        )
-    if not np.isfinite(points).all():
-        raise ValueError("positions must be finite; some are nan or infinite")
+def _one_configuration(positions: "ArrayLike", box_length: float) -> tuple[np.ndarray, float]:
+    single = (1, "n_particles", 3)
+    points, box_length = _configurations(positions, box_length, ("n_particles", 3), single)
+    return points[0], box_length
+
+
+def _configurations(
+    positions: "ArrayLike", box_length: float, *shapes: tuple
+) -> tuple[np.ndarray, float]:
+    shapes = shapes or (("n_particles", 3), ("n_configurations", "n_particles", 3))
+    points = arguments.positions(positions, *shapes)
+    box_length = arguments.box(box_length)
+    inside = geometry.wrap_single(points, box_length).reshape(-1, *points.shape[-2:])
     # freud's box is centred on the origin.
-    return points - np.float32(box_length / 2)
+    return inside - np.float32(box_length / 2), box_length

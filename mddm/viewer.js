@@ -116,10 +116,15 @@ window.mddmViewer.mountAll ??= (() => {
       this.build();
       this.listen();
       figure.mddm = this;
-      figure.classList.add("mddm-mounted");
+      this.mount();
       this.reset();
       watcher.observe(figure);
       new ResizeObserver(() => this.change()).observe(this.live);
+    }
+
+    // The still picture stands in where nothing can be drawn.
+    mount() {
+      this.figure.classList.toggle("mddm-mounted", renderer.works);
     }
 
     build() {
@@ -284,7 +289,7 @@ window.mddmViewer.mountAll ??= (() => {
       this.play.textContent = this.playing ? "Pause" : "Play";
       this.images.setAttribute("aria-pressed", this.imaged);
       // Twice the pixels where they are coarse: the outlines of spheres are not smoothed otherwise.
-      if (fit(scene, Math.max(devicePixelRatio, 2)) && !renderer.gl.isContextLost()) {
+      if (fit(scene, Math.max(devicePixelRatio, 2)) && renderer.works) {
         const view = { turn: this.turn, zoom: this.zoom, images: this.imaged };
         renderer.draw(data, frame, view, scene.width);
         const target = scene.getContext("2d");
@@ -304,6 +309,7 @@ window.mddmViewer.mountAll ??= (() => {
 
   function redrawAll() {
     for (const viewer of viewers) {
+      viewer.mount();
       if (viewer.figure.isConnected) viewer.change();
       else viewers.delete(viewer);
     }
@@ -313,7 +319,8 @@ window.mddmViewer.mountAll ??= (() => {
   function mountAll() {
     renderer ??= new Renderer(redrawAll);
     if (!renderer.gl) return;
-    for (const figure of document.querySelectorAll(".mddm-viewer:not(.mddm-mounted)")) {
+    for (const figure of document.querySelectorAll(".mddm-viewer")) {
+      if (figure.mddm) continue;
       const data = figure.querySelector("script[type='application/json']").textContent;
       viewers.add(new Viewer(figure, JSON.parse(data)));
     }

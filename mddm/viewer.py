@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mddm import plotting, structure
+from mddm import arguments, geometry, optional, plotting, structure
 from mddm.potential import potential_energy
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def show(
 
     Args:
         frames: (n_frames, n_particles, 3), a sequence of (n_particles, 3), or one such
-            configuration [length]; positions outside the box are wrapped into it.
+            configuration [length]; any image of a particle will do.
         box_length: edge of the periodic cube [length]; None for clouds in free space, which
             have neither box nor g(r).
         color: (n_particles,) or (n_frames, n_particles) values for the style's colour map, for
@@ -95,17 +95,18 @@ def show(
         with the last frame and moves only when asked to.
 
     Raises:
+        TypeError: an argument that is no number.
         ValueError: positions, values or a box that are of another shape or not finite; a
             diameter that is not positive; a label too few or too many; an empty colour range;
             a reference that does not fit.
     """
-    places = _checked_frames(frames)
-    if box_length is not None and not (np.isfinite(box_length) and box_length > 0):
-        raise ValueError(
-            f"box_length must be a positive length, or None for free space; got {box_length}"
-        )
-    if diameter is not None and not (np.isfinite(diameter) and diameter > 0):
-        raise ValueError(f"diameter must be positive, got {diameter}")
+    box_length = arguments.box(box_length, free=True)
+    places = _checked_frames(frames, box_length)
+    if diameter is not None:
+        diameter = arguments.number("diameter", diameter, above=0)
+    if reference is not None:
+        # On the bins of structure.rdf.
+        reference = arguments.array("reference", reference, (structure.RDF_BINS,))
     n_frames, n_particles, _ = places.shape
     labels = _checked_labels(labels, n_frames)
     values, limits = _checked_values(color, color_range, (n_frames, n_particles))
@@ -113,8 +114,6 @@ def show(
 
     low, size = _cube(places, box_length)
     spacing = size / np.cbrt(n_particles)
-    if box_length is not None:
-        places = places % box_length
     if diameter is None:
         diameter = size / 30 if box_length is None else 0.7 * spacing
     data = {
@@ -164,6 +163,7 @@ def show_sampling(
     Raises:
         ValueError: as from `show`; no frames, or fewer than two to be shown.
     """
+    n_shown = arguments.whole("n_shown", n_shown)
     if not len(frames) or n_shown < 2:
         raise ValueError(
             f"needs frames, and at least 2 to show; got {len(frames)} frames and n_shown {n_shown}"
@@ -184,38 +184,24 @@ def show_sampling(
     )
 
 
-def _as_array(values: "ArrayLike | Sequence[ArrayLike]") -> np.ndarray:
-    if isinstance(values, list | tuple):
-        return np.array([_as_array(value) for value in values])
-    # A tensor that lives on a GPU or needs a gradient has to be taken off both first.
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-    return np.asarray(values, dtype=float)
-
-
-def _checked_frames(frames) -> np.ndarray:
+def _checked_frames(frames, box_length: float | None) -> np.ndarray:
     if isinstance(frames, list | tuple):
         shapes = {np.shape(frame) for frame in frames}
         if len(shapes) > 1:
             raise ValueError(f"frames must all have one shape, got {sorted(shapes, key=str)}")
-    places = _as_array(frames)
-    if places.ndim == 2:
-        places = places[None]
-    if places.ndim != 3 or places.shape[-1] != 3 or 0 in places.shape:
-        raise ValueError(
-            "frames must have the shape (n_frames, n_particles, 3) or (n_particles, 3), got "
-            f"{np.shape(frames)}"
-        )
+    expected = ("n_frames", "n_particles", 3), ("n_particles", 3)
+    places = arguments.array("frames", frames, *expected, finite=False)
+    places = places.reshape(-1, *places.shape[-2:])
     if not np.isfinite(places).all():
         bad = int(np.argmin(np.isfinite(places).all(axis=(1, 2))))
         raise ValueError(f"frames must be finite; frame {bad} has nan or infinite positions")
-    return places
+    return geometry.wrap(places, box_length).numpy()
 
 
 def _checked_labels(labels: Sequence[str] | None, n_frames: int) -> list[str]:
     if labels is None:
         return [f"frame {i + 1} of {n_frames}" for i in range(n_frames)]
-    if isinstance(labels, str) or len(labels) != n_frames:
+    if np.shape(labels) != (n_frames,):
         raise ValueError(
             f"labels must be a list with one text for each of the {n_frames} frames, got {labels!r}"
         )
@@ -225,22 +211,21 @@ def _checked_labels(labels: Sequence[str] | None, n_frames: int) -> list[str]:
 def _checked_values(color, color_range, shape: tuple[int, int]):
     if color is None:
         return None, (0.0, 1.0)
-    values = _as_array(color)
+    values = arguments.array("color", color)
     if values.shape not in (shape, shape[1:]):
         raise ValueError(
             f"color must have one value per particle, shape {shape[1:]} or {shape}; got "
             f"{values.shape}"
         )
-    if not np.isfinite(values).all():
-        raise ValueError("color must be finite; some values are nan or infinite")
     values = np.broadcast_to(values, shape)
-    low, high = np.percentile(values[-1], [2, 98]) if color_range is None else color_range
-    if color_range is None and low == high:
-        low, high = low - 0.5, high + 0.5
-    if not (np.isfinite([low, high]).all() and low < high):
-        raise ValueError(
-            f"color_range must be two finite numbers, the lower one first; got {color_range}"
-        )
+    if color_range is None:
+        low, high = np.percentile(values[-1], [2, 98])
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+    else:
+        low, high = arguments.array("color_range", color_range, (2,))
+    if not low < high:
+        raise ValueError(f"color_range must be two numbers, the lower one first; got {color_range}")
     return values, (float(low), float(high))
 
 
@@ -249,13 +234,6 @@ def _checked_rdf(places, box_length, rdf: bool, reference):
         if reference is not None:
             raise ValueError("reference is a g(r): it needs a box_length and rdf=True")
         return None
-    if reference is not None:
-        curve = _as_array(reference)
-        if curve.shape != (structure.RDF_BINS,) or not np.isfinite(curve).all():
-            raise ValueError(
-                f"reference must be {structure.RDF_BINS} finite values on the bins of "
-                f"structure.rdf, got the shape {curve.shape}"
-            )
     measured = [structure.rdf(frame, box_length) for frame in places]
     return measured[0][0].astype(float), np.array([g for _, g in measured], dtype=float)
 
@@ -283,8 +261,9 @@ def _encode(array: np.ndarray) -> str:
 
 
 def _colors(mapped: bool) -> list[float]:
-    import matplotlib as mpl
-    from matplotlib.colors import to_rgb
+    with optional.packages():
+        import matplotlib as mpl
+        from matplotlib.colors import to_rgb
 
     if not mapped:
         return [round(part, 3) for part in to_rgb(_SINGLE_COLOR)] * _N_COLORS
@@ -310,7 +289,7 @@ def _rdf_data(
     data = {"r": bin_centers.round(4).tolist(), "curves": curves.round(4).tolist()}
     data["reference"] = None
     if reference is not None:
-        drawn.append(_as_array(reference))
+        drawn.append(reference)
         data["reference"] = {"label": reference_label, "curve": drawn[1].round(4).tolist()}
     # A single pair makes a spike in the first bins, which are small; it may leave the axes.
     counted = bin_centers > spacing / 3
@@ -319,10 +298,11 @@ def _rdf_data(
 
 
 def _picture(positions, box_length, values, limits, color_label, diameter, rdf) -> bytes:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-    from PIL import Image
+    with optional.packages():
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+        from matplotlib.figure import Figure
+        from PIL import Image
 
     fig = Figure(figsize=(8, 3.8) if rdf else (4.6, 3.8), layout="constrained")
     axes = np.atleast_1d(fig.subplots(1, 2 if rdf else 1))

@@ -83,15 +83,23 @@ window.mddmViewer.Renderer ??= (() => {
   );
 
   return class Renderer {
-    constructor(whenRestored) {
+    // A browser takes the context away when memory is short, and may or may not give it back.
+    constructor(whenLostOrRestored) {
       this.canvas = document.createElement("canvas");
       this.gl = this.canvas.getContext("webgl2", { antialias: false });
-      this.canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
+      this.canvas.addEventListener("webglcontextlost", (event) => {
+        event.preventDefault(); // else it never comes back
+        whenLostOrRestored();
+      });
       this.canvas.addEventListener("webglcontextrestored", () => {
         this.prepare();
-        whenRestored();
+        whenLostOrRestored();
       });
-      if (this.gl) this.prepare();
+      if (this.works) this.prepare();
+    }
+
+    get works() {
+      return this.gl !== null && !this.gl.isContextLost();
     }
 
     prepare() {

@@ -1,3 +1,7 @@
+import errno
+import fcntl
+import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -153,25 +157,137 @@ def test_floor_compares_rows_with_their_replicas(data):
     assert dataset.bimodal(same | {"crystallinity": 0.9})
 
 
-def test_bad_files_are_named_with_the_remedy(data, tmp_path):
-    path = tmp_path / "x.h5"
-    with pytest.raises(FileNotFoundError, match=r"x\.h5 does not exist; .*mddm\.sweep small"):
+@pytest.fixture
+def path(data, tmp_path):
+    """A data set of a user's own."""
+    dataset.write(tmp_path / "mine.h5", data)
+    return tmp_path / "mine.h5"
+
+
+def refusal(path):
+    with pytest.raises((OSError, ValueError)) as info:
         dataset.read(path)
-    dataset.write(path, data)
+    assert str(path) in str(info.value)
+    return info.value
+
+
+def change(path, edit):
+    with h5py.File(path, "a") as file:
+        edit(file)
+
+
+def test_bad_files_are_named_with_a_remedy_that_touches_no_file(path):
+    found = [refusal(path.with_name("none.h5"))]
+    assert isinstance(found[0], FileNotFoundError) and "does not exist" in str(found[0])
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"x\.h5 is damaged .*mddm\.sweep small"):
-        dataset.read(path)
-    path.write_bytes(whole)
-    with h5py.File(path, "a") as file:
-        del file["energy"]
-    with pytest.raises(ValueError, match=r"x\.h5 lacks energy; "):
-        dataset.read(path)
-    path.write_bytes(whole)
-    with h5py.File(path, "a") as file:
-        del file.attrs["r_cut"]
-    with pytest.raises(ValueError, match=r"x\.h5 is of another schema: .*r_cut"):
-        dataset.read(path)
+    for content in (whole[: len(whole) // 2], b"", b"k,phi\n1,2\n"):
+        path.write_bytes(content)
+        found.append(refusal(path))
+        assert "is damaged or no HDF5 file" in str(found[-1])
+    edits = {
+        r"lacks the columns energy, or": lambda file: file.pop("energy"),
+        r"another schema: .*r_cut": lambda file: file.attrs.pop("r_cut"),
+        r"another schema: k must have the shape": lambda file: (
+            file.pop("k"),
+            file.create_dataset("k", data=[1.0]),
+        ),
+        r"lacks the columns k, ": lambda file: (file.pop("k"), file.create_group("k")),
+        r"lacks the columns split, ": lambda file: (
+            file.pop("split"),
+            file.create_dataset("split", data=range(7)),
+        ),
+        r"another schema: .*box_length": lambda file: file.attrs.update(box_length=[BOX] * 3),
+        r"another schema: .*box_length.*'six'": lambda file: file.attrs.update(box_length="six"),
+    }
+    for message, edit in edits.items():
+        path.write_bytes(whole)
+        change(path, edit)
+        found.append(refusal(path))
+        assert re.search(message, str(found[-1])), found[-1]
+        assert "data/README.md lists" in str(found[-1])
+    for error in found:
+        assert not re.search(r"git|mddm\.sweep|--output|remove|delete", str(error)), error
+
+
+def test_the_studys_own_files_can_be_brought_back_and_made_anew(path, tmp_path):
+    own = tmp_path / plan.FILES["ramps"]
+    for folder in (own.parent, tmp_path / "mddm"):
+        folder.mkdir()
+    assert "git" not in str(refusal(own))
+    (tmp_path / "mddm" / "plan.py").touch()
+    assert f"`git checkout -- {own}` brings" in str(refusal(own))
+    assert "`python -m mddm.sweep ramps` makes it anew" in str(refusal(own))
+    own.write_bytes(b"what is not an HDF5 file")
+    assert "if it is yours, move it away; `git checkout" in str(refusal(own))
+
+
+def test_a_folder_is_no_data_set_and_needs_no_remedy(tmp_path):
+    error = refusal(tmp_path)
+    assert isinstance(error, IsADirectoryError) and "is a folder; name a file" in str(error)
+    assert "git" not in str(error)
+
+
+def test_a_file_that_the_system_withholds_is_not_called_damaged(path, monkeypatch):
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        error = refusal(path)
+    assert isinstance(error, BlockingIOError) and "damaged" not in str(error)
+    assert os.strerror(errno.EAGAIN) in str(error) and "HDF5_USE_FILE_LOCKING=FALSE" in str(error)
+    assert len(dataset.read(path)) == 7
+
+    def denied(*_):
+        raise PermissionError(errno.EACCES, "Unable to open file (errno = 13)")
+
+    monkeypatch.setattr(h5py, "File", denied)
+    error = refusal(path)
+    assert isinstance(error, PermissionError) and "(Permission denied)" in str(error)
+    assert "damaged" not in str(error) and "LOCKING" not in str(error)
+
+
+def test_attributes_and_text_of_other_programs_are_read(data, path):
+    def edit(file):
+        file.attrs["box_length"] = np.array([BOX])
+        file.attrs["n_steps"] = np.array([[20_000]])
+        file.attrs["convention"] = np.bytes_(CONVENTION)
+        file.attrs["engine"] = np.array(["none"], dtype=h5py.string_dtype())
+        del file["split"]
+        file.create_dataset("split", data=data.split.tolist(), dtype=h5py.string_dtype())
+
+    change(path, edit)
+    found = dataset.read(path)
+    assert found.attributes == data.attributes
+    assert found.split.tolist() == data.split.tolist()
+
+
+def test_columns_that_are_not_as_they_were_written_are_refused(data, path):
+    def edit(file):
+        file["energy"][2] += 1e-12
+
+    change(path, edit)
+    error = refusal(path)
+    assert f"content hash {_changed(data, 'energy', 2, data.energy[2] + 1e-12).content_hash}" in (
+        str(error)
+    )
+    assert f"was {data.content_hash}" in str(error)
+    # On purpose; and files of before had no hash.
+    change(path, lambda file: file.attrs.pop("content_hash"))
+    assert dataset.read(path).energy[2] == data.energy[2] + 1e-12
+
+
+def test_no_flipped_bit_changes_a_number_without_a_word(data, path):
+    whole, refused = path.read_bytes(), 0
+    for place in range(7, len(whole), len(whole) // 80):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            found = dataset.read(path)
+        except ValueError:
+            refused += 1
+        else:
+            assert found.attributes == data.attributes
+            assert found.content_hash == data.content_hash
+    assert refused > 20
 
 
 def test_failed_write_leaves_the_old_file(data, tmp_path, monkeypatch):
@@ -266,3 +382,5 @@ def test_datasheet_names_the_shipped_sets_by_their_hashes(name):
     (row,) = [line for line in datasheet.splitlines() if line.startswith(f"| `{name}`")]
     assert study.file_hash(shipped) in row
     assert dataset.read(shipped).content_hash in row
+    with h5py.File(shipped) as file:
+        assert file.attrs["content_hash"].decode() in row

@@ -13,13 +13,13 @@ ENERGIES = np.array([-1.0, -2.5, 0.25])
 
 
 def test_gsd_is_read_by_its_own_library(tmp_path):
-    export.write(tmp_path / "x.gsd", FRAMES, 7.0, {"energy": ENERGIES})
+    export.write(tmp_path / "x.gsd", FRAMES, 7.0, {"energy_per_particle": ENERGIES})
     with gsd.hoomd.open(tmp_path / "x.gsd") as file:
         assert len(file) == 3
         for frame, points, energy in zip(file, FRAMES, ENERGIES, strict=True):
             assert frame.configuration.box.tolist() == [7, 7, 7, 0, 0, 0]
             np.testing.assert_allclose(frame.particles.position + 3.5, points, atol=1e-6)
-            assert frame.log["energy"] == energy
+            assert frame.log["energy_per_particle"] == energy
 
 
 @pytest.mark.parametrize("ending", [".xyz", ".extxyz"])
@@ -32,6 +32,23 @@ def test_extended_xyz_is_read_by_ase(tmp_path, ending):
         np.testing.assert_array_equal(atoms.cell.lengths(), [7, 7, 7])
         np.testing.assert_allclose(atoms.positions, points, atol=1e-6)
         assert atoms.info["energy_per_particle"] == energy
+
+
+@pytest.mark.parametrize("box", [7.0, 10.1])
+def test_any_image_of_a_particle_is_written_inside_the_box(tmp_path, box):
+    inside = np.array([[0.0, 1.0, 2.0], [0.0, 0.0, 0.0], [3.0, 0.5, 4.0]])
+    # The second rounds to the edge, where it is at 0; and the third is centred on the origin.
+    images = np.array([[0, 1 + 3 * box, 2 - box], [box - 1e-9, -1e-12, box], [3 - box, 0.5, 4]])
+    for name in ("x.gsd", "x.xyz"):
+        export.write(tmp_path / name, images, box)
+    with gsd.hoomd.open(tmp_path / "x.gsd") as file:
+        (frame,) = file
+    half = frame.configuration.box[0] / 2
+    assert (-half <= frame.particles.position).all() and (frame.particles.position < half).all()
+    written = ase.io.read(tmp_path / "x.xyz", format="extxyz")
+    assert (written.positions >= 0).all() and (written.positions < box).all()
+    for found in (frame.particles.position + half, written.positions):
+        np.testing.assert_allclose(found, inside, atol=2e-6)
 
 
 def test_rows_of_a_data_set_are_exported(tmp_path, capsys):
@@ -51,8 +68,15 @@ def test_one_configuration_is_one_frame(tmp_path):
 def test_wrong_arguments_are_named_and_leave_no_file(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"path must end in one of \.gsd"):
         export.write(tmp_path / "x.pdb", FRAMES, 7.0)
-    with pytest.raises(ValueError, match="energy must have one number a frame"):
-        export.write(tmp_path / "x.gsd", FRAMES, 7.0, {"energy": [1.0]})
+    with pytest.raises(ValueError, match=r"u must have one number a frame, got \[1.0\]"):
+        export.write(tmp_path / "x.gsd", FRAMES, 7.0, {"u": [1.0]})
+    # ASE takes it for the energy of all particles together.
+    for name in ("energy", "Lattice", "stress", "a b", "a=b", ""):
+        with pytest.raises(ValueError, match="such as 'energy_per_particle'"):
+            export.write(tmp_path / "x.xyz", FRAMES, 7.0, {name: ENERGIES})
+    for box in (-7.0, [7.0, 7.0, 7.0], np.nan):
+        with pytest.raises(ValueError, match="box_length must be"):
+            export.write(tmp_path / "x.xyz", FRAMES, box)
     with pytest.raises(ValueError, match="positions must be finite"):
         export.write(tmp_path / "x.gsd", np.full((5, 3), np.nan), 7.0)
     with pytest.raises(ValueError, match="positions must have the shape"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mddm import checkpoint, kernels, lammps, md, pairs
-from mddm.geometry import minimum_image
+from mddm.geometry import minimum_image, wrap
 from mddm.potential import OscillatingPair, Smoothed, potential_energy
 
 CONDITIONS = torch.tensor([[1.0, 4.0, 0.02], [6.6, 2.4, 0.03], [14.9, 0.0, 0.05]])
@@ -279,6 +279,19 @@ def test_minimum_is_that_of_lammps(dense):
         _, lowest, _ = lammps.minimize(dense[system], potential, 6.7)
         assert energy[system].item() == pytest.approx(lowest, abs=2e-3)
     assert ((0 <= positions) & (positions < 6.7)).all()
+
+
+def test_particles_at_one_place_are_parted():
+    alone = [[3.0, 3.0, 5.0], [1.0, 1.0, 1.0], [5.0, 4.0, 1.0]]
+    # The last is an image of the second, in one of the systems.
+    pair = torch.tensor([[*alone, [7.7, 1.0, 1.0]], [*alone, [2.0, 1.0, 1.0]]])
+    relaxed, energy, converged = md.minimize(pair, CONDITIONS[:2], 6.7, skin=0.3, n_steps=1000)
+    apart = minimum_image(relaxed[:, 1] - relaxed[:, 3], 6.7).norm(dim=1)
+    assert (apart > 0.9).all()
+    assert converged.all()
+    assert (energy < 0).all()
+    untouched, _, _ = md.minimize(pair, CONDITIONS[:2], 6.7, skin=0.3, n_steps=0)
+    torch.testing.assert_close(untouched, wrap(pair, 6.7), rtol=0, atol=0)
 
 
 def test_a_blow_up_names_the_system():

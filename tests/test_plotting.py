@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,6 +38,39 @@ def test_style_is_readable_on_a_phone():
         width = mpl.rcParams["figure.figsize"][0]
         letters = mpl.rcParams["axes.labelsize"] / 72
         assert letters / width * 360 > 9, "letters are below 9 pixels on a screen 360 wide"
+
+
+def test_a_users_own_settings_do_not_show():
+    with mpl.rc_context({"axes.facecolor": "black", "text.usetex": True}):
+        plotting.set_style()
+        assert mpl.rcParams["axes.facecolor"] == "white"
+        assert not mpl.rcParams["text.usetex"]
+
+
+@pytest.mark.parametrize(
+    ("named", "current", "asked"),
+    [
+        ("agg", "agg", ["matplotlib inline"]),
+        ("QtAgg", "qtagg", ["matplotlib inline"]),
+        ("", "agg", ["matplotlib inline"]),
+        # A reader's own %matplotlib has come first.
+        ("module://matplotlib_inline.backend_inline", "agg", []),
+    ],
+)
+def test_figures_are_inline_in_a_kernel_whatever_the_environment(
+    monkeypatch, named, current, asked
+):
+    found = []
+    shell = SimpleNamespace(
+        kernel=None, run_line_magic=lambda *words: found.append(" ".join(words))
+    )
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setenv("MPLBACKEND", named)
+    with mpl.rc_context():
+        # rc_context would not bring a backend back, and this one needs no loading.
+        monkeypatch.setitem(mpl.rcParams, "backend", current)
+        plotting.set_style()
+    assert found == asked
 
 
 def test_rdf_draws_each_curve(ax):
@@ -130,7 +166,7 @@ def test_particles_in_free_space_have_no_box(ax):
 
 
 def test_the_nearer_particle_is_larger_darker_and_on_top(ax):
-    plotting.particles(ax, [[5.0, 0.0, 5.0], [5.0, 10.0, 5.0], [5.0, 5.0, 5.0]], 10.0, "#0000ff")
+    plotting.particles(ax, [[5.0, 0.1, 5.0], [5.0, 9.9, 5.0], [5.0, 5.0, 5.0]], 10.0, "#0000ff")
     widths = spheres(ax).get_widths()[::3]
     assert (np.diff(widths) > 0).all(), "later ones, on top, are nearer and so larger"
     faded = spheres(ax).get_facecolors()[1::3, 0]
@@ -158,6 +194,21 @@ def test_values_are_mapped_to_colors(ax):
 def test_particles_refuses_what_it_cannot_draw(ax, positions, options, message):
     with pytest.raises(ValueError, match=message):
         plotting.particles(ax, positions, 10.0, **options)
+
+
+def test_any_image_of_a_particle_is_drawn_inside_the_box(ax):
+    points = np.random.default_rng(0).uniform(0, 10, (30, 3))
+    images = points + 10 * np.random.default_rng(1).integers(-3, 4, points.shape)
+    plotting.particles(ax, images, 10.0)
+    drawn = spheres(ax).get_offsets()
+    other = plotting.particles(ax.figure.add_subplot(), points, 10.0)
+    np.testing.assert_allclose(drawn, spheres(other).get_offsets(), atol=1e-9)
+
+
+@pytest.mark.parametrize("box", [-10.0, 0.0, [10.0, 10.0, 10.0]])
+def test_particles_are_not_drawn_in_a_box_that_is_no_cube(ax, box):
+    with pytest.raises(ValueError, match="box_length must be"):
+        plotting.particles(ax, np.ones((5, 3)), box)
 
 
 def test_particles_wants_a_plain_axes():

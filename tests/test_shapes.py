@@ -187,7 +187,7 @@ def test_each_cloud_of_a_batch_has_its_own_noise(name):
 
 
 def test_unknown_surface_is_answered():
-    with pytest.raises(ValueError, match="sphere, torus, got 'shpere'; did you mean 'sphere'"):
+    with pytest.raises(ValueError, match="'sphere', 'torus', got 'shpere'; did you mean 'sphere'"):
         Surface("shpere", 10)
 
 
@@ -222,6 +222,13 @@ def test_a_shift_costs_half_its_square():
     cloud, shift = draw("torus", 100)[0], torch.tensor([0.3, -0.4, 1.2])
     loss = sinkhorn_loss(cloud, cloud + shift)
     torch.testing.assert_close(loss, shift.square().sum() / 2, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-30, 1e-3, 5.0])
+def test_single_points_score_half_their_squared_distance(distance):
+    points = torch.zeros(2, 1, 3)
+    loss = sinkhorn_loss(points, points + torch.tensor([distance, 0, 0]))
+    torch.testing.assert_close(loss, torch.full((2,), distance**2 / 2), rtol=1e-4, atol=1e-12)
 
 
 def test_fully_converged_it_is_the_best_assignment_of_one_cloud_to_the_other(monkeypatch):
@@ -283,6 +290,19 @@ def test_clouds_far_apart_score_finite():
 def test_clouds_that_cannot_be_compared_are_refused(points, reference, message):
     with pytest.raises(ValueError, match=message):
         sinkhorn_loss(points, reference)
+
+
+def test_what_would_end_in_nan_or_without_memory_is_refused():
+    generator = torch.Generator()
+    with pytest.raises(ValueError, match="two points at least"):
+        shapes.normal_cloud(torch.zeros(1, 3), generator)
+    surface = Surface("torus", 1000)
+    with pytest.raises(ValueError, match="sigma must be larger"):
+        surface.ideal_denoiser(torch.ones(1, 1000, 3), torch.tensor([1e-9]))
+    with pytest.raises(ValueError, match="sigma must be numbers above 0"):
+        surface.ideal_denoiser(torch.ones(1, 1000, 3), torch.tensor([0.0]))
+    with pytest.raises(ValueError, match="batch_size must be a whole number"):
+        surface.draw(0, generator)
 
 
 def test_normal_cloud_has_the_extent_of_a_surface_and_nothing_of_its_shape():

@@ -1,6 +1,9 @@
+from functools import partial
+
 import freud
 import numpy as np
 import pytest
+import torch
 
 from mddm import structure
 
@@ -76,6 +79,13 @@ def test_an_ideal_gas_has_no_structure():
     deviation = (rdf - 999 / 1000) * np.sqrt(pairs)
     assert np.abs(deviation).max() < 4.5
     assert np.std(deviation) == pytest.approx(1, abs=0.3)
+
+
+@pytest.mark.parametrize("n_particles", [2, 5])
+def test_rdf_of_a_few_particles_lacks_each_of_them(n_particles):
+    _, rdf = structure.rdf(ideal_gas(2000, n_particles), BOX, n_bins=1)
+    pairs = 2000 * n_particles * (n_particles - 1) / 2 * 4 / 3 * np.pi * 0.499**3
+    assert rdf[0] == pytest.approx(1 - 1 / n_particles, rel=4 / np.sqrt(pairs))
 
 
 @pytest.mark.parametrize("positions", [ideal_gas(), lattice(SIMPLE_CUBIC, 10), lattice(FCC, 5)])
@@ -191,6 +201,7 @@ def test_structure_factor_is_nan_where_no_wave_falls():
 # --- bond order --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("n_cells", [5, 1])
 @pytest.mark.parametrize(
     ("basis", "n_neighbors", "degree", "expected"),
     [
@@ -201,8 +212,10 @@ def test_structure_factor_is_nan_where_no_wave_falls():
         (SIMPLE_CUBIC, 6, 4, 0.76376),
     ],
 )
-def test_perfect_lattices_have_their_known_bond_order(basis, n_neighbors, degree, expected):
-    order = structure.bond_order(lattice(basis, 5), BOX, degree, n_neighbors)
+def test_perfect_lattices_have_their_known_bond_order(
+    basis, n_neighbors, degree, expected, n_cells
+):
+    order = structure.bond_order(lattice(basis, n_cells), BOX, degree, n_neighbors)
     np.testing.assert_allclose(order, expected, atol=1e-4)
 
 
@@ -234,6 +247,16 @@ def test_bragg_peak_is_one_in_any_perfect_crystal_and_damped_by_vibrations(basis
     assert structure.bragg_peak(ideal_gas(), BOX) < 0.02
 
 
+@pytest.mark.parametrize(("basis", "n_cells"), [(FCC, 1), (FCC, 2), (BCC, 2)])
+def test_a_cell_smaller_than_a_neighborhood_stands_for_its_crystal(basis, n_cells):
+    assert structure.crystallinity(lattice(basis, n_cells), BOX) == 1.0
+
+
+def test_neighbors_that_a_cell_cannot_have_are_refused():
+    with pytest.raises(ValueError, match="got 500 for 4 particles"):
+        structure.bond_order(lattice(FCC, 1), BOX, n_neighbors=500)
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
 FUNCTIONS = [
@@ -243,6 +266,42 @@ FUNCTIONS = [
     structure.bragg_peak,
     structure.crystallinity,
 ]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_any_image_of_a_particle_will_do(function):
+    rng = np.random.default_rng(5)
+    points = lattice(FCC, 3) + rng.normal(scale=0.2, size=(108, 3))
+    # One that rounds to the edge, and one at it; the others to either side of the boundary.
+    points[0], points[1] = 0, [BOX - 1e-9, BOX, -1e-12]
+    inside = np.where(points % BOX > BOX - 1e-6, 0, points % BOX)
+    waves = {structure.structure_factor, structure.bragg_peak}
+    measure = partial(function, k_max=6.0) if function in waves else function
+    expected = measure(inside, BOX)
+    for images in (points, points + BOX * rng.integers(-3, 4, points.shape)):
+        np.testing.assert_allclose(measure(images, BOX), expected, rtol=1e-3, atol=1e-3)
+    tensor = torch.tensor(inside, requires_grad=True)
+    np.testing.assert_array_equal(measure(tensor, BOX), expected)
+    np.testing.assert_array_equal(measure(inside.tolist(), np.float32(BOX)), expected)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("box", [-BOX, 0, np.nan, [BOX, BOX, BOX], 1e30, 1e-30])
+def test_boxes_that_are_no_cube_of_some_size_are_refused(function, box):
+    with pytest.raises(ValueError, match="box_length must be"):
+        function(ideal_gas(n_particles=30), box)
+
+
+def test_arguments_that_cannot_be_computed_are_refused():
+    points = ideal_gas(n_particles=30)
+    with pytest.raises(ValueError, match=r"k_max must be a finite number of at least 0\.62"):
+        structure.bragg_peak(points, BOX, k_max=0.1)
+    with pytest.raises(ValueError, match="take a smaller one"):
+        structure.structure_factor(points, BOX, k_max=1e4)
+    with pytest.raises(ValueError, match="n_bins must be"):
+        structure.rdf(points, BOX, n_bins=0)
+    with pytest.raises(ValueError, match="degree must be"):
+        structure.bond_order(points, BOX, degree=-1)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

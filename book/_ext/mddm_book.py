@@ -1,11 +1,15 @@
 """What the book needs beyond Jupyter Book's own settings."""
 
 import hashlib
+import json
 import re
+from importlib import metadata
 from pathlib import Path
 
 import offline
 from sphinx.errors import ExtensionError
+
+from mddm import study
 
 ROOT = Path(__file__).resolve().parents[2]
 INPUTS = [
@@ -24,23 +28,33 @@ def setup(app):
     app.connect("html-page-context", mend_links_to_notebooks, priority=900)
     app.connect("html-page-context", drop_live_code_scripts, priority=900)
     app.connect("autodoc-process-docstring", make_docstring_safe, priority=400)
+    app.connect("build-finished", refuse_missing_figures)
     app.connect("build-finished", refuse_foreign_loads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def key_cache_by_code_and_data(app, config):
-    """Execute the notebooks again when the package, the data or a version has changed.
+    """Execute the notebooks again when the package, the data or the machine has changed.
 
     By itself the cache looks at the notebooks alone.
     """
-    cache = Path(app.outdir).parent / ".jupyter_cache" / hash_of_inputs(ROOT)
-    config.nb_execution_cache_path = str(cache)
+    key = hash_of_inputs(ROOT, surroundings())
+    config.nb_execution_cache_path = str(Path(app.outdir).parent / ".jupyter_cache" / key)
 
 
-def hash_of_inputs(root):
-    """Return a hash of every file that a notebook's outputs depend on."""
+def surroundings():
+    """Return what outputs depend on beside files: device, threads, Python, all that is installed.
+
+    The lock file says what should be installed, and a conda environment does not follow it.
+    """
+    installed = {package.metadata["Name"]: package.version for package in metadata.distributions()}
+    return study.run_record(seed=0, installed=installed)
+
+
+def hash_of_inputs(root, surroundings):
+    """Return a hash of every file that a notebook's outputs depend on, and of the rest."""
     files = [path for pattern in INPUTS for path in root.glob(pattern) if path.is_file()]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps(surroundings, sort_keys=True).encode())
     # What is being written has a dot in front; the state of a training run changes all the time.
     unfinished = re.compile(r"^\.|\.state\.safetensors$")
     for path in sorted(path for path in files if not unfinished.search(path.name)):
@@ -91,6 +105,35 @@ def list_several_returns(lines):
         for line, entry in zip(section, entries, strict=True)
     ]
     return [*lines[:start], "    In this order", "", *bullets, *lines[end:]]
+
+
+def refuse_missing_figures(app, exception):
+    """Stop the build if a cell that has a caption has drawn nothing to put it under.
+
+    Sphinx warns of that only while it reads a page, and the next build would pass.
+    """
+    if exception is not None or app.config.nb_execution_mode == "off":
+        return
+    drawn = app.env.get_domain("std").anonlabels
+    pages = [Path(app.env.doc2path(name)) for name in sorted(app.env.found_docs)]
+    missing = [
+        f"{page.stem}: {name}"
+        for page in pages
+        if page.suffix == ".ipynb"
+        for name in captioned(json.loads(page.read_text(encoding="utf-8")))
+        if name not in drawn
+    ]
+    if missing:
+        raise ExtensionError(
+            "cells have run and drawn no figure; mend them, remove book/_build and build again:\n"
+            + "\n".join(missing)
+        )
+
+
+def captioned(notebook):
+    """Return the names of the figures that a notebook's cells should draw."""
+    settings = [cell["metadata"].get("mystnb", {}) for cell in notebook["cells"]]
+    return [one["figure"]["name"] for one in settings if "figure" in one]
 
 
 def refuse_foreign_loads(app, exception):

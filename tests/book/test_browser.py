@@ -271,6 +271,15 @@ def test_a_page_is_printed_with_bookmarks(built, browser):
 
 # ---- the viewer ------------------------------------------------------------------------------
 
+KEEP_CONTEXTS = """
+    window.contexts = [];
+    const { getContext } = HTMLCanvasElement.prototype;
+    HTMLCanvasElement.prototype.getContext = function (kind, options) {
+        const context = getContext.call(this, kind, options);
+        if (kind === "webgl2") contexts.push(context);
+        return context;
+    };
+"""
 LABELS = ["gas", "liquid", "crystal"]
 
 
@@ -318,8 +327,10 @@ def with_viewers(shown, new_page, tmp_path):
         f"<body>{shown[0].html}{far_below}{shown[1].html}"
     )
 
-    def open_page(drawn=True, **options):
+    def open_page(drawn=True, contexts=False, **options):
         page = new_page(**{"viewport": {"width": 600, "height": 900}} | options)
+        if contexts:
+            page.add_init_script(KEEP_CONTEXTS)
         page.goto(page_file.as_uri())
         if drawn:
             page.wait_for_function("document.querySelector('.mddm-scene').width != 300")
@@ -542,6 +553,23 @@ def test_without_webgl_a_still_picture_is_shown(start, with_viewers):
         page = with_viewers(drawn=False, using=plain)
         check_still(page)
         assert page.complaints == []
+
+
+def test_while_its_context_is_lost_a_still_picture_is_shown(with_viewers):
+    page = with_viewers(contexts=True)
+    before = scene(page)
+    page.evaluate("(window.loss = contexts[0].getExtension('WEBGL_lose_context')).loseContext()")
+    page.locator(".mddm-still").first.wait_for()
+    check_still(page)
+    assert page.locator(".mddm-still").nth(1).evaluate("image => image.checkVisibility()")
+    page.evaluate("loss.restoreContext()")
+    page.locator(".mddm-scene").first.wait_for()
+    assert not page.locator(".mddm-still").first.is_visible()
+    assert (scene(page) == before).all()
+    page.locator(".mddm-scene").nth(1).scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelectorAll('.mddm-scene')[1].width > 300")
+    assert scene(page, 1).any()
+    assert page.complaints == []
 
 
 def test_without_scripts_a_still_picture_is_shown(with_viewers):

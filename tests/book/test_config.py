@@ -1,11 +1,16 @@
 """The book's configuration holds together."""
 
+import importlib.metadata
+import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -84,18 +89,51 @@ def project(folder):
     ["mddm/a.py", "mddm/sub/b.py", "data/x.h5", "data/checkpoints/c.safetensors", "data/new.h5"],
 )
 def test_executed_pages_are_kept_until_code_or_data_change(tmp_path, name):
-    before = mddm_book.hash_of_inputs(project(tmp_path))
-    assert mddm_book.hash_of_inputs(tmp_path) == before
+    before = mddm_book.hash_of_inputs(project(tmp_path), {"torch": "2.6"})
+    assert mddm_book.hash_of_inputs(tmp_path, {"torch": "2.6"}) == before
+    assert mddm_book.hash_of_inputs(tmp_path, {"torch": "2.7"}) != before
     (tmp_path / name).write_text("changed")
-    assert mddm_book.hash_of_inputs(tmp_path) != before
+    assert mddm_book.hash_of_inputs(tmp_path, {"torch": "2.6"}) != before
+
+
+def test_executed_pages_depend_on_all_that_is_installed_and_on_the_machine():
+    found = mddm_book.surroundings()
+    assert found["threads"] == torch.get_num_threads()
+    assert found["installed"]["freud-analysis"] == importlib.metadata.version("freud-analysis")
+    assert mddm_book.surroundings() == found
 
 
 def test_executed_pages_do_not_depend_on_notes_or_unfinished_files(tmp_path):
-    before = mddm_book.hash_of_inputs(project(tmp_path))
+    before = mddm_book.hash_of_inputs(project(tmp_path), {})
     (tmp_path / "data" / "README.md").write_text("words")
     for name in (".c.safetensors.12", "c.state.safetensors"):
         (tmp_path / "data" / "checkpoints" / name).write_text("half")
-    assert mddm_book.hash_of_inputs(tmp_path) == before
+    assert mddm_book.hash_of_inputs(tmp_path, {}) == before
+
+
+def test_a_build_stops_at_every_run_where_a_captioned_cell_has_drawn_nothing(tmp_path):
+    captions = [{"figure": {"name": name}} for name in ("fig-there", "fig-gone")]
+    cells = [{"metadata": {"mystnb": settings}} for settings in captions] + [{"metadata": {}}]
+    (tmp_path / "chapter.ipynb").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "intro.md").touch()
+    files = {"chapter": "chapter.ipynb", "intro": "intro.md"}
+    labels = {"fig-there": ("chapter", "fig-there")}
+    app = SimpleNamespace(
+        config=SimpleNamespace(nb_execution_mode="cache"),
+        env=SimpleNamespace(
+            found_docs=set(files),
+            doc2path=lambda name: tmp_path / files[name],
+            get_domain=lambda name: SimpleNamespace(anonlabels=labels),
+        ),
+    )
+    for _ in range(2):
+        with pytest.raises(ExtensionError, match=r"drawn no figure.*\nchapter: fig-gone$"):
+            mddm_book.refuse_missing_figures(app, None)
+    labels["fig-gone"] = ("chapter", "fig-gone")
+    mddm_book.refuse_missing_figures(app, None)
+    app.config.nb_execution_mode = "off"
+    del labels["fig-gone"]
+    mddm_book.refuse_missing_figures(app, None)
 
 
 def test_several_returned_values_become_a_list():

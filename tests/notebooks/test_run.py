@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom in a tiny setting, wherever it is started."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -30,13 +31,16 @@ TINY = {
     "crystals": [{"n_sample_steps": 4}],
     "evaluate": [{}],
 }
+# What a shell or a desktop may name for figures; none of them draws on a page.
+BACKENDS = itertools.cycle(["agg", "pdf", "qtagg", ""])
 
 
 def settings():
     for path in NOTEBOOKS:
         for parameters in TINY.get(path.stem, [None]):
             label = "-".join(str(value) for value in (parameters or {}).values())
-            yield pytest.param(path.name, parameters, id=f"{path.stem}-{label}".rstrip("-"))
+            label = f"{path.stem}-{label}".rstrip("-")
+            yield pytest.param(path.name, parameters, next(BACKENDS), id=label)
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +58,28 @@ def checkout(tmp_path_factory):
         yield copy
 
 
-@pytest.mark.parametrize(("name", "parameters"), list(settings()))
-def test_notebook_runs(name, parameters, checkout, tmp_path):
+def figures_without_a_picture(notebook):
+    """The names of captioned figures whose cells have put out none."""
+    for cell in notebook.cells:
+        figure = cell.metadata.get("mystnb", {}).get("figure")
+        shown = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        if figure and not shown & {"image/png", "text/html"}:
+            yield figure["name"]
+
+
+@pytest.mark.parametrize(("name", "parameters", "backend"), list(settings()))
+def test_notebook_runs(name, parameters, backend, checkout, tmp_path, monkeypatch):
     assert parameters is not None, f"name tiny parameters for {name} in TINY"
     shipped = [path for path in (checkout / "data").rglob("*") if path.is_symlink()]
-    papermill.execute_notebook(
+    monkeypatch.setenv("MPLBACKEND", backend)
+    run = papermill.execute_notebook(
         checkout / "notebooks" / name,
         tmp_path / "out.ipynb",
         parameters,
         cwd=tmp_path,
         progress_bar=False,
     )
+    assert list(figures_without_a_picture(run)) == []
     assert all(path.is_symlink() for path in shipped), "it replaced a file of the study's own"
     assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
 

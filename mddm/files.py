@@ -1,0 +1,55 @@
+"""Files that are there whole or not at all, and a look before long work at whether they can be."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# More than any page of scores, less than anyone would miss [bytes].
+_PROBE = 2**20
+
+
+def write_whole(path: str | Path, content: bytes | str) -> None:
+    """Write a file; one that was there stays until the new one is complete.
+
+    Args:
+        path: of the file; its folder is made if need be.
+        content: of the file; text is written as UTF-8.
+
+    Raises:
+        OSError: the folder cannot be made or written to, or the disk is full.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    with _beside(path, content) as partial:
+        partial.replace(path)
+
+
+def check_writable(path: str | Path) -> None:
+    """Find out whether a file can be written, to be told before the work and not after it.
+
+    Args:
+        path: of the file; its folder is made if need be, a file that is there is left alone.
+
+    Raises:
+        OSError: the path is a folder, its folder cannot be made or written to, or the disk is full.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    with _beside(path, bytes(_PROBE)):
+        pass
+
+
+@contextmanager
+def _beside(path: str | Path, content: bytes) -> Iterator[Path]:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        yield partial
+    except OSError as error:
+        # The system names the temporary file, or none at all when the disk is full.
+        error.filename = str(path)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
