@@ -1,7 +1,8 @@
 """Time a training step of each network in several ways: python benchmarks/pbcconv.py.
 
-message_passing  the convolution as the paper writes it, one message an edge
-plain            the convolution as it is used, gather and maximum
+message_passing  the convolution as the paper writes it, on torch-geometric
+gather           the same by indexing: one message an edge, and their maximum
+dense            the convolution as it is used
 bfloat16         the same with matrix products in half precision
 compiled         the same through torch.compile
 
@@ -12,13 +13,15 @@ against double precision, in units of the output's.
 import argparse
 import statistics
 import time
+from functools import partial
 
 import torch
 
+from mddm.geometry import gather_particles
 from mddm.pbcconv import PBCConv
 from mddm.training import PRESETS, Settings
 
-WAYS = ("message_passing", "plain", "bfloat16", "compiled")
+WAYS = ("message_passing", "gather", "dense", "bfloat16", "compiled")
 
 
 def main() -> None:
@@ -27,7 +30,7 @@ def main() -> None:
     )
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     parser.add_argument("--models", nargs="+", choices=tuple(PRESETS), default=tuple(PRESETS))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:3])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:4])
     parser.add_argument("--n-particles", type=int, nargs="+", default=[1000])
     parser.add_argument("--devices", nargs="+", default=devices)
     parser.add_argument("--n-neighbors", type=int, help="of the convolutions; else the preset's")
@@ -43,10 +46,17 @@ def main() -> None:
             for n_particles in options.n_particles:
                 for batch in options.batch_sizes:
                     for way in options.ways:
-                        if model != "transolver" or way != "message_passing":
+                        if model in ("mddm", "mddm-rbf") or way in WAYS[2:]:
                             cells = measure(device, model, n_particles, batch, way, options)
                             head = (device, model, n_particles, batch, way)
                             print("".join(f"{cell:>16}" for cell in (*head, *cells)), flush=True)
+
+
+def gather(layer, features, neighbors, edges, globals_):
+    f_i = features[:, :, None].expand(*neighbors.shape, -1)
+    f_j = gather_particles(features, neighbors)
+    globals_ = globals_[:, None, None].expand(*neighbors.shape, -1)
+    return layer.message(f_i, f_j, edges, globals_).amax(dim=2)
 
 
 def measure(device, model, n_particles, batch, way, options):
@@ -54,10 +64,11 @@ def measure(device, model, n_particles, batch, way, options):
     if options.n_neighbors and model != "transolver":
         sizes["n_neighbors"] = options.n_neighbors
     denoiser = Settings(preset=model, architecture=sizes).new_denoiser().to(device)
-    if way == "message_passing":
-        for layer in denoiser.modules():
-            if isinstance(layer, PBCConv):
-                layer.method = way
+    for layer in denoiser.modules():
+        if isinstance(layer, PBCConv) and way == "message_passing":
+            layer.method = way
+        elif isinstance(layer, PBCConv) and way == "gather":
+            layer.forward = partial(gather, layer)
     box_length = n_particles ** (1 / 3)
     generator = torch.Generator().manual_seed(0)
     x_t = (box_length * torch.rand(batch, n_particles, 3, generator=generator)).to(device)

@@ -1,4 +1,4 @@
-"""Configurations for other programs: GSD and extended XYZ, which OVITO, ASE and freud's users read.
+"""Configurations for other programs: GSD, extended XYZ and LAMMPS data, which OVITO reads all.
 
 `python -m mddm.export data/opp.h5 crystals.gsd --rows 8 9` writes rows of a data set.
 """
@@ -8,12 +8,16 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import arguments, dataset, geometry, optional
+from mddm import arguments, dataset, files, geometry, optional
 
-FORMATS = (".gsd", ".xyz", ".extxyz")
+if TYPE_CHECKING:
+    from ase import Atoms
+
+FORMATS = (".gsd", ".xyz", ".extxyz", ".data")
 # What the comment line of an extended XYZ file has a meaning of its own for.
 _TAKEN = (
     "energy", "free_energy", "stress", "virial", "dipole", "magmom", "pbc", "lattice", "properties",
@@ -29,7 +33,7 @@ def write(
     """Write configurations as the frames of one file, which is there whole or not at all.
 
     Args:
-        path: ends in .gsd, .xyz or .extxyz.
+        path: ends in .gsd, .xyz or .extxyz; or in .data for one frame in LAMMPS's format.
         positions: (n_frames, n_particles, 3), or (n_particles, 3) for one frame [length]; any
             image of a particle will do, the one inside the box is written.
         box_length: edge of the periodic cube [length].
@@ -45,6 +49,104 @@ def write(
         OSError: the folder is not there or not writable, or the disk is full.
     """
     path = Path(path)
+    frames, box_length, information = _checked(positions, box_length, information)
+    _check_ending(path)
+    writers = {".gsd": _write_gsd, ".data": _write_data}
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        writers.get(path.suffix, _write_xyz)(partial, frames, box_length, information)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check(path: str | Path) -> None:
+    """Find out whether `write` can write a file, before there is anything to write.
+
+    Raises:
+        ValueError: another ending.
+        OSError: the folder cannot be made or written to, or the disk is full.
+    """
+    _check_ending(Path(path))
+    files.check_writable(path)
+
+
+def _check_ending(path):
+    if path.suffix not in FORMATS:
+        raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {str(path)!r}")
+
+
+def to_ase(
+    positions: np.ndarray,
+    box_length: float,
+    information: Mapping[str, Sequence[float]] | None = None,
+) -> list["Atoms"]:
+    """Turn configurations into ASE's `Atoms`, of the element X, which is none.
+
+    Args, Raises: as `write`.
+    """
+    return _images(*_checked(positions, box_length, information))
+
+
+def read(path: str | Path) -> tuple[np.ndarray, float]:
+    """Read the configurations of a file that another program wrote.
+
+    Args:
+        path: ends in .gsd, or is of a format that ASE reads, such as extended XYZ.
+
+    Returns:
+        positions: (n_frames, n_particles, 3) in [0, box_length) [length].
+        box_length: edge of the periodic cube [length].
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is none of these, frames of several boxes or sizes, or a box that
+            is no periodic cube.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    load = _load_gsd if path.suffix == ".gsd" else _load_ase
+    try:
+        frames = load(path)
+    except (OSError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{path} is no file of configurations: {error}") from error
+    if not frames:
+        raise ValueError(f"{path} has no frame")
+    boxes = {tuple(np.round(box, 5)) for _, box in frames}
+    if len(boxes) != 1 or len({points.shape for points, _ in frames}) != 1:
+        raise ValueError(f"{path} holds frames of several boxes or sizes; write each to its own")
+    (x, y, z, *tilts), *_ = boxes
+    if not (x == y == z > 0) or any(tilts):
+        raise ValueError(f"{path} must have a periodic cube for a box, got {x:g}, {y:g}, {z:g}")
+    positions = arguments.positions(np.stack([points for points, _ in frames]))
+    return geometry.wrap_single(positions, x), float(x)
+
+
+def _load_gsd(path):
+    with optional.packages():
+        import gsd.hoomd
+
+    with gsd.hoomd.open(path, "r") as file:
+        return [(frame.particles.position, frame.configuration.box) for frame in file]
+
+
+def _load_ase(path):
+    with optional.packages():
+        import ase.io
+
+    images = ase.io.read(path, index=":")
+    # Edges and what is not a right angle; no edge where there is no period.
+    return [
+        (
+            image.get_positions(),
+            np.append(image.cell.lengths() * image.pbc, image.cell.angles() - 90),
+        )
+        for image in images
+    ]
+
+
+def _checked(positions, box_length, information):
     points = arguments.positions(positions, ("n_particles", 3), ("n_frames", "n_particles", 3))
     box_length = arguments.box(box_length)
     frames = geometry.wrap_single(points, box_length).reshape(-1, *points.shape[-2:])
@@ -58,15 +160,7 @@ def write(
                 f"take {', '.join(_TAKEN)} for what holds of all particles together or of the "
                 "box; choose another, such as 'energy_per_particle'"
             )
-    writers = {".gsd": _write_gsd, ".xyz": _write_xyz, ".extxyz": _write_xyz}
-    if path.suffix not in writers:
-        raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {str(path)!r}")
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        writers[path.suffix](partial, frames, box_length, information)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return frames, box_length, information
 
 
 def _write_gsd(path, frames, box_length, information):
@@ -85,18 +179,37 @@ def _write_gsd(path, frames, box_length, information):
             file.append(frame)
 
 
-def _write_xyz(path, frames, box_length, information):
+def _images(frames, box_length, information):
     with optional.packages():
         import ase
-        import ase.io
 
     images = []
     for index, points in enumerate(frames):
-        # The symbol of no element.
         atoms = ase.Atoms(["X"] * len(points), points, cell=[box_length] * 3, pbc=True)
         atoms.info.update({name: values[index].item() for name, values in information.items()})
         images.append(atoms)
+    return images
+
+
+def _write_xyz(path, frames, box_length, information):
+    images = _images(frames, box_length, information)
+    with optional.packages():
+        import ase.io
+
     ase.io.write(path, images, format="extxyz")
+
+
+def _write_data(path, frames, box_length, information):
+    if len(frames) != 1:
+        raise ValueError(
+            f"a LAMMPS data file holds one configuration, got {len(frames)}; write each to a file "
+            "of its own, or all to .extxyz"
+        )
+    (image,) = _images(frames, box_length, {})
+    with optional.packages():
+        import ase.io
+
+    ase.io.write(path, image, format="lammps-data", specorder=["X"], masses=False)
 
 
 def main(arguments: list[str] | None = None) -> int:

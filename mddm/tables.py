@@ -285,3 +285,14 @@ def append_line(path: Path, line: Mapping) -> None:
         table.writeheader()
     table.writerow(line)
     files.write_whole(path, found[: found.rfind("\n") + 1] + added.getvalue())
+
+
+def describe(change: Mapping) -> str:
+    """Name a run of the study of settings by what is not as the preset has it.
+
+    Args:
+        change: settings that differ; those of the network lie under "architecture".
+    """
+    network = change.get("architecture", {})
+    others = {name: value for name, value in change.items() if name != "architecture"}
+    return ", ".join(f"{name} {value}" for name, value in (network | others).items()) or "none"

@@ -1,9 +1,11 @@
 import copy
+from itertools import product
 
 import pytest
 import torch
 from torch_geometric.nn import EdgeConv
 
+from mddm import pbcconv
 from mddm.geometry import minimum_image, nearest_neighbors
 from mddm.noise import log_schedule
 from mddm.pbcconv import PBCConv, PBCConvDenoiser, RadialDenoiser
@@ -11,6 +13,7 @@ from mddm.potential import CONDITION_RANGES
 
 BOX = 10.0
 METHODS = ["dense", "message_passing"]
+HIDDEN = [None, 6]  # h linear, and with a hidden layer
 BOXES = [BOX, None]
 
 
@@ -32,7 +35,7 @@ def inputs(batch=2, n_particles=40, seed=0):
 
 def denoiser(method="dense", **sizes):
     torch.manual_seed(1)
-    sizes = {"channels": 16, "n_neighbors": 8} | sizes
+    sizes = {"channels": 16, "hidden_channels": 8, "n_neighbors": 8} | sizes
     return PBCConvDenoiser(method=method, **sizes)
 
 
@@ -48,33 +51,45 @@ def both_methods(**sizes):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("box_length", BOXES)
-def test_the_layer_is_equation_one(method, box_length):
+def test_the_layer_is_equation_one(method, hidden, box_length):
     features, neighbors, displacement, globals_ = random_graph(box_length=box_length)
-    layer = PBCConv(5, 7, 4, method)
+    layer = PBCConv(5, 7, 4, hidden, method)
     out = layer(features, neighbors, displacement, globals_)
     assert out.shape == (2, 30, 7)
     weight, bias = layer.linear.weight.double(), layer.linear.bias.double()
+
+    def h(edge):
+        inner = weight @ edge.double() + bias
+        if hidden is None:
+            return inner
+        return layer.mix.weight.double() @ inner.clamp(min=0) + layer.mix.bias.double()
+
     for system in range(2):
         for i in range(30):
             messages = []
             for rank, j in enumerate(neighbors[system, i].tolist()):
                 f_i, f_j = features[system, i], features[system, j]
                 edge = torch.cat([displacement[system, i, rank], f_i, f_j - f_i, globals_[system]])
-                messages.append(weight @ edge.double() + bias)
+                messages.append(h(edge))
             expected = torch.stack(messages).max(dim=0).values
             torch.testing.assert_close(out[system, i].double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_without_displacement_and_globals_it_is_edgeconv(method):
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_without_displacement_and_globals_it_is_edgeconv(method, hidden):
     features, neighbors, displacement, globals_ = random_graph()
-    layer = PBCConv(5, 7, 4, method)
-    mlp = torch.nn.Linear(10, 7)
-    oracle = EdgeConv(mlp, aggr="max")  # draws the weights anew
+    layer = PBCConv(5, 7, 4, hidden, method)
+    first = torch.nn.Linear(10, hidden or 7)
+    rest = [torch.nn.ReLU(), torch.nn.Linear(hidden, 7)] if hidden else []
+    oracle = EdgeConv(torch.nn.Sequential(first, *rest), aggr="max")  # draws the weights anew
     with torch.no_grad():
-        layer.linear.weight[:, 3:13] = mlp.weight
-        layer.linear.bias.copy_(mlp.bias)
+        layer.linear.weight[:, 3:13] = first.weight
+        layer.linear.bias.copy_(first.bias)
+        if hidden:
+            layer.mix.load_state_dict(rest[1].state_dict())
     out = layer(features, neighbors, torch.zeros_like(displacement), torch.zeros_like(globals_))
     for system in range(2):
         target = torch.arange(30).repeat_interleave(6)
@@ -85,10 +100,11 @@ def test_without_displacement_and_globals_it_is_edgeconv(method):
 
 @pytest.mark.parametrize("box_length", BOXES)
 @pytest.mark.parametrize("n_neighbors", [1, 6, 29])
-def test_both_methods_agree_in_output_and_in_every_gradient(box_length, n_neighbors):
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_both_methods_agree_in_output_and_in_every_gradient(box_length, n_neighbors, hidden):
     graph = random_graph(batch=3, n_neighbors=n_neighbors, box_length=box_length)
     features, neighbors, displacement, globals_ = graph
-    layer = PBCConv(5, 7, 4)
+    layer = PBCConv(5, 7, 4, hidden)
     torch.manual_seed(3)
     upstream = torch.randn(3, 30, 7)
     results = {}
@@ -104,9 +120,10 @@ def test_both_methods_agree_in_output_and_in_every_gradient(box_length, n_neighb
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_comes_out_when_nobody_wants_gradients(method):
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_the_same_comes_out_when_nobody_wants_gradients(method, hidden):
     features, neighbors, displacement, globals_ = random_graph(batch=3)
-    layer = PBCConv(5, 7, 4, method)
+    layer = PBCConv(5, 7, 4, hidden, method)
     out = layer(features, neighbors, displacement, globals_)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
@@ -131,7 +148,7 @@ def test_edges_may_carry_anything():
 def test_only_the_maximum_over_the_neighbors_counts():
     features, neighbors, displacement, globals_ = random_graph()
     for method in METHODS:
-        layer = PBCConv(5, 7, 4, method)
+        layer = PBCConv(5, 7, 4, 6, method)
         out = layer(features, neighbors, displacement, globals_)
         order = torch.randperm(6)
         shuffled = layer(features, neighbors[..., order], displacement[..., order, :], globals_)
@@ -140,40 +157,92 @@ def test_only_the_maximum_over_the_neighbors_counts():
         assert (once <= out + 1e-5).all() and (once < out - 1e-5).any()
 
 
-def test_an_unknown_method_is_refused():
+def test_half_precision_changes_products_a_little_and_nothing_else():
+    features, neighbors, displacement, globals_ = random_graph(n_neighbors=20)
+    layer, outputs = PBCConv(5, 7, 4, 6), []
+    for lowered in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
+            out = layer(features, neighbors, displacement, globals_)
+        out.square().sum().backward()
+        outputs.append([out, layer.linear.weight.grad.clone(), layer.mix.weight.grad.clone()])
+    for exact, low in zip(*outputs, strict=True):
+        assert low.dtype == torch.float32
+        assert 0 < (low - exact).norm() < 0.1 * exact.norm()
+
+
+def test_unknown_words_are_refused():
     with pytest.raises(ValueError, match="'dense' or 'message_passing', got 'sparse'"):
-        PBCConv(5, 7, 4, "sparse")
+        PBCConv(5, 7, 4, method="sparse")
     with pytest.raises(ValueError, match="got 'sparse'"):
         PBCConvDenoiser(method="sparse")
+    with pytest.raises(ValueError, match="first must be one of globals, learned, got 'nothing'"):
+        PBCConvDenoiser(first="nothing")
 
 
 # --- the denoiser ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_paper_preset_has_101_891_parameters(method):
-    model = PBCConvDenoiser(method=method)
+def test_the_paper_preset_has_101_891_parameters():
+    model = PBCConvDenoiser()
     assert sum(parameter.numel() for parameter in model.parameters()) == 101_891
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_its_rivals_have_the_same_number_of_parameters():
+    found = pbcconv.sizes_with(101_891, [2**power for power in range(4, 9)])
+    paper = dict(n_layers=4, channels=128, hidden_channels=64, first="globals", head_channels=128)
+    linear = dict(
+        n_layers=3, channels=128, hidden_channels=None, first="learned", head_channels=None
+    )
+    assert paper in found and linear in found
+    for sizes in found:
+        assert (
+            sum(parameter.numel() for parameter in PBCConvDenoiser(**sizes).parameters()) == 101_891
+        )
+
+
+def test_no_choice_of_sizes_is_missed():
+    widths, found = [2, 3, 5], {}
+    for n_layers, channels, hidden, first, head in product(
+        (1, 2), widths, (None, *widths), pbcconv.FIRST, (None, *widths)
+    ):
+        sizes = {"n_layers": n_layers, "channels": channels, "hidden_channels": hidden}
+        sizes |= {"first": first, "head_channels": head}
+        count = sum(value.numel() for value in PBCConvDenoiser(**sizes).parameters())
+        found.setdefault(count, []).append(sizes)
+    for count, expected in found.items():
+        listed = pbcconv.sizes_with(count, widths, (1, 2))
+        assert sorted(map(str, listed)) == sorted(map(str, expected))
+    assert pbcconv.sizes_with(1, widths) == []
+
+
+def test_the_paper_preset_has_an_mlp_in_each_of_four_layers():
+    shapes = [
+        tuple(value.shape) for name, value in PBCConvDenoiser().named_parameters() if value.ndim > 1
+    ]
+    first, later = [(64, 15), (128, 64)], [(64, 263), (128, 64)]
+    assert shapes == [*first, *later * 3, (128, 128), (3, 128)]
 
 
 @pytest.mark.parametrize("box_length", BOXES)
 @pytest.mark.parametrize("conditional", [True, False])
 def test_the_paper_preset_is_the_same_by_both_methods(box_length, conditional):
-    x_t, sigma, condition = inputs(batch=3, n_particles=50)
+    # In double precision, where rounding does not decide which of two messages is larger.
+    x_t, sigma, condition = (value.double() for value in inputs(batch=3, n_particles=50))
     condition = condition if conditional else None
-    dense, reference = both_methods(channels=128, n_neighbors=20)
+    dense, reference = both_methods(channels=128, hidden_channels=64, n_neighbors=20)
     outputs, gradients = [], []
-    for model in (dense, reference):
+    for model in (dense.double(), reference.double()):
         positions = x_t.clone().requires_grad_()
         eps = model(positions, sigma, condition, box_length)
-        loss = (eps - torch.linspace(-1, 1, 3)).square().mean()
+        loss = (eps - torch.linspace(-1, 1, 3).double()).square().mean()
         outputs.append(eps)
         gradients.append(torch.autograd.grad(loss, [positions, *model.parameters()]))
     assert outputs[0].shape == (3, 50, 3)
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(outputs[0], outputs[1])
     for ours, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours, expected)
 
 
 def test_the_denoiser_is_its_layers_one_after_the_other():
@@ -183,7 +252,7 @@ def test_the_denoiser_is_its_layers_one_after_the_other():
     low, high = torch.tensor(list(CONDITION_RANGES.values())).double().T
     fraction = torch.log(sigma / 0.005) / torch.log(torch.tensor(5.0 / 0.005).double())
     globals_ = torch.cat([2 * (condition - low) / (high - low) - 1, fraction[:, None]], dim=1)
-    features = model.embedding.repeat(2, 40, 1)
+    features = globals_[:, None].expand(2, 40, 4)
     for layer in model.layers:
         edges = [
             displacement,
@@ -192,7 +261,8 @@ def test_the_denoiser_is_its_layers_one_after_the_other():
             - features[:, :, None],
             globals_[:, None, None].expand(-1, 40, 8, -1),
         ]
-        features = layer.linear(torch.cat(edges, dim=-1)).amax(dim=2).clamp(min=0)
+        inner = layer.linear(torch.cat(edges, dim=-1)).clamp(min=0)
+        features = layer.mix(inner).amax(dim=2).clamp(min=0)
     # scale_condition takes its ranges from float32.
     torch.testing.assert_close(
         model(x_t, sigma, condition, BOX), model.head(features), rtol=1e-5, atol=1e-6
@@ -274,7 +344,7 @@ def test_condition_and_noise_level_are_heard():
 
 
 def test_a_local_change_travels_one_edge_a_layer():
-    # Particles on a line, two neighbours each: three layers see three particles a side.
+    # Particles on a line, two neighbours each: four layers see four particles a side.
     positions = torch.zeros(1, 40, 3)
     positions[0, :, 0] = torch.arange(40) * 0.25 + 0.02 * torch.sin(torch.arange(40.0))
     model, sigma = denoiser(n_neighbors=2), torch.tensor([0.1])
@@ -282,7 +352,7 @@ def test_a_local_change_travels_one_edge_a_layer():
     moved = positions.clone()
     moved[0, 20, 1] += 0.05
     changed = (model(moved, sigma, None, BOX) - eps).abs().amax(-1)[0] > 1e-7
-    assert changed[20] and not changed[:17].any() and not changed[24:].any()
+    assert changed[20] and not changed[:16].any() and not changed[25:].any()
     assert minimum_image(positions[0, 0] - positions[0, 39], BOX).norm() < 0.3
 
 

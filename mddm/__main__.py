@@ -1,0 +1,199 @@
+"""The command line: `mddm sample --k 9 --phi 0.75 --temperature 0.02 --out found.gsd`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_SAMPLE = "mddm sample --k 9 --phi 0.75 --temperature 0.02 --out found.gsd"
+_ANNEAL = "mddm anneal --potential lennard-jones --temperature 0.4 --n-steps 20000 --out md.gsd"
+_POTENTIAL = (
+    "a file with columns of r, U and perhaps -dU/dr, or a name with its parameters, such as "
+    "lennard-jones or morse:alpha=8,epsilon=2"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 for success, 1 for a failure and 2 for a wrong call."""
+    parser = argparse.ArgumentParser(prog="mddm", description=__doc__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_sample, _add_models, _add_anneal, _add_relax, _add_score):
+        add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
+        print(f"mddm: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mddm: stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _add(commands, name, run, says, example):
+    parser = commands.add_parser(name, help=says, description=says, epilog=f"example: {example}")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_sample(commands):
+    says = "draw structures from a trained model"
+    parser = _add(commands, "sample", _sample, says, _SAMPLE)
+    parser.add_argument("--model", default="bragg", help="a name of `mddm models`, or a file")
+    for name, unit in (("k", "1 / length"), ("phi", "rad"), ("temperature", "energy")):
+        parser.add_argument(f"--{name}", type=float, help=f"of the condition [{unit}]")
+    parser.add_argument("--n-samples", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="of the first; the next have the next")
+    parser.add_argument("--n-particles", type=int, help="default: as in training")
+    parser.add_argument("--sampler", help="default: the model's best")
+    parser.add_argument("--n-levels", type=int, help="noise levels of the sampler")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--extrapolate", action="store_true", help="outside of what was trained")
+    parser.add_argument("--out", required=True, help="a .gsd, .extxyz or .data file")
+
+
+def _add_models(commands):
+    _add(commands, "models", _models, "list the trained models and what they know", "mddm models")
+
+
+def _add_anneal(commands):
+    parser = _add(commands, "anneal", _anneal, "cool a random start by molecular dynamics", _ANNEAL)
+    parser.add_argument("--potential", required=True, help=_POTENTIAL)
+    parser.add_argument("--temperature", type=float, required=True, help="the target [energy]")
+    parser.add_argument("--n-steps", type=int, default=100_000)
+    parser.add_argument("--n-particles", type=int, default=1000, help="at number density 1")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, help="a .gsd, .extxyz or .data file")
+
+
+def _add_relax(commands):
+    example = "mddm relax found.gsd --potential opp:k=9,phi=0.75 --out relaxed.gsd"
+    says = "go downhill in energy from the configurations of a file"
+    parser = _add(commands, "relax", _relax, says, example)
+    parser.add_argument("file", help="GSD, extended XYZ, or what else ASE reads")
+    parser.add_argument("--potential", required=True, help=_POTENTIAL)
+    parser.add_argument("--out", required=True, help="a .gsd, .extxyz or .data file")
+
+
+def _add_score(commands):
+    says = "measure the configurations of a file: g(r), S(q), crystallinity, energy"
+    example = "mddm score found.gsd --against md.gsd --potential opp:k=9,phi=0.75"
+    parser = _add(commands, "score", _score, says, example)
+    parser.add_argument("file", help="GSD, extended XYZ, or what else ASE reads")
+    parser.add_argument("--against", help="another file, for RDF-MSE to its mean g(r)")
+    parser.add_argument("--potential", help=_POTENTIAL + "; for energies")
+
+
+def _sample(options):
+    from mddm import export, model
+
+    export.check(options.out)
+    names = ("k", "phi", "temperature", "n_samples", "seed", "n_particles", "sampler", "n_levels")
+    asked = {name: getattr(options, name) for name in (*names, "extrapolate")}
+    found = model.load(options.model, options.device).sample(**asked)
+    found.write(options.out)
+    if found.potential is not None:
+        for number, energy in enumerate(found.energies):
+            print(f"sample {number}: seed {options.seed + number}, energy {energy:.4f} a particle")
+    print(f"wrote {len(found)} to {options.out}, {found.seconds:.1f} s each")
+
+
+def _models(options):
+    from mddm import model
+
+    for card in model.models():
+        knows = ", ".join(
+            f"{name} {low:g} to {high:g}" for name, (low, high) in card.ranges.items()
+        )
+        box = "free space" if card.box_length is None else f"box of {card.box_length:g}"
+        print(
+            f"{card.name:28} {card.n_parameters:>8,} parameters  "
+            f"{card.n_particles} particles, {box}"
+            f"  {knows or 'no condition'}"
+        )
+
+
+def _anneal(options):
+    from mddm import export, lammps
+
+    export.check(options.out)
+    potential, box_length = _potential(options.potential), options.n_particles ** (1 / 3)
+    size = {"n_particles": options.n_particles, "box_length": box_length}
+    found = lammps.anneal(potential, options.temperature, options.n_steps, options.seed, **size)
+    numbers = {"temperature": [options.temperature], "energy_per_particle": [found.energy]}
+    export.write(options.out, found.positions, box_length, numbers)
+    print(f"wrote {options.out}, energy {found.energy:.4f} a particle")
+
+
+def _relax(options):
+    from mddm import export, model
+
+    export.check(options.out)
+    potential = _potential(options.potential)
+    before = model.Structures(*export.read(options.file), potential=potential)
+    after = before.relax()
+    numbers = {"energy_per_particle": after.energies}
+    export.write(options.out, after.positions, after.box_length, numbers)
+    for number, energies in enumerate(zip(before.energies, after.energies, strict=True)):
+        print("frame {}: energy {:.4f} to {:.4f} a particle".format(number, *energies))
+    print(f"wrote {options.out}")
+
+
+def _score(options):
+    from mddm import export, model, structure
+
+    potential = _potential(options.potential) if options.potential else None
+    positions, box_length = export.read(options.file)
+    found = model.Structures(positions, box_length, potential=potential)
+    reference = None
+    if options.against:
+        others, other_box = export.read(options.against)
+        r_max = structure.RDF_RANGE * min(box_length, other_box)
+        _, reference = structure.rdf(others, other_box, r_max=r_max)
+    columns = {
+        "S at its peak": [structure.bragg_peak(one, box_length) for one in positions],
+        "crystallinity": found.crystallinity(),
+    }
+    if potential is not None:
+        columns["energy"] = found.energies
+    if reference is not None:
+        columns["RDF-MSE"] = [
+            structure.rdf_mse(structure.rdf(one, box_length, r_max=r_max)[1], reference)
+            for one in positions
+        ]
+    r, g = found.rdf()
+    print(f"{len(found)} frames of {positions.shape[1]} particles in a box of {box_length:g}")
+    print(f"g(r) is highest at r = {r[g.argmax()]:.3f}: {g.max():.2f}")
+    print("frame " + "".join(f"{name:>16}" for name in columns))
+    for number, values in enumerate(zip(*columns.values(), strict=True)):
+        print(f"{number:5} " + "".join(f"{value:16.4f}" for value in values))
+
+
+def _potential(text: str):
+    from mddm import formulas
+    from mddm.potential import Smoothed, Tabulated
+
+    name, _, parameters = text.partition(":")
+    if Path(text).is_file():
+        potential = formulas.read_table(text)
+    elif name not in formulas.FORMULAS and (Path(text).suffix or "/" in text):
+        raise FileNotFoundError(f"there is no file {text}; give {_POTENTIAL}")
+    else:
+        pairs = [pair.partition("=") for pair in parameters.split(",") if pair]
+        try:
+            numbers = {key.strip(): float(value) for key, _, value in pairs}
+        except ValueError as error:
+            raise ValueError(f"{text!r} is not a name and parameters; give {_POTENTIAL}") from error
+        potential = formulas.make(name, **numbers)
+    if not isinstance(potential, Tabulated):
+        return Smoothed(potential)
+    # As far as the table goes.
+    default = Smoothed(potential)
+    r_cut = min(default.r_cut, float(potential.r_max))
+    r_on = r_cut - (default.r_cut - default.r_on)
+    return Smoothed(potential, r_on, r_cut, max(default.r_core, float(potential.r_min)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

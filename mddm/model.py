@@ -1,0 +1,418 @@
+"""The front door: a trained model by its name, and structures that are drawn from it.
+
+import mddm
+
+model = mddm.load("bragg")
+found = model.sample(k=9.0, phi=0.75, temperature=0.02, n_samples=4, seed=0)
+found.write("found.gsd")
+"""
+
+import math
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mddm import arguments, export, lammps, noise, plan, sampling, structure, tasks, training
+from mddm.potential import CONDITION_RANGES, OscillatingPair, Smoothed, potential_energy
+from mddm.shapes import SURFACES
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+# The study's models come with the package.
+TRAINED = Path(__file__).parent / "trained"
+# Noise levels of a sampler that is not told how many, and of algorithm 2.
+_N_LEVELS, _N_LEVELS_ANCESTRAL = 40, 500
+# What "polished" relaxes, and the noise that it adds and takes away again [length].
+_UNPOLISHED, _POLISH = "cooled", 0.15
+# How far a density may be from that of training, relatively.
+_DENSITY_TOLERANCE = 0.01
+_FULL_TURN = 2 * math.pi
+# Seeds of the noise that polishing adds lie above all others.
+_POLISH_SEED = 2**32
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a trained model is and knows.
+
+    Args:
+        name: what `load` takes.
+        task: what it was trained on, one of `tasks.TASKS`.
+        preset: its network, one of `training.PRESETS`.
+        ranges: name and range of each number of its condition; none for a model of one structure.
+        n_particles: particles in a configuration of training.
+        box_length: edge of its periodic cube [length]; None for free space.
+        n_parameters: of the network.
+        steps: that it was trained.
+    """
+
+    name: str
+    task: str
+    preset: str
+    ranges: Mapping[str, tuple[float, float]]
+    n_particles: int
+    box_length: float | None
+    n_parameters: int
+    steps: int
+
+
+def models() -> list[Card]:
+    """List the models that come with the package."""
+    return [load(path.stem).card for path in sorted(TRAINED.glob("*-*.safetensors"))]
+
+
+def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
+    """Load a trained model.
+
+    Args:
+        name: of a model that comes with the package, such as "bragg" or "unconditional-bragg"
+            (`models` lists them); or the path of a checkpoint.
+        device: where it computes.
+
+    Raises:
+        ValueError: an unknown name, a file that is no checkpoint, or a device that is not there.
+        FileNotFoundError: no such file.
+    """
+    device = arguments.device(device)
+    path = Path(name)
+    if path.suffix != ".safetensors":
+        known = {path.stem: path for path in TRAINED.glob("*-*.safetensors")}
+        known |= {
+            stem.removeprefix("conditional-"): path
+            for stem, path in known.items()
+            if stem.startswith("conditional-")
+        }
+        path = known[arguments.choice("name", str(name), sorted(known))]
+    denoiser, header = training.load_checkpoint(path)
+    settings = training.Settings(**header["settings"])
+    task = header["record"].get("task", "conditional")
+    box_length = None if task in SURFACES else 2 * settings.sigma_max
+    card = Card(
+        name=path.stem,
+        task=task,
+        preset=settings.preset,
+        ranges=dict(CONDITION_RANGES) if task == "conditional" else {},
+        n_particles=1000 if box_length is None else round(box_length**3),
+        box_length=box_length,
+        n_parameters=sum(value.numel() for value in denoiser.parameters()),
+        steps=header["step"],
+    )
+    return Model(card, denoiser.to(device), settings, device)
+
+
+@dataclass(frozen=True)
+class Structures:
+    """Structures of one condition, drawn from a model.
+
+    Args:
+        positions: (n_samples, n_particles, 3) float32, in [0, box_length) where there is a box
+            [length].
+        box_length: edge of the periodic cube [length]; None for free space.
+        condition: name and value of each number of the condition.
+        potential: what their energies are of; None where it is not known.
+        calls: of the network, for each of them.
+        seconds: for each of them, on average.
+    """
+
+    positions: np.ndarray
+    box_length: float | None
+    condition: Mapping[str, float] = field(default_factory=dict)
+    potential: Smoothed | None = None
+    calls: int = 0
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def energies(self) -> np.ndarray:
+        """The potential energy per particle of each, (n_samples,) [energy].
+
+        Raises:
+            ValueError: their potential is not known.
+        """
+        potential = self._known(None)
+        systems = torch.as_tensor(self.positions).double()
+        return np.array(
+            [potential_energy(one, potential, self.box_length).mean().item() for one in systems]
+        )
+
+    def rdf(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compute g(r), averaged over them; see `structure.rdf`.
+
+        Raises:
+            ValueError: they are in free space.
+        """
+        return structure.rdf(self.positions, self._box())
+
+    def crystallinity(self) -> np.ndarray:
+        """Return the share of crystalline particles of each, (n_samples,)."""
+        return np.array([structure.crystallinity(one, self._box()) for one in self.positions])
+
+    def relax(self, potential: Smoothed | None = None) -> "Structures":
+        """Go downhill in energy to the nearest minimum.
+
+        Args:
+            potential: their own by default.
+
+        Raises:
+            ValueError: no potential is known, or they are in free space.
+        """
+        potential = self._known(potential)
+        relaxed = [_relax(one, potential, self._box()) for one in self.positions]
+        return replace(self, positions=np.stack(relaxed), potential=potential)
+
+    def write(self, path: str | Path) -> None:
+        """Write them as the frames of a file, see `export.write` for its endings.
+
+        Raises:
+            ValueError: another ending, or they are in free space.
+            OSError: the file cannot be written.
+        """
+        export.write(path, self.positions, self._box(), self._information())
+
+    def to_ase(self) -> list["Atoms"]:
+        """Return them as ASE's `Atoms`, of the element X, which is none."""
+        return export.to_ase(self.positions, self._box(), self._information())
+
+    def _information(self):
+        numbers = {name: np.full(len(self), value) for name, value in self.condition.items()}
+        if self.potential is not None:
+            numbers["energy_per_particle"] = self.energies
+        return numbers
+
+    def _known(self, potential: Smoothed | None) -> Smoothed:
+        potential = self.potential if potential is None else potential
+        if potential is None:
+            raise ValueError("their potential is not known; give it, as potential=Smoothed(...)")
+        return arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
+
+    def _box(self) -> float:
+        if self.box_length is None:
+            raise ValueError("these are points in free space; this needs a periodic box")
+        return self.box_length
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, ready to draw from; `load` makes it.
+
+    Args:
+        card: what it is and knows.
+        denoiser: its network.
+        settings: what it was trained with.
+        device: where it computes.
+    """
+
+    card: Card
+    denoiser: torch.nn.Module
+    settings: training.Settings
+    device: torch.device
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Names of the samplers that it can be asked with, its best one first."""
+        if self.card.box_length is None:
+            return ("corrected", "ancestral", "paper")
+        if self.card.preset == "transolver":
+            return ("ancestral", "paper", "corrected", _UNPOLISHED)
+        return ("polished", _UNPOLISHED, "corrected", "ancestral", "paper")
+
+    def sample(
+        self,
+        *,
+        k: float | None = None,
+        phi: float | None = None,
+        temperature: float | None = None,
+        n_samples: int = 1,
+        seed: int = 0,
+        n_particles: int | None = None,
+        box_length: float | None = None,
+        sampler: str | None = None,
+        n_levels: int | None = None,
+        potential: Smoothed | None = None,
+        extrapolate: bool = False,
+        progress: bool = True,
+    ) -> Structures:
+        """Draw structures.
+
+        Args:
+            k: spatial frequency of the potential [1 / length].
+            phi: its phase [rad]; whole turns are taken off.
+            temperature: [energy].  A model of one structure is asked without these three.
+            n_samples: how many.
+            seed: of the first; the next have the next seeds, and each is the same whatever it is
+                drawn together with.
+            n_particles: in each; as in training by default.
+            box_length: edge of the periodic cube [length]; by default what gives the density of
+                training, and no other density will do.
+            sampler: one of `samplers`; the best by default.
+            n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own.
+            potential: what "polished" relaxes under, and what energies are of; by default that of
+                k and phi.
+            extrapolate: whether a condition outside of the ranges of training will do.
+            progress: whether to say on stderr how far along it is.
+
+        Raises:
+            TypeError, ValueError: a condition that is missing, or that the model does not know;
+                another argument of another kind or out of its range.
+            ImportError, RuntimeError: LAMMPS, which relaxes, is not there or fails.
+        """
+        condition = self._condition({"k": k, "phi": phi, "temperature": temperature}, extrapolate)
+        n_samples = arguments.whole("n_samples", n_samples, at_least=1)
+        seed = arguments.seed(seed, bits=31)
+        n_particles, box_length = self._size(n_particles, box_length)
+        sampler = arguments.choice("sampler", sampler or self.samplers[0], self.samplers)
+        if n_levels is None:
+            plain = sampler in ("ancestral", "paper")
+            n_levels = _N_LEVELS_ANCESTRAL if plain else _N_LEVELS
+        n_levels = arguments.whole("n_levels", n_levels, at_least=2)
+        if potential is None:
+            potential = self._potential(condition)
+        found = Structures(np.empty((0, 0, 3)), box_length, condition, potential)
+        if sampler == "polished":
+            found._known(potential)
+        levels = (self.settings.sigma_min, self.settings.sigma_max)
+        sigmas = noise.make_schedule("log", n_levels, *levels)
+        start, drawn = time.perf_counter(), []
+        for number in range(n_samples):
+            frames = self._frames(found, sampler, sigmas, n_particles, seed + number)
+            final = _watch(frames, number, n_samples, start, progress)
+            drawn.append(final.positions[0].cpu().numpy())
+        seconds = (time.perf_counter() - start) / n_samples
+        return replace(found, positions=np.stack(drawn), calls=final.calls, seconds=seconds)
+
+    def _frames(self, system, sampler, sigmas, n_particles, seed) -> Iterator[sampling.Frame]:
+        # One sample at a time: a CPU gains nothing by batches, and rounding depends on them.
+        conditions = [list(system.condition.values())] if self.card.ranges else None
+        center = system.box_length is None and self.card.preset != "transolver"
+        by = _UNPOLISHED if sampler == "polished" else sampler
+        size = (1, n_particles, system.box_length, seed, self.device, center)
+        frames = tasks.generate(self.denoiser, by, sigmas, conditions, *size)
+        if sampler != "polished":
+            yield from frames
+            return
+        for frame in frames:
+            yield frame
+        relaxed = _relax(frame.positions[0].cpu().numpy(), system.potential, system.box_length)
+        more = sampling.polish(
+            self.denoiser,
+            torch.as_tensor(relaxed[None], device=self.device).float(),
+            sigmas,
+            _POLISH,
+            torch.Generator(self.device).manual_seed(_POLISH_SEED + seed),
+            None if conditions is None else torch.tensor(conditions, device=self.device),
+            system.box_length,
+            [tasks.FINE],
+        )
+        for after in more:
+            yield replace(after, calls=frame.calls + after.calls)
+
+    def _condition(self, given: Mapping, extrapolate: bool) -> dict[str, float]:
+        known, given = self.card.ranges, {k: v for k, v in given.items() if v is not None}
+        if not known and given:
+            raise ValueError(
+                f"{self.card.name!r} is a model of one structure and takes no condition; leave out "
+                f"{', '.join(given)}, or load a conditional model, such as 'bragg'"
+            )
+        missing = [name for name in known if name not in given]
+        if missing:
+            raise ValueError(
+                f"{self.card.name!r} has to be told {', '.join(known)}; {', '.join(missing)} not "
+                "given"
+            )
+        condition = {name: arguments.number(name, value) for name, value in given.items()}
+        if "phi" in condition:
+            condition["phi"] %= _FULL_TURN
+        outside = [
+            f"{name} = {condition[name]:.6g} lies outside of [{low:g}, {high:g}]"
+            for name, (low, high) in known.items()
+            if not low <= condition[name] <= high
+        ]
+        if condition.get("temperature", 1.0) <= 0:
+            raise ValueError(f"temperature must be above 0, got {condition['temperature']}")
+        if outside:
+            told = f"{'; '.join(outside)}, where {self.card.name!r} was trained"
+            if not extrapolate:
+                raise ValueError(f"{told}; pass extrapolate=True to ask all the same")
+            warnings.warn(f"{told}: the answer is a guess", stacklevel=3)
+        return condition
+
+    def _size(self, n_particles, box_length) -> tuple[int, float | None]:
+        card = self.card
+        if card.box_length is None:
+            if box_length is not None:
+                raise ValueError(
+                    f"{card.name!r} draws a {card.task} in free space; leave out box_length"
+                )
+            return arguments.whole("n_particles", n_particles or card.n_particles, at_least=2), None
+        density = card.n_particles / card.box_length**3
+        if n_particles is None:
+            edge = card.box_length if box_length is None else arguments.box(box_length)
+            n_particles = round(density * edge**3)
+        n_particles = arguments.whole("n_particles", n_particles, at_least=2)
+        if box_length is None:
+            box_length = (n_particles / density) ** (1 / 3)
+            if n_particles == card.n_particles:
+                box_length = card.box_length
+        box_length = arguments.box(box_length)
+        found = n_particles / box_length**3
+        if abs(found / density - 1) > _DENSITY_TOLERANCE:
+            raise ValueError(
+                f"{card.name!r} knows the number density {density:g} alone, and {n_particles} "
+                f"particles in a box of {box_length:g} have {found:.4g}; leave out one of the two"
+            )
+        if n_particles != card.n_particles:
+            warnings.warn(
+                f"{card.name!r} was trained on {card.n_particles} particles in a box of "
+                f"{card.box_length:g}; {n_particles} in a box of {box_length:.4g} are "
+                f"{n_particles / card.n_particles:.3g} times as many",
+                stacklevel=3,
+            )
+        return n_particles, box_length
+
+    def _potential(self, condition: Mapping[str, float]) -> Smoothed | None:
+        if self.card.task == "conditional":
+            return Smoothed(OscillatingPair(condition["k"], condition["phi"]))
+        if self.card.task == "unconditional":
+            k, phi, _ = plan.UNCONDITIONAL
+            return Smoothed(OscillatingPair(k, phi))
+        return None
+
+
+def _relax(positions: np.ndarray, potential: Smoothed, box_length: float) -> np.ndarray:
+    relaxed, _, converged = lammps.minimize(positions, potential, box_length)
+    if not converged:
+        warnings.warn(
+            "the minimisation ended before the forces had vanished; what it arrived at is taken as "
+            "it is",
+            stacklevel=2,
+        )
+    return relaxed
+
+
+def _watch(frames, number: int, n_samples: int, start: float, progress: bool) -> sampling.Frame:
+    """Run a sampler to its end, and say after each five seconds how far along it is."""
+    due = time.perf_counter() + 5
+    total = None
+    for frame in frames:
+        total = frame.step + 1 if total is None else total
+        if progress and time.perf_counter() >= due:
+            due = time.perf_counter() + 5
+            so_far = time.perf_counter() - start
+            done = number + (total - frame.step) / (total + 1)
+            print(
+                f"sample {number + 1}/{n_samples}, noise {frame.sigma:.3g}, {so_far:.0f} s so far, "
+                f"about {so_far / done * (n_samples - done):.0f} s to go",
+                file=sys.stderr,
+                flush=True,
+            )
+    return frame

@@ -1,0 +1,239 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import mddm
+from mddm import __main__ as command
+from mddm import model, training
+from mddm.potential import CONDITION_RANGES, OscillatingPair, Smoothed
+
+ASKED = {"k": 9.0, "phi": 0.75, "temperature": 0.02}
+FAST = {"n_levels": 2, "progress": False}
+BOX = 6.4  # the smallest that holds two cut-offs, nearly
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    for task in ("conditional", "unconditional", "sphere"):
+        sizes = {"channels": 8, "n_layers": 1, "hidden_channels": 4, "head_channels": 4}
+        sigma_max = 3.0 if task == "sphere" else BOX / 2
+        settings = training.Settings(architecture=sizes, sigma_max=sigma_max)
+        path = folder / f"{task}-mddm.safetensors"
+        training.save_checkpoint(path, training.TrainingState(settings), {"task": task})
+    patch = pytest.MonkeyPatch()
+    patch.setattr(model, "TRAINED", folder)
+    yield folder
+    patch.undo()
+
+
+def test_models_are_listed_with_what_they_know():
+    cards = {card.name: card for card in mddm.models()}
+    assert list(cards) == ["conditional-mddm", "sphere-mddm", "unconditional-mddm"]
+    assert cards["conditional-mddm"].ranges == CONDITION_RANGES
+    assert cards["conditional-mddm"].box_length == pytest.approx(BOX)
+    assert cards["conditional-mddm"].n_particles == 262
+    assert cards["unconditional-mddm"].ranges == {}
+    assert cards["sphere-mddm"].box_length is None
+
+
+def test_a_model_is_loaded_by_name_or_path(trained):
+    for name in ("mddm", "conditional-mddm", trained / "conditional-mddm.safetensors"):
+        assert mddm.load(name).card.name == "conditional-mddm"
+    with pytest.raises(ValueError, match="did you mean 'mddm'"):
+        mddm.load("mdm")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        mddm.load("nowhere.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:.*forces")
+def test_the_best_sampler_answers_any_condition():
+    found = mddm.load("mddm").sample(**ASKED, **FAST)
+    assert found.positions.shape == (1, 262, 3) and found.positions.dtype == np.float32
+    assert found.positions.min() >= 0 and found.positions.max() < BOX
+    # Polished: less energy than what it began with.
+    before = mddm.load("mddm").sample(**ASKED, sampler="cooled", **FAST)
+    assert found.calls > before.calls
+    relaxed = before.relax()
+    assert relaxed.energies[0] < min(before.energies[0], found.energies[0])
+    r, g = found.rdf()
+    assert r.shape == g.shape
+
+
+def test_every_sample_has_a_seed_of_its_own_whatever_it_is_drawn_with():
+    network = mddm.load("mddm")
+    three = network.sample(**ASKED, sampler="ancestral", n_samples=3, seed=5, **FAST)
+    one = network.sample(**ASKED, sampler="ancestral", seed=7, **FAST)
+    assert np.array_equal(three.positions[2], one.positions[0])
+    assert not np.array_equal(three.positions[0], three.positions[1])
+
+
+def test_whole_turns_of_the_phase_change_nothing():
+    network = mddm.load("mddm")
+    turned = ASKED | {"phi": ASKED["phi"] + 2 * np.pi}
+    first, second = (
+        network.sample(**asked, sampler="ancestral", **FAST) for asked in (ASKED, turned)
+    )
+    assert second.condition["phi"] == pytest.approx(ASKED["phi"])
+    np.testing.assert_allclose(first.positions, second.positions, atol=1e-4)
+
+
+def test_other_sizes_work_and_say_how_far_they_are_from_training():
+    network, fast = mddm.load("mddm"), FAST | {"sampler": "ancestral"}
+    with pytest.warns(UserWarning, match=r"300 in a box of 6\.69.* are 1\.15 times as many"):
+        found = network.sample(**ASKED, n_particles=300, **fast)
+    assert found.box_length == pytest.approx((300 / (262 / BOX**3)) ** (1 / 3))
+    with pytest.warns(UserWarning, match="times as many"):
+        found = network.sample(**ASKED, box_length=7.0, **fast)
+    assert found.positions.shape[1] == round(262 * (7 / BOX) ** 3)
+
+
+def test_a_model_of_one_structure_and_one_of_a_surface_take_no_condition():
+    found = mddm.load("unconditional-mddm").sample(sampler="ancestral", **FAST)
+    assert found.condition == {} and np.isfinite(found.energies).all()
+    cloud = mddm.load("sphere-mddm").sample(n_particles=50, **FAST)
+    assert cloud.positions.shape == (1, 50, 3)
+    with pytest.raises(ValueError, match="potential is not known"):
+        _ = cloud.energies
+    with pytest.raises(ValueError, match="free space"):
+        cloud.write("cloud.gsd")
+
+
+def test_energies_are_of_the_potential_that_is_given():
+    other = Smoothed(OscillatingPair(5.0, 1.0))
+    network = mddm.load("mddm")
+    asked = ASKED | FAST | {"sampler": "ancestral"}
+    mine, theirs = network.sample(**asked, potential=other), network.sample(**asked)
+    assert np.array_equal(mine.positions, theirs.positions)
+    assert mine.energies[0] != theirs.energies[0]
+
+
+WRONG = [
+    ({"k": 9.0, "phi": 0.75}, "has to be told k, phi, temperature; temperature not given"),
+    ({}, "k, phi, temperature not given"),
+    (ASKED | {"k": 500}, r"k = 500 lies outside of \[1, 15\].*extrapolate=True"),
+    (ASKED | {"phi": 6.2}, r"phi = 6.2 lies outside of \[0, 6\]"),
+    (ASKED | {"phi": -0.1}, r"phi = 6\.18319 lies outside"),
+    (ASKED | {"temperature": 2.4}, "temperature = 2.4 lies outside"),
+    (ASKED | {"temperature": -1, "extrapolate": True}, "temperature must be above 0"),
+    (ASKED | {"k": float("nan")}, "k must be a finite number"),
+    (ASKED | {"k": [9.0, 8.0]}, "k must be one number"),
+    (ASKED | {"n_samples": 0}, "n_samples must be a whole number of at least 1"),
+    (ASKED | {"n_samples": 1.5}, "n_samples must be a whole number"),
+    (ASKED | {"seed": -1}, "seed must be"),
+    (ASKED | {"n_particles": 500, "box_length": 10.0}, "knows the number density"),
+    (ASKED | {"box_length": -3}, "box_length must be"),
+    (ASKED | {"sampler": "polish"}, "did you mean 'polished'"),
+    (ASKED | {"n_levels": 1}, "n_levels must be a whole number of at least 2"),
+    (ASKED | {"potential": "opp"}, "potential must be a Smoothed"),
+]
+
+
+@pytest.mark.parametrize(("asked", "message"), WRONG)
+def test_wrong_calls_are_refused_where_they_enter(asked, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        mddm.load("mddm").sample(**({"progress": False} | asked))
+
+
+def test_a_condition_for_a_model_of_one_structure_is_refused():
+    with pytest.raises(ValueError, match="one structure and takes no condition; leave out k, phi"):
+        mddm.load("unconditional-mddm").sample(**ASKED)
+    with pytest.raises(ValueError, match="sphere in free space; leave out box_length"):
+        mddm.load("sphere-mddm").sample(box_length=10.0)
+
+
+def test_outside_of_training_is_a_guess_that_is_told():
+    network = mddm.load("mddm")
+    asked = ASKED | FAST | {"k": 16.0, "extrapolate": True, "sampler": "ancestral"}
+    with pytest.warns(UserWarning, match=r"k = 16 lies outside of \[1, 15\].*a guess"):
+        network.sample(**asked)
+
+
+def test_structures_are_written_and_handed_to_ase(tmp_path):
+    found = mddm.load("mddm").sample(**ASKED, sampler="ancestral", **FAST)
+    (atoms,) = found.to_ase()
+    assert atoms.cell.lengths() == pytest.approx([BOX] * 3)
+    assert atoms.info["k"] == 9.0
+    assert atoms.info["energy_per_particle"] == pytest.approx(found.energies[0])
+    np.testing.assert_allclose(atoms.positions, found.positions[0])
+    for name in ("found.gsd", "found.extxyz", "found.data"):
+        found.write(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 1000
+    import ase.io
+
+    read = ase.io.read(tmp_path / "found.data", format="lammps-data", atom_style="atomic")
+    np.testing.assert_allclose(read.positions, found.positions[0], atol=1e-4)
+
+
+# --- the command line --------------------------------------------------------------------------
+
+
+def test_a_session_at_the_command_line(tmp_path, capsys):
+    out, options = tmp_path / "found.gsd", []
+    for name, value in ASKED.items():
+        options += [f"--{name}", str(value)]
+    options += ["--model", "mddm", "--sampler", "ancestral", "--n-levels", "2"]
+    assert command.main(["sample", *options, "--n-samples", "2", "--out", str(out)]) == 0
+    assert "wrote 2 to" in capsys.readouterr().out
+    potential = ["--potential", "opp:k=9,phi=0.75"]
+    assert command.main(["score", str(out), "--against", str(out), *potential]) == 0
+    told = capsys.readouterr().out
+    assert f"2 frames of 262 particles in a box of {BOX}" in told and "RDF-MSE" in told
+    table = tmp_path / "mine.table"
+    r = np.linspace(0.6, 3.2, 200)
+    energies = OscillatingPair(9.0, 0.75).energy(torch.from_numpy(r)).numpy()
+    np.savetxt(table, np.stack([r, energies], axis=1))
+    relaxed = tmp_path / "relaxed.extxyz"
+    assert command.main(["relax", str(out), "--potential", str(table), "--out", str(relaxed)]) == 0
+    assert relaxed.is_file()
+    anneal = ["anneal", "--temperature", "0.3", "--n-steps", "20", "--n-particles", "300"]
+    anneal += ["--potential", "lennard-jones", "--out", str(tmp_path / "md.data")]
+    assert command.main(anneal) == 0
+    assert command.main(["models"]) == 0
+    assert "k 1 to 15" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (["sample", "--model", "mddm", "--k", "9", "--out", "x.gsd"], "phi, temperature not given"),
+        (["sample", "--model", "brag", "--out", "x.gsd"], "name must be one of"),
+        (["sample", "--model", "mddm", "--out", "x.pdb"], "path must end in one of"),
+        (["score", "nowhere.gsd"], "there is no file nowhere.gsd"),
+        (["relax", "x.gsd", "--potential", "nowhere.table", "--out", "y.gsd"], "no file nowhere"),
+        (["relax", "x.gsd", "--potential", "morse:alfa=2", "--out", "y.gsd"], "did you mean"),
+        (
+            ["anneal", "--potential", "morse:alfa=2", "--temperature", "1", "--out", "x.gsd"],
+            "did you mean 'alpha'",
+        ),
+        (
+            ["anneal", "--potential", "morse:2", "--temperature", "1", "--out", "x.gsd"],
+            "not a name and parameters",
+        ),
+        (
+            ["anneal", "--potential", "morse", "--temperature", "-1", "--out", "x.gsd"],
+            "temperature must be",
+        ),
+        (["anneal", "--potential", "morse", "--temperature", "1", "--out", "x.pdb"], ".pdb"),
+    ],
+)
+def test_failures_are_one_line_and_leave_nothing(call, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command.main([*call, "--n-steps", "10"] if call[0] == "anneal" else call) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("mddm: ") and message in told and told.count("\n") == 1
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def test_usage_errors_are_usual():
+    with pytest.raises(SystemExit) as stop:
+        command.main(["sample"])
+    assert stop.value.code == 2
+
+
+def test_the_package_is_imported_without_pytorch():
+    code = "import sys, mddm; assert mddm.__version__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
