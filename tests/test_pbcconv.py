@@ -15,6 +15,10 @@ BOX = 10.0
 METHODS = ["dense", "message_passing"]
 HIDDEN = [None, 6]  # h linear, and with a hidden layer
 BOXES = [BOX, None]
+PAPER = {
+    **{"n_layers": 4, "channels": 128, "hidden_channels": 64},
+    **{"first": "globals", "head_channels": 128},
+}
 
 
 def random_graph(batch=2, n_particles=30, n_neighbors=6, channels=5, box_length=BOX, n_globals=4):
@@ -35,7 +39,8 @@ def inputs(batch=2, n_particles=40, seed=0):
 
 def denoiser(method="dense", **sizes):
     torch.manual_seed(1)
-    sizes = {"channels": 16, "hidden_channels": 8, "n_neighbors": 8} | sizes
+    small = {"channels": 16, "hidden_channels": 8, "head_channels": 8, "n_neighbors": 8}
+    sizes = PAPER | small | sizes
     return PBCConvDenoiser(method=method, **sizes)
 
 
@@ -191,11 +196,10 @@ def test_the_paper_preset_has_101_891_parameters():
 
 def test_its_rivals_have_the_same_number_of_parameters():
     found = pbcconv.sizes_with(101_891, [2**power for power in range(4, 9)])
-    paper = dict(n_layers=4, channels=128, hidden_channels=64, first="globals", head_channels=128)
     linear = dict(
         n_layers=3, channels=128, hidden_channels=None, first="learned", head_channels=None
     )
-    assert paper in found and linear in found
+    assert PAPER in found and linear in found
     for sizes in found:
         assert (
             sum(parameter.numel() for parameter in PBCConvDenoiser(**sizes).parameters()) == 101_891
@@ -219,7 +223,9 @@ def test_no_choice_of_sizes_is_missed():
 
 def test_the_paper_preset_has_an_mlp_in_each_of_four_layers():
     shapes = [
-        tuple(value.shape) for name, value in PBCConvDenoiser().named_parameters() if value.ndim > 1
+        tuple(value.shape)
+        for name, value in PBCConvDenoiser(**PAPER).named_parameters()
+        if value.ndim > 1
     ]
     first, later = [(64, 15), (128, 64)], [(64, 263), (128, 64)]
     assert shapes == [*first, *later * 3, (128, 128), (3, 128)]
@@ -231,7 +237,9 @@ def test_the_paper_preset_is_the_same_by_both_methods(box_length, conditional):
     # In double precision, where rounding does not decide which of two messages is larger.
     x_t, sigma, condition = (value.double() for value in inputs(batch=3, n_particles=50))
     condition = condition if conditional else None
-    dense, reference = both_methods(channels=128, hidden_channels=64, n_neighbors=20)
+    dense, reference = both_methods(
+        channels=128, hidden_channels=64, head_channels=128, n_neighbors=20
+    )
     outputs, gradients = [], []
     for model in (dense.double(), reference.double()):
         positions = x_t.clone().requires_grad_()
