@@ -21,6 +21,9 @@ def names_of_the_package(tree):
     """What a snippet imports from the package, by the name it uses."""
     found = {}
     for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name == "mddm"]
+            found |= {name: importlib.import_module(name) for name in names}
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "mddm":
             source = importlib.import_module(node.module)
             for alias in node.names:
