@@ -196,7 +196,9 @@ def ramp(
     """
     temperatures = arguments.tensor("temperatures", temperatures, ("n",), above=0).tolist()
     n_steps_first = arguments.whole("n_steps_first", n_steps_first, at_least=10)
-    n_steps_between = arguments.whole("n_steps_between", n_steps_between, at_least=2)
+    # One temperature has no other to go to.
+    least = 2 if len(temperatures) > 1 else 0
+    n_steps_between = arguments.whole("n_steps_between", n_steps_between, at_least=least)
     if sorted(set(temperatures), reverse=True) != temperatures:
         raise ValueError(f"temperatures must fall strictly, got {temperatures}")
     if previous is None:

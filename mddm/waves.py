@@ -58,6 +58,9 @@ class Waves(NamedTuple):
     chance: float
 
 
+# Sizes and steps depend on the box here, which PyTorch makes constants of a compiled program and
+# takes for those of another box: such a program calls the next three functions as they are.
+@torch.compiler.disable
 @torch.no_grad()
 def strongest_waves(
     positions: Tensor,
@@ -113,8 +116,6 @@ def strongest_waves(
     return Waves(vectors, strength.gather(1, index), phase, math.log(n_fitting))
 
 
-# Sizes depend on what these two return: a compiled program, which takes the box as it comes, asks.
-@torch.compiler.disable
 @lru_cache(maxsize=8)
 def _waves(q_max: float, box_length: float, device: torch.device):
     """List the integers of one axis, the waves made of them, and the lengths of these.
@@ -135,6 +136,7 @@ def _unit(angle: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def find_sites(
     waves: Waves, sigma: Tensor, n_particles: int, box_length: float
@@ -166,8 +168,8 @@ def find_sites(
     sigma = arguments.sigma(sigma, (len(waves.vectors),))
     n_particles = arguments.whole("n_particles", n_particles, at_least=1)
     box_length = arguments.box(box_length)
-    n_grid = _n_grid(box_length)
-    density = _density(waves, sigma, n_particles, box_length, n_grid)
+    density = _density(waves, sigma, n_particles, box_length)
+    n_grid = density.shape[1]
     around = functional.pad(density[:, None], (1,) * 6, mode="circular")
     crest = (density >= functional.max_pool3d(around, 3, stride=1)[:, 0]) & (density > 0)
     flat = density.flatten(1)
@@ -192,14 +194,10 @@ def find_sites(
     return places, there & (n_there >= _FEWEST * n_particles) & (n_there <= _MOST * n_particles)
 
 
-@torch.compiler.disable
-def _n_grid(box_length: float) -> int:
-    return 2 * math.ceil(_GRID * box_length / 2)
-
-
-def _density(waves, sigma, n_particles: int, box_length: float, n_grid: int) -> Tensor:
+def _density(waves: Waves, sigma: Tensor, n_particles: int, box_length: float) -> Tensor:
     """Add the waves up on a grid: (batch, n_grid, n_grid, n_grid)."""
     vectors, strength, phase, chance = waves
+    n_grid = 2 * math.ceil(_GRID * box_length / 2)
     step = 2 * math.pi / box_length
     squared = vectors.square().sum(dim=-1)
     real = (strength - chance).clamp(min=0) / strength.clamp(min=1)
@@ -215,6 +213,7 @@ def _density(waves, sigma, n_particles: int, box_length: float, n_grid: int) -> 
     return torch.fft.ifftn(spectrum, dim=(1, 2, 3), norm="forward").real
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def assign(
     positions: Tensor, places: Tensor, there: Tensor, sigma: Tensor, box_length: float
