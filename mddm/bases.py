@@ -19,7 +19,7 @@ from mddm.sublattices import SHORTEST, cells
 # that the places of diamond and A15 are on it.
 _GRID = 0.2
 # Ways to fill each cell, how often each particle is moved, and how many ways are kept.
-_STARTS, _SWEEPS, _WAYS = 24, 6, 3
+_STARTS, _SWEEPS, _WAYS = 48, 6, 3
 # How many of the filled cells are relaxed, and in how many steps, before the best of them go on.
 _ROUNDS = ((4000, 15), (800, 40), (150, 100))
 _MOST_STEPS = 2000
