@@ -36,10 +36,10 @@ def lennard_jones(r_cut):
     return Smoothed(Tabulated(r, 4 * (r**-12 - r**-6)), r_on=r_cut - 0.3, r_cut=r_cut)
 
 
-@pytest.mark.parametrize("per_cell", [2, 4])
-def test_wells_at_the_shells_of_diamond_make_diamond(per_cell):
+@pytest.mark.parametrize(("n_particles", "per_cell"), [(64, 2), (8, 4)])
+def test_wells_at_the_shells_of_diamond_make_diamond(n_particles, per_cell):
     potential = wells_at(np.sqrt(SQUARES["diamond"]))
-    best = search(potential, 64, 4.0, per_cell, 1)[0]
+    best = search(potential, n_particles, n_particles ** (1 / 3), per_cell, 1)[0]
     assert best.symmetry().name == "diamond"
     diamond = Crystal(2 * FCC, np.array([[0, 0, 0], [0.25, 0.25, 0.25]]), 4.0)
     assert best.energy == pytest.approx(energy(diamond, potential), abs=1e-5)
