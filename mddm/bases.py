@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
+from mddm import arguments
 from mddm.crystal import Crystal, bonds, check_potential, energy, spacing_of
 from mddm.potential import Smoothed
 from mddm.sublattices import SHORTEST, cells
@@ -70,13 +71,16 @@ def search(
     Source: this study; Pickard and Needs 2011 search from random starts, off the grid.
     """
     spacing = spacing_of(n_particles, box_length)
-    if not isinstance(per_cell, (int, np.integer)) or per_cell < 2 or n_particles % per_cell:
+    n_particles = arguments.whole("n_particles", n_particles)
+    per_cell, n_best = (
+        arguments.whole(name, value, at_least=least)
+        for name, value, least in (("per_cell", per_cell, 1), ("n_best", n_best, 1))
+    )
+    if per_cell < 2 or n_particles % per_cell:
         raise ValueError(
             f"per_cell must be a whole number above 1 that divides n_particles ({n_particles}), "
             f"got {per_cell!r}; for one particle a cell there is lattices.search"
         )
-    if n_best < 1:
-        raise ValueError(f"n_best must be at least 1, got {n_best}")
     shortest = SHORTEST * spacing if shortest is None else shortest
     check_potential(potential, shortest)
     rng = np.random.default_rng(seed)

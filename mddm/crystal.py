@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from mddm import arguments, optional
 from mddm.geometry import wrap
 from mddm.potential import PairPotential, Smoothed
 from mddm.sublattices import cosets
@@ -155,13 +156,11 @@ def spacing_of(n_particles: int, box_length: float) -> float:
     """Return the cube root of the volume that each particle of a cube has [length].
 
     Raises:
-        ValueError: the number of particles is no whole number above 0, or there is no box.
+        TypeError, ValueError: the number of particles is no whole number above 0, or there is no
+            box.
     """
-    if not isinstance(n_particles, (int, np.integer)) or n_particles < 1:
-        raise ValueError(f"n_particles must be a whole number above 0, got {n_particles!r}")
-    if not 0 < box_length < math.inf:
-        raise ValueError(f"box_length must be positive and finite, got {box_length}")
-    return box_length / n_particles ** (1 / 3)
+    n_particles = arguments.whole("n_particles", n_particles, at_least=1)
+    return arguments.box(box_length) / n_particles ** (1 / 3)
 
 
 def bonds(cell: np.ndarray, basis: np.ndarray, r_max: float) -> Bonds:
@@ -200,7 +199,8 @@ def symmetry(cell: np.ndarray, basis: np.ndarray, tolerance: float = EXACT) -> S
 
     Source: spglib, Togo and Tanaka 2018.
     """
-    import spglib
+    with optional.packages():
+        import spglib
 
     spacing = (abs(np.linalg.det(cell)) / len(basis)) ** (1 / 3)
     crystal = (cell, basis, [1] * len(basis))

@@ -149,15 +149,13 @@ def hold(
         box_length, time_step, damping: as for `cool`.
 
     Raises:
-        ValueError: an argument out of its range.
-        ImportError: LAMMPS cannot be loaded.
+        As `anneal`.
     """
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
-    if not temperature > 0:
-        raise ValueError(f"temperatures must be positive, got {temperature}")
+    temperature = arguments.number("temperature", temperature, above=0)
+    n_steps, seed = arguments.whole("n_steps", n_steps, at_least=1), arguments.seed(seed)
+    positions = arguments.positions(positions, ("n_particles", 3)).detach().cpu().numpy()
     rng = np.random.default_rng((seed, 0))
-    velocities = rng.normal(0, temperature**0.5, np.shape(positions))
+    velocities = rng.normal(0, temperature**0.5, positions.shape)
     unknown = (math.nan,) * 4
     start = Harvest(positions, velocities, temperature, *unknown, 0, 0.0, np.empty(0))
     stages = [(temperature, temperature, n_steps)]

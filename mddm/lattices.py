@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from mddm import bases, phonons
+from mddm import arguments, bases, phonons
 from mddm.crystal import STRAINED, Crystal, check_potential, spacing_of
 from mddm.potential import OscillatingPair, Smoothed
 from mddm.sublattices import SHORTEST, cells
@@ -72,8 +72,7 @@ def search_many(
     Returns:
         What `search` returns, for each potential.
     """
-    if n_best < 1:
-        raise ValueError(f"n_best must be at least 1, got {n_best}")
+    n_best = arguments.whole("n_best", n_best, at_least=1)
     vectors, values = energies(potentials, n_particles, box_length, shortest=shortest)
     at = np.zeros((1, 3))
     return [
@@ -97,6 +96,7 @@ def energies(
     """
     if not potentials:
         raise ValueError("potentials must hold at least one")
+    n_particles = arguments.whole("n_particles", n_particles)
     spacing = spacing_of(n_particles, box_length)
     shortest = SHORTEST * spacing if shortest is None else shortest
     for potential in potentials:

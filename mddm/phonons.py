@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from mddm import arguments
 from mddm.crystal import Crystal
 from mddm.potential import Smoothed
 
@@ -78,13 +79,12 @@ def vibrations(crystal: Crystal, potential: Smoothed, temperature: float) -> Vib
         temperature: [energy].
 
     Raises:
-        ValueError: the temperature is not positive, the crystal has fewer than 2 particles, or they
-            are not at rest.
+        TypeError, ValueError: the temperature is not positive, the crystal has fewer than 2
+            particles, or they are not at rest.
 
     Source: Born and Huang 1954, in any book on lattice dynamics.
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    temperature = arguments.number("temperature", temperature, above=0)
     if crystal.n_particles < 2:
         raise ValueError("a crystal of a single particle has no vibrations; take a larger cube")
     squared = np.sort(np.linalg.eigvalsh(_dynamical_matrices(crystal, potential)).ravel())

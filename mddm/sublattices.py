@@ -6,15 +6,18 @@ cube is a sublattice of the whole numbers with index n, and each has one Hermite
 are finitely many.
 """
 
+import io
 import math
 import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from mddm import arguments, optional
+from mddm.files import write_whole
 
 # More than this take minutes and gigabytes to list.
 MOST_SUBLATTICES = 20_000_000
@@ -35,7 +38,7 @@ def count(n_sites: int) -> int:
     """Count the sublattices of index `n_sites` before symmetry: the sum of d2 d3^2 over d1 d2 d3.
 
     Raises:
-        ValueError: `n_sites` is no whole number above 0.
+        TypeError, ValueError: `n_sites` is no whole number above 0.
 
     Source: Cohn 1962, or any count of Hermite normal forms.
     """
@@ -59,8 +62,8 @@ def all_lattices(n_sites: int, shortest: float = SHORTEST) -> np.ndarray:
         at all the sites.
 
     Raises:
-        ValueError: `n_sites` is no whole number above 0, or has more sublattices than can be
-            listed; `shortest` is not positive.
+        TypeError, ValueError: `n_sites` is no whole number above 0, or has more sublattices than
+            can be listed; `shortest` is not positive.
 
     Source: this study; Hart and Forcade 2008 list superlattices in the same way.
     """
@@ -71,9 +74,9 @@ def all_lattices(n_sites: int, shortest: float = SHORTEST) -> np.ndarray:
             f"({MOST_SUBLATTICES:,}); take a smaller box, a number of sites with fewer or smaller "
             "divisors, or more particles a cell"
         )
-    if not 0 < shortest < math.inf:
-        raise ValueError(f"shortest must be positive and finite, got {shortest}")
-    return _listed(int(n_sites), float(shortest))
+    return _listed(
+        arguments.whole("n_sites", n_sites), arguments.number("shortest", shortest, above=0)
+    )
 
 
 @lru_cache(maxsize=8)
@@ -91,10 +94,11 @@ def cells(n_sites: int, shortest: float = SHORTEST) -> np.ndarray:
         rules.
 
     Raises:
-        ValueError: as for `all_lattices`.
+        TypeError, ValueError: as for `all_lattices`.
         ImportError: there is no spglib.
     """
-    import spglib
+    with optional.packages():
+        import spglib
 
     forms = all_lattices(n_sites, shortest).astype(float)
     whole = np.rint(n_sites * np.linalg.inv(forms).transpose(0, 2, 1))
@@ -162,8 +166,7 @@ def cosets(matrix: np.ndarray) -> np.ndarray:
 
 
 def _diagonals(n_sites: int) -> list[tuple[int, int, int]]:
-    if not isinstance(n_sites, (int, np.integer)) or n_sites < 1:
-        raise ValueError(f"the number of sites must be a whole number above 0, got {n_sites!r}")
+    n_sites = arguments.whole("n_sites", n_sites, at_least=1)
     divisors = [d for d in range(1, n_sites + 1) if n_sites % d == 0]
     pairs = [(d1, d2) for d1 in divisors for d2 in divisors if n_sites % (d1 * d2) == 0]
     return [(d1, d2, n_sites // (d1 * d2)) for d1, d2 in pairs]
@@ -177,11 +180,10 @@ def _listed(n_sites: int, shortest: float) -> np.ndarray:
     except (OSError, ValueError, EOFError):
         pass  # Not there, or not whole: it is made anew.
     lattices = _distinct(_spread_out(n_sites, shortest), n_sites).astype(np.int16)
+    content = io.BytesIO()
+    np.save(content, lattices)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.save(file, lattices)
-        Path(file.name).replace(path)
+        write_whole(path, content.getvalue())
     except OSError:
         pass  # A cache that cannot be written costs seconds the next time, no more.
     return lattices

@@ -94,8 +94,8 @@ def test_the_seed_decides():
     [
         ((OPP, 1000, 10.0, 3), r"divides n_particles \(1000\), got 3"),
         ((OPP, 64, 4.0, 1), "lattices.search"),
-        ((OPP, 64, 4.0, 2.0), "whole number above 1"),
-        ((OPP, 64, 4.0, 2, 0), "n_best must be at least 1"),
+        ((OPP, 64, 4.0, 2.5), "per_cell must be a whole number"),
+        ((OPP, 64, 4.0, 2, 0), "n_best must be"),
         ((OPP, 64, 12.0, 2), "must repel"),
     ],
 )

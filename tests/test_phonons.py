@@ -104,7 +104,7 @@ def test_at_a_temperature_the_softer_crystal_wins(fcc):
 
 @pytest.mark.parametrize("temperature", [0, -0.1, math.nan, math.inf])
 def test_a_temperature_that_is_none_is_refused(fcc, temperature):
-    with pytest.raises(ValueError, match="temperature must be positive"):
+    with pytest.raises(ValueError, match="temperature must be"):
         vibrations(fcc, OPP, temperature)
 
 

@@ -136,7 +136,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(own_cache, monkeypatch):
 
 @pytest.mark.parametrize("n", [0, -8, 2.5, "8", None])
 def test_a_number_that_counts_nothing_is_refused(n):
-    with pytest.raises(ValueError, match="whole number above 0"):
+    with pytest.raises((ValueError, TypeError), match="n_sites must be a"):
         all_lattices(n)
 
 
@@ -147,7 +147,7 @@ def test_more_than_can_be_listed_is_refused_at_once():
 
 @pytest.mark.parametrize("shortest", [0, -1, math.nan, math.inf])
 def test_a_shortest_distance_that_is_none_is_refused(shortest):
-    with pytest.raises(ValueError, match="shortest must be positive"):
+    with pytest.raises(ValueError, match="shortest must be"):
         all_lattices(8, shortest)
 
 
