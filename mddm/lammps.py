@@ -127,6 +127,41 @@ def anneal(
     return _run(potential, stages, start, rng, box_length, time_step, damping, minimize_first=True)
 
 
+def hold(
+    potential: Smoothed,
+    positions,
+    temperature: float,
+    n_steps: int,
+    seed: int,
+    *,
+    box_length: float = 10.0,
+    time_step: float = 0.01,
+    damping: float = 1.0,
+) -> Harvest:
+    """Hold given positions at a temperature, from velocities that are drawn at it.
+
+    Args:
+        potential: a smoothed pair potential.
+        positions: (n_particles, 3) array or tensor [length], at or near rest.
+        temperature: [energy].
+        n_steps: MD steps, at least 1.
+        seed: of the velocities and of the thermostat.
+        box_length, time_step, damping: as for `cool`.
+
+    Raises:
+        As `anneal`.
+    """
+    temperature = arguments.number("temperature", temperature, above=0)
+    n_steps, seed = arguments.whole("n_steps", n_steps, at_least=1), arguments.seed(seed)
+    positions = arguments.positions(positions, ("n_particles", 3)).detach().cpu().numpy()
+    rng = np.random.default_rng((seed, 0))
+    velocities = rng.normal(0, temperature**0.5, positions.shape)
+    unknown = (math.nan,) * 4
+    start = Harvest(positions, velocities, temperature, *unknown, 0, 0.0, np.empty(0))
+    stages = [(temperature, temperature, n_steps)]
+    return _run(potential, stages, start, rng, box_length, time_step, damping)
+
+
 def cool(
     potential: Smoothed,
     previous: Harvest,

