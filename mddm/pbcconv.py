@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 from torch_geometric.nn import MessagePassing
 
+from mddm import arguments
 from mddm.geometry import nearest_neighbors
 from mddm.layers import Gaussians, Modulation
 from mddm.noise import global_features
@@ -101,12 +102,12 @@ class PBCConv(MessagePassing):
     def _dense(self, features, neighbors, edges, globals_):
         along, own, other, common = self.linear.weight.split(self.sizes, dim=1)
         # Autocast may have lowered the products' precision, but not that of the edges.
-        sent = (features @ other.T).to(along.dtype)
-        kept = features @ (own - other).T + (globals_ @ common.T + self.linear.bias)[:, None]
-        edges = edges.to(along.dtype)
+        sent, edges = (features @ other.T).to(along.dtype), edges.to(along.dtype)
+        kept = features @ (own - other).T
+        common = (globals_ @ common.T + self.linear.bias)[:, None]
         if self.mix is None:
-            return _StrongestMessage.apply(sent, edges, along, neighbors) + kept
-        kept, mix = kept.to(along.dtype), self.mix.weight
+            return _StrongestMessage.apply(sent, edges, along, neighbors) + kept + common
+        kept, mix = (kept + common).to(along.dtype), self.mix.weight
         strongest = _StrongestMixed.apply(sent, kept, edges, along, mix, neighbors)
         return strongest + self.mix.bias
 
@@ -343,7 +344,13 @@ class PBCConvDenoiser(nn.Module):
 
         Returns:
             (batch, n_particles, 3), the estimate of eps.
+
+        Raises:
+            TypeError, ValueError: an argument of another kind or shape, or out of its range.
         """
+        x_t, sigma, condition, box_length = arguments.network(
+            x_t, sigma, condition, box_length, self.layers[0].linear.weight
+        )
         neighbors, displacement = nearest_neighbors(x_t, self.n_neighbors, box_length)
         globals_ = global_features(condition, sigma, self.sigma_min, self.sigma_max)
         first = globals_[:, None] if self.embedding is None else self.embedding
@@ -451,6 +458,9 @@ class RadialDenoiser(nn.Module):
         box_length: float | None,
     ) -> Tensor:
         """Predict the unit noise; arguments and result are those of `PBCConvDenoiser.forward`."""
+        x_t, sigma, condition, box_length = arguments.network(
+            x_t, sigma, condition, box_length, self.embedding
+        )
         neighbors, displacement = nearest_neighbors(x_t, self.n_neighbors, box_length)
         distance = displacement.norm(dim=-1, keepdim=True)
         edges = torch.cat([self.radial(distance), displacement / distance.clamp(min=1e-6)], dim=-1)

@@ -67,8 +67,10 @@ def _show_on_the_page() -> None:
     if not hasattr(shell, "kernel"):
         return
     # A kernel names the inline backend here, but not over what was there before.
-    named = os.environ.get("MPLBACKEND")
-    if not named or mpl.rcParams["backend"].lower() == named.lower():
+    named, current = os.environ.get("MPLBACKEND", "").lower(), mpl.rcParams["backend"].lower()
+    # Where a window that is named cannot be had, Matplotlib takes agg.
+    fell_back = current == "agg" and "inline" not in named
+    if not named or current == named or fell_back:
         shell.run_line_magic("matplotlib", "inline")
 
 

@@ -297,16 +297,20 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
         start = time.perf_counter()
         _seed(generator, settings.seed, state.step)
         x_0, condition = source.draw(settings.batch_size, generator)
-        with torch.autocast(generator.device.type, torch.bfloat16, enabled=lowered):
-            losses, levels = _noise_losses(
-                state.denoiser,
-                x_0,
-                condition,
-                sigmas,
-                source.box_length,
-                generator,
-                settings.decoys,
-            )
+        try:
+            with torch.autocast(generator.device.type, torch.bfloat16, enabled=lowered):
+                losses, levels = _noise_losses(
+                    state.denoiser,
+                    x_0,
+                    condition,
+                    sigmas,
+                    source.box_length,
+                    generator,
+                    settings.decoys,
+                )
+        except ValueError:
+            _check_finite(x_0, condition, state.step + 1)
+            raise
         loss = losses.mean()
         if not torch.isfinite(loss):
             _check_finite(x_0, condition, state.step + 1)

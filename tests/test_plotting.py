@@ -53,6 +53,7 @@ def test_a_users_own_settings_do_not_show():
         ("agg", "agg", ["matplotlib inline"]),
         ("QtAgg", "qtagg", ["matplotlib inline"]),
         ("", "agg", ["matplotlib inline"]),
+        ("qtagg", "agg", ["matplotlib inline"]),
         # A reader's own %matplotlib has come first.
         ("module://matplotlib_inline.backend_inline", "agg", []),
     ],
