@@ -22,23 +22,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # A file of scores each; the columns of the last two are their own.
-GROUPS = ("yardsticks", "quench", *scores.MODELS, "surfaces", "losses")
+GROUPS = ("yardsticks", "quench", "lattices", *scores.MODELS, "surfaces", "losses")
 _COLUMNS = {"surfaces": scores.SURFACE_COLUMNS, "losses": scores.LOSS_COLUMNS}
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and
-# clouds of a surface; conditions that are quenched, and in how many of the numbers of steps; noise
-# levels of a sample (500 are the paper's; the corrector spends its calls better on fewer); draws
-# for the loss at each level; polished samples of each condition, of which the lowest at rest
+# clouds of a surface; conditions that lattices are searched for, that are quenched, and in how many
+# of the numbers of steps; noise levels of a sample (500 are the paper's; the corrector spends its
+# calls better on fewer); draws for the loss at each level; polished samples of each condition, of
+# which the lowest at rest
 # is a score of its own.  "others" is what samplers other than the best are asked for.
 _PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}},
+        "lattices": 2,
         **{"quenched": 4, "quenches": 3, "levels": 40, "best levels": 16, "draws": 4, "tries": 1},
     },
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
         **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
-        "best levels": scores.N_LEVELS,
+        **{"best levels": scores.N_LEVELS, "lattices": 25},
     },
 }
 _POINTS = 1000
@@ -101,6 +103,8 @@ def jobs_of(
         return _yardstick_jobs(data, sizes)
     if what == "quench":
         return _quench_jobs(data, sizes)
+    if what == "lattices":
+        return _lattice_jobs(data, sizes)
     if what == "surfaces":
         return _surface_jobs(sizes)
     if what == "losses":
@@ -144,6 +148,14 @@ def _quench_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
         for task, split, row, seed in conditions:
             key = (scores.quench_name(n_steps), task, split, "", row, seed, False, source)
             jobs.append((key, partial(scores.quench, data, row, n_steps, seed)))
+    return jobs
+
+
+def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
+    jobs, source = [], scores.md_source(data)
+    for row in choose_rows(data, "test", sizes["lattices"]):
+        key = (scores.LATTICE_SEARCH, "conditional", "test", "", row, 0, False, source)
+        jobs.append((key, partial(scores.lattice_search, data, row)))
     return jobs
 
 

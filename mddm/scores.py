@@ -14,6 +14,7 @@ import torch
 from mddm import (
     lammps,
     lammps_process,
+    lattices,
     noise,
     sampling,
     shapes,
@@ -53,6 +54,9 @@ SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
 # What is polished, and how much noise that takes [length].
 UNPOLISHED, POLISH = "cooled", 0.15
 LOOKED_UP = "look-up"
+# The lattice of lowest free energy, held at T by so many MD steps; and the lowest few of them, of
+# which the lowest in energy at rest is a score of its own.
+LATTICE_SEARCH, LATTICE_STEPS, LATTICE_TRIES = "lattice search", 3000, 3
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
 CLOSED_FORM = "closed form"
 
@@ -171,6 +175,50 @@ def quench(data: Dataset, row: int, n_steps: int, seed: int = 0) -> list[dict]:
     named = {"model": quench_name(n_steps), "seed": seed, "calls": n_steps}
     named |= {"source": md_source(data)}
     return _raw_and_relaxed(data, row, found.positions, seconds, named)
+
+
+def lattice_search(data: Dataset, row: int) -> list[dict]:
+    """Score the answer of someone who knows the potential alone: a lattice, held at T by MD.
+
+    The list of the lattices that fit the box is made once for all rows and does not count.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against.
+
+    Returns:
+        Four entries: the lattice of lowest free energy, as it is and relaxed; and of the lowest
+        few the one whose energy at rest is the lowest, with what was spent on all of them.
+    """
+    potential, temperature = data.potential(row), float(data.temperature[row])
+    box = {"n_particles": data.positions.shape[1], "box_length": data.box_length}
+    lattices.search(potential, **box)
+    clock = lammps_process.process_time()
+    found = lattices.stable(potential, **box, temperature=temperature, n_best=LATTICE_TRIES)
+    searching = lammps_process.process_time() - clock
+    named = {"model": LATTICE_SEARCH, "seed": 0, "calls": LATTICE_STEPS, "source": md_source(data)}
+    tries = []
+    for seed, each in enumerate(found):
+        clock = lammps_process.process_time()
+        held = lammps.hold(
+            potential,
+            each.crystal.positions,
+            temperature,
+            LATTICE_STEPS,
+            # Not that of any row of the data, nor of a quench.
+            seed=2_000_000 + 1000 * row + seed,
+            box_length=data.box_length,
+            time_step=float(data.attributes["time_step"]),
+        )
+        seconds = searching + lammps_process.process_time() - clock
+        tries.append(_raw_and_relaxed(data, row, held.positions, seconds, named))
+    spent = {
+        "model": f"{LATTICE_SEARCH}, best of {len(tries)}",
+        "calls": LATTICE_STEPS * len(tries),
+        "seconds": searching + sum(relaxed["seconds"] - searching for _, relaxed in tries),
+    }
+    best = min(tries, key=lambda entries: entries[1]["energy_gap"])
+    return tries[0] + [entry | spent for entry in best]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from mddm import (
+    crystal,
     dataset,
     lammps,
+    phonons,
     results,
     sampling,
     scores,
@@ -110,6 +112,13 @@ def test_file_of_another_kind_is_refused(tmp_path):
         results.collect(path, [_job([], 0)])
 
 
+def two_lattices(potential, n_particles, box_length, temperature, n_best):
+    step = box_length / round(n_particles ** (1 / 3))
+    cell = step * np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 1]])
+    tetragonal = crystal.Crystal(cell, np.zeros((1, 3)), box_length)
+    return [phonons.vibrations(tetragonal, potential, temperature)] * 2
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project of its own, with untrained checkpoints and little to score."""
@@ -124,6 +133,11 @@ def project(tmp_path, monkeypatch):
         training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
     few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
     few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
+    few |= {"lattices": 1}
+    # It has tests of its own, and takes seconds to list all lattices.
+    monkeypatch.setattr(scores.lattices, "search", lambda *_, **__: [])
+    monkeypatch.setattr(scores.lattices, "stable", two_lattices)
+    monkeypatch.setattr(scores, "LATTICE_STEPS", 5)
     monkeypatch.setattr(results, "_PROFILES", {"quick": few, "full": few})
     monkeypatch.setattr(results, "_POINTS", 60)
     # It has tests of its own.
@@ -191,7 +205,7 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     def fails(*_):
         raise AssertionError("scored twice")
 
-    of_box = ("yardsticks", "look_up", "quench", "sample", "losses")
+    of_box = ("yardsticks", "look_up", "quench", "lattice_search", "sample", "losses")
     for name in (*of_box, "surface_sample", "surface_yardsticks"):
         monkeypatch.setattr(scores, name, fails)
     assert results.main([]) == 0

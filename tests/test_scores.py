@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, lammps, results, sampling, scores, shapes, study, tasks, training
+from mddm import dataset, lammps, phonons, results, sampling, scores, shapes, study, tasks, training
+from mddm.crystal import Crystal
 from mddm.potential import potential_energy
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
@@ -63,6 +64,32 @@ def test_quench_is_scored_as_it_is_and_relaxed(data, monkeypatch):
     assert raw["energy_gap"] == pytest.approx(seen[0].energy - data.energy[row], abs=1e-5)
     assert relaxed["energy_gap"] < raw["energy_gap"]
     assert 0 < raw["seconds"] < relaxed["seconds"]
+
+
+def test_lattices_are_held_at_the_temperature_and_the_lowest_at_rest_is_chosen(data, monkeypatch):
+    row, steps = results.choose_rows(data, "test", 1)[0], 20
+    # Two crystals of this condition that are the same but for their axes.
+    cell = np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 1]])
+    found = [Crystal(axes, np.zeros((1, 3)), 10.0) for axes in (cell, cell[:, ::-1])]
+    potential, temperature = data.potential(row), float(data.temperature[row])
+    tried = [phonons.vibrations(each, potential, temperature) for each in found]
+    asked = []
+    monkeypatch.setattr(scores.lattices, "search", lambda *_, **__: [])
+    monkeypatch.setattr(scores.lattices, "stable", lambda *_, **to: asked.append(to) or tried)
+    monkeypatch.setattr(scores, "LATTICE_STEPS", steps)
+    true, seen = scores._raw_and_relaxed, []
+    keep = lambda *given: seen.append(true(*given)) or seen[-1]  # noqa: E731
+    monkeypatch.setattr(scores, "_raw_and_relaxed", keep)
+    first, at_rest, best, best_at_rest = scores.lattice_search(data, row)
+    assert asked[0]["temperature"] == temperature and asked[0]["n_particles"] == 1000
+    assert [entry["relaxed"] for entry in (first, at_rest, best, best_at_rest)] == [0, 1, 0, 1]
+    assert first["model"] == at_rest["model"] == "lattice search"
+    assert best["model"] == best_at_rest["model"] == "lattice search, best of 2"
+    assert first["calls"] == steps and best["calls"] == 2 * steps
+    assert 0 < first["seconds"] < at_rest["seconds"] < best["seconds"]
+    gaps = [relaxed["energy_gap"] for _, relaxed in seen]
+    assert at_rest["energy_gap"] == gaps[0] and best_at_rest["energy_gap"] == min(gaps)
+    assert gaps[0] != gaps[1]
 
 
 def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
