@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 1 for a failure and 2 for a wrong call."""
     parser = argparse.ArgumentParser(prog="mddm", description=__doc__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_sample, _add_models, _add_anneal, _add_relax, _add_score):
+    for add in (_add_sample, _add_models, _add_lattices, _add_anneal, _add_relax, _add_score):
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -55,6 +55,20 @@ def _add_sample(commands):
 
 def _add_models(commands):
     _add(commands, "models", _models, "list the trained models and what they know", "mddm models")
+
+
+def _add_lattices(commands):
+    says = "search the crystals that fit the box for those of lowest energy"
+    example = "mddm lattices --potential opp:k=13.87,phi=1.01 -n 5"
+    parser = _add(commands, "lattices", _lattices, says, example)
+    parser.add_argument("--potential", required=True, help=_POTENTIAL)
+    parser.add_argument("-n", type=int, default=5, help="how many to print")
+    parser.add_argument("--temperature", type=float, help="order by free energy at it [energy]")
+    parser.add_argument("--per-cell", type=int, default=1, help="particles a cell")
+    parser.add_argument("--n-particles", type=int, default=1000, help="in the box")
+    parser.add_argument("--box-length", type=float, help="default: for number density 1")
+    parser.add_argument("--shortest", type=float, help="no particles are nearer [length]")
+    parser.add_argument("--out", help="a .gsd, .extxyz or .data file for the lowest one")
 
 
 def _add_anneal(commands):
@@ -112,6 +126,29 @@ def _models(options):
             f"{card.n_particles} particles, {box}"
             f"  {knows or 'no condition'}"
         )
+
+
+def _lattices(options):
+    from mddm import bases, export, lattices
+
+    if options.out:
+        export.check(options.out)
+    box_length = options.box_length or options.n_particles ** (1 / 3)
+    asked = (_potential(options.potential), options.n_particles, box_length)
+    how, free_energies = {"shortest": options.shortest}, []
+    if options.temperature is not None:
+        how["per_cell"] = options.per_cell
+        stable = lattices.stable(*asked, options.temperature, options.n, **how)
+        found = [each.crystal for each in stable]
+        free_energies = [each.free_energy for each in stable]
+    elif options.per_cell == 1:
+        found = lattices.search(*asked, options.n, **how)
+    else:
+        found = bases.search(*asked, options.per_cell, options.n, **how)
+    print(lattices.table(found, free_energies))
+    if options.out:
+        export.write(options.out, found[0].positions, box_length)
+        print(f"wrote the first to {options.out}")
 
 
 def _anneal(options):

@@ -1,11 +1,9 @@
 """Which crystal a potential wants: the lattices that fit a periodic cube, lowest in energy first.
 
-`python -m mddm.lattices --k 13.87 --phi 1.01 -n 5` prints the five lowest of the study's potential.
+`mddm lattices --potential opp:k=13.87,phi=1.01 -n 5` prints the five lowest of a potential.
 """
 
-import argparse
 import math
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -15,7 +13,7 @@ from scipy.sparse import csr_array
 
 from mddm import arguments, bases, phonons
 from mddm.crystal import STRAINED, Crystal, check_potential, spacing_of
-from mddm.potential import OscillatingPair, Smoothed
+from mddm.potential import Smoothed
 from mddm.sublattices import SHORTEST, cells
 
 # Lattices whose neighbours are counted at a time: it bounds the memory that this takes.
@@ -183,40 +181,16 @@ def _neighbors(
     return whole, np.sqrt(squares) / n_sites, counts
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m mddm.lattices", description=__doc__)
-    parser.add_argument("--k", type=float, required=True, help="of the potential")
-    parser.add_argument("--phi", type=float, required=True, help="of the potential")
-    parser.add_argument("--temperature", type=float, help="order by free energy at it")
-    parser.add_argument("-n", type=int, default=5, help="how many to print (5)")
-    parser.add_argument("--per-cell", type=int, default=1, help="particles a cell (1)")
-    parser.add_argument("--particles", type=int, default=1000, help="in the box (1000)")
-    parser.add_argument("--box", type=float, default=10.0, help="its edge (10)")
-    parser.add_argument("--shortest", type=float, help="no particles are nearer (0.86 spacings)")
-    options = parser.parse_args(arguments)
-    asked = (options.particles, options.box)
-    shortest, free_energies = {"shortest": options.shortest}, []
-    try:
-        potential = Smoothed(OscillatingPair(options.k, options.phi))
-        if options.temperature is not None:
-            how = shortest | {"per_cell": options.per_cell}
-            kept = stable(potential, *asked, options.temperature, options.n, **how)
-            crystals = [each.crystal for each in kept]
-            free_energies = [each.free_energy for each in kept]
-        elif options.per_cell == 1:
-            crystals = search(potential, *asked, options.n, **shortest)
-        else:
-            crystals = bases.search(potential, *asked, options.per_cell, options.n, **shortest)
-        table = _table(crystals, free_energies)
-    except (TypeError, ValueError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(table)
-    return 0
+def table(crystals: Sequence[Crystal], free_energies: Sequence[float] = ()) -> str:
+    """Write crystals as lines of text: energy, symmetry and name, the nearest shells.
 
+    Args:
+        crystals: as from `search`.
+        free_energies: of each, if they are to be told [energy]; nan where it is unstable.
 
-def _table(crystals: list[Crystal], free_energies: list[float]) -> str:
+    Raises:
+        ImportError: there is no spglib.
+    """
     free = f"{'free energy':>12}" if free_energies else ""
     lines = [
         f"{'energy':>9}{free}  {'space group':<12}{'within a tenth of a spacing':<36}neighbours"
@@ -234,7 +208,3 @@ def _table(crystals: list[Crystal], free_energies: list[float]) -> str:
         named = f"{near.space_group}, {near.name}" if near.name else near.space_group
         lines.append(f"{crystal.energy:9.4f}{free}  {exact.space_group:<12}{named:<36}{shells}")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from mddm import __main__ as command
 from mddm import lattices, sublattices
 from mddm.crystal import energy
 from mddm.lattices import search, search_many, stable
@@ -135,17 +136,19 @@ def test_what_no_search_can_answer_is_refused(arguments, error, says):
         search_many([], 27, 3.0)
 
 
-def test_the_command_prints_the_lowest(capsys):
-    asked = ["--k", "9", "--phi", "0.7", "--particles", "54", "--box", "3.9", "-n", "2"]
-    assert lattices.main(asked) == 0
-    heading, *lines = capsys.readouterr().out.splitlines()
+def test_the_command_prints_the_lowest(capsys, tmp_path):
+    asked = ["lattices", "--n-particles", "54", "--box-length", "3.9", "-n", "2"]
+    asked += ["--potential", "opp:k=9,phi=0.7"]
+    assert command.main([*asked, "--out", str(tmp_path / "lowest.extxyz")]) == 0
+    heading, *lines, wrote = capsys.readouterr().out.splitlines()
     expected = search(Smoothed(OscillatingPair(9.0, 0.7)), 54, 3.9, 2)
     assert heading.split()[0] == "energy"
     assert [line.split()[0] for line in lines] == [f"{each.energy:.4f}" for each in expected]
-    assert lattices.main([*asked, "--temperature", "0.02", "--per-cell", "2"]) == 0
+    assert "wrote the first to" in wrote and (tmp_path / "lowest.extxyz").is_file()
+    assert command.main([*asked, "--temperature", "0.02", "--per-cell", "2"]) == 0
     assert "free energy" in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_wrong(capsys):
-    assert lattices.main(["--k", "nan", "--phi", "1"]) == 1
+    assert command.main(["lattices", "--potential", "opp:k=nan,phi=1"]) == 1
     assert "k must be a finite number" in capsys.readouterr().err
