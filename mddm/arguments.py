@@ -72,6 +72,16 @@ def whole(name: str, value: Any, *, at_least: int | None = None, at_most: int | 
     return int(found)
 
 
+def sizes(**values: Any) -> list[int]:
+    """Take whole numbers above 0, by their names: of channels, layers and other parts.
+
+    Raises:
+        TypeError: no number.
+        ValueError: several numbers, a fraction, or one below 1.
+    """
+    return [whole(name, value, at_least=1) for name, value in values.items()]
+
+
 def seed(value: Any, name: str = "seed", *, bits: int = 63) -> int:
     """Take a seed.
 

@@ -207,6 +207,7 @@ STEP = {"displacement": (X, no_numbers(X))}
 STEP |= {"sigma": (0.1, LENGTHS), "box_length": (7.0, FREE)}
 NETWORK = {name: SAMPLER[name] for name in ("x_t", "condition", "box_length")}
 NETWORK |= {"sigma": (SIGMA, LEVELS)}
+NOISE = {"sigma_min": (0.01, [*POSITIVE, 9.0]), "sigma_max": (5.0, [*POSITIVE, 0.001])}
 PRESETS = {field.name: getattr(training.Settings(), field.name)
            for field in dataclasses.fields(training.Settings)}  # fmt: skip
 STORED = {
@@ -511,6 +512,19 @@ CALLS = [
         "sigma": (SIGMA, LEVELS),
         "box_length": (7.0, [*POSITIVE, 0.1]),
         "generator": (RANDOM, GENERATOR),
+    }),
+    (transolver.TransolverDenoiser, {
+        **{name: (4, COUNT) for name in ("channels", "n_layers", "n_slices", "mlp_ratio")},
+        "n_heads": (2, [*COUNT, 3]),
+        **NOISE,
+    }),
+    (bragg.BraggDenoiser, {
+        **{name: (2, COUNT) for name in ("channels", "n_layers", "n_radial", "n_waves")},
+        "n_neighbors": (4, COUNT),
+        "r_max": (2.2, POSITIVE),
+        "n_fields": (0, [*NO_NUMBER, -1, 2.5]),
+        "q_max": (9.0, POSITIVE),
+        **NOISE,
     }),
     *[(network.forward, NETWORK) for network in (TRANSOLVER, BRAGG, PBCCONV, RADIAL)],
     (structure.rdf, BOX | {
