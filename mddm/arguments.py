@@ -8,8 +8,10 @@ program that PyTorch compiles numbers are taken as they come.
 
 import difflib
 import math
+import os
 import reprlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,16 @@ def whole(name: str, value: Any, *, at_least: int | None = None, at_most: int | 
     if not (is_whole and _lies(found, None, at_least, None, at_most)):
         _refuse(name, "a whole number" + _where(None, at_least, None, at_most), value)
     return int(found)
+
+
+def sizes(**values: Any) -> list[int]:
+    """Take whole numbers above 0, by their names: of channels, layers and other parts.
+
+    Raises:
+        TypeError: no number.
+        ValueError: several numbers, a fraction, or one below 1.
+    """
+    return [whole(name, value, at_least=1) for name, value in values.items()]
 
 
 def seed(value: Any, name: str = "seed", *, bits: int = 63) -> int:
@@ -170,11 +182,42 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...], remedy: str =
         TypeError: another object.
     """
     if not isinstance(value, kind):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        expected = " or ".join(kind.__name__ for kind in kinds)
         end = f"; {remedy}" if remedy else ""
-        raise TypeError(f"{name} must be a {expected}, got {_shown(value)}{end}")
+        raise TypeError(f"{name} must be a {_named(kind)}, got {_shown(value)}{end}")
     return value
+
+
+def several(name: str, values: Any, kind: type | tuple[type, ...], remedy: str = "") -> list[Any]:
+    """Take objects of a class, in any sequence.
+
+    Args:
+        name: the argument's.
+        values: what came.
+        kind, remedy: as for `instance`.
+
+    Raises:
+        TypeError: no sequence, or another object in it.
+    """
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of {_named(kind)}, got {_shown(values)}")
+    return [instance(f"each of {name}", value, kind, remedy) for value in values]
+
+
+def path(value: Any, name: str = "path") -> Path:
+    """Take the path of a file, which need not be there.
+
+    Args:
+        value: what came.
+        name: the argument's.
+
+    Raises:
+        TypeError: no path.
+        ValueError: an empty one.
+    """
+    found = instance(name, value, (str, os.PathLike))
+    if not str(found):
+        raise ValueError(f"{name} must name a file, got {found!r}")
+    return Path(found)
 
 
 def generator(value: Any, name: str = "generator") -> torch.Generator:
@@ -398,6 +441,10 @@ def _where(above, at_least, below, at_most) -> str:
 
 def _refuse(name: str, expected: str, value: Any) -> None:
     raise ValueError(f"{name} must be {expected}, got {_shown(value)}")
+
+
+def _named(kind: type | tuple[type, ...]) -> str:
+    return " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import minimize
 
 from mddm import arguments
-from mddm.crystal import Crystal, bonds, check_potential, energy, spacing_of
+from mddm.crystal import Crystal, bonds, bounded, check_potential, energy, spacing_of
 from mddm.potential import Smoothed
 from mddm.sublattices import SHORTEST, cells
 
@@ -83,7 +83,7 @@ def search(
         )
     shortest = SHORTEST * spacing if shortest is None else shortest
     check_potential(potential, shortest)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(arguments.seed(seed))
     found = []
     for n in range(2, per_cell + 1):
         if per_cell % n == 0:
@@ -125,7 +125,16 @@ def relax(
 
     Returns:
         The crystals with the energies that they have then.
+
+    Raises:
+        TypeError, ValueError: other objects, crystals of several numbers of particles a cell, or no
+            number of steps above 0.
     """
+    crystals = arguments.several("crystals", crystals, Crystal)
+    bounded(potential)
+    n_steps = arguments.whole("n_steps", n_steps, at_least=1)
+    if len({len(crystal.basis) for crystal in crystals}) > 1:
+        raise ValueError("crystals must have equal numbers of particles a cell")
     if not crystals or len(crystals[0].basis) == 1:
         return [_relaxed(crystal, crystal.basis, potential) for crystal in crystals]
     reach = potential.r_cut + _SKIN * crystals[0].spacing

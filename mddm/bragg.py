@@ -146,6 +146,10 @@ class BraggDenoiser(nn.Module):
         sites: whether sites are looked for.
         sigma_min, sigma_max: noise levels [length] where the diffusion fraction is 0 and 1.
 
+    Raises:
+        TypeError, ValueError: sizes that are no whole numbers above 0, lengths that are not
+            positive, or noise levels that are not 0 < sigma_min < sigma_max.
+
     Source: this study (benchmarks/crystal.py); the convolution is that of SchNet (Schütt et al.
         2017), with filters that depend on direction too.
     """
@@ -165,9 +169,19 @@ class BraggDenoiser(nn.Module):
         sigma_max: float = 5.0,
     ):
         super().__init__()
-        self.n_neighbors, self.n_waves, self.q_max = n_neighbors, n_waves, q_max
+        channels, n_layers, self.n_neighbors, n_radial, self.n_waves = arguments.sizes(
+            channels=channels,
+            n_layers=n_layers,
+            n_neighbors=n_neighbors,
+            n_radial=n_radial,
+            n_waves=n_waves,
+        )
+        n_fields = arguments.whole("n_fields", n_fields, at_least=0)
+        r_max = arguments.number("r_max", r_max, above=0)
+        self.q_max = arguments.number("q_max", q_max, above=0)
         self.sites = sites and n_fields > 0
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.sigma_min = arguments.number("sigma_min", sigma_min, above=0)
+        self.sigma_max = arguments.number("sigma_max", sigma_max, above=self.sigma_min)
         self.radial = Gaussians(0.0, r_max, n_radial)
         self.embedding = nn.Parameter(torch.randn(channels))
         self.fields = WaveFields(n_fields, q_max) if n_fields else None

@@ -1,13 +1,14 @@
 """The checkpoint file: safetensors with a JSON header, written whole or not at all."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mddm import __version__, files
+from mddm import __version__, arguments, files
 
 # Raised whenever files of before could no longer be read, or would be read wrongly.
 FORMAT = 2
@@ -25,11 +26,19 @@ def write(path: Path | str, tensors: dict[str, Tensor], header: dict) -> None:
             package and of the format are added.
 
     Raises:
+        TypeError, ValueError: no path, other than tensors by name, or a header that is no JSON.
         OSError: the folder cannot be made or written to, or the disk is full.
     """
+    for name, value in arguments.instance("tensors", tensors, Mapping).items():
+        arguments.instance("each name of tensors", name, str)
+        arguments.instance("each of tensors", value, Tensor)
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    told = {"format": FORMAT, "mddm": __version__} | header
-    files.write_whole(path, save(_plain(contiguous), metadata={"mddm": json.dumps(told)}))
+    told = {"format": FORMAT, "mddm": __version__} | arguments.instance("header", header, dict)
+    try:
+        written = json.dumps(told)
+    except TypeError as error:
+        raise TypeError(f"header must hold JSON types only: {error}") from error
+    files.write_whole(path, save(_plain(contiguous), metadata={"mddm": written}))
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -52,7 +61,7 @@ def read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict]:
         OSError: the file is there, but the system does not let it be read.
         ValueError: a file that is truncated, none of ours, of another kind, or of another format.
     """
-    path = Path(path)
+    path = arguments.path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no {kind} at {path}; train a model with "

@@ -72,7 +72,8 @@ class Crystal:
         energy: potential energy per particle [energy]; nan where it is not known.
 
     Raises:
-        ValueError: arrays of other shapes, or a cell that does not fit the cube.
+        TypeError, ValueError: no numbers, arrays of other shapes, or a cell that does not fit the
+            cube.
     """
 
     cell: np.ndarray = field(repr=False)
@@ -81,13 +82,11 @@ class Crystal:
     energy: float = math.nan
 
     def __post_init__(self):
-        cell, basis = np.shape(self.cell), np.shape(self.basis)
-        if cell != (3, 3) or len(basis) != 2 or basis[1] != 3 or not basis[0]:
-            raise ValueError(
-                f"cell must have the shape (3, 3) and basis (n, 3), got {cell} and {basis}"
-            )
-        if not np.isfinite(self.basis).all() or not np.linalg.det(self.cell) != 0:
-            raise ValueError("basis must be finite, and the cell's vectors must span a volume")
+        cell, basis = _arrays(self.cell, self.basis)
+        taken = {"cell": cell, "basis": basis, "box_length": arguments.box(self.box_length)}
+        taken["energy"] = arguments.array("energy", self.energy, (), finite=False).item()
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
         repeats = self.box_length * np.linalg.inv(self.cell)
         if not np.allclose(repeats, np.rint(repeats), atol=1e-6):
             raise ValueError(
@@ -127,7 +126,7 @@ class Crystal:
         return np.rint(self.box_length * np.linalg.inv(self.cell)).astype(np.int64)
 
     def bonds(self, r_max: float) -> Bonds:
-        """Find the pairs of particles of which one is in the cell, up to `r_max` apart."""
+        """Find the pairs of particles of which one is in the cell: see `bonds`."""
         return bonds(self.cell, self.basis, r_max)
 
     def shells(self, r_max: float, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +139,11 @@ class Crystal:
         Returns:
             Mean distance in each shell [length], and neighbours in it per particle, both
             (n_shells,).
+
+        Raises:
+            TypeError, ValueError: a length that is no positive number.
         """
+        tolerance = arguments.number("tolerance", tolerance, above=0)
         lengths = np.sort(self.bonds(r_max).lengths)
         shells = np.split(lengths, np.flatnonzero(np.diff(lengths) > tolerance) + 1)
         radii = [shell.mean() for shell in shells if len(shell)]
@@ -170,7 +173,13 @@ def bonds(cell: np.ndarray, basis: np.ndarray, r_max: float) -> Bonds:
         cell: (3, 3), a lattice vector a row [length].
         basis: (n, 3) particles of the cell, in units of the lattice vectors.
         r_max: largest distance [length]; it may reach over many cells.
+
+    Raises:
+        TypeError, ValueError: arrays of other shapes or of no numbers, a cell without a volume, or
+            a distance that is not positive.
     """
+    cell, basis = _arrays(cell, basis)
+    r_max = arguments.number("r_max", r_max, above=0)
     apart = basis[None] - basis[:, None]
     # Planes of the lattice are 1 / |reciprocal vector| apart.
     reach = r_max * np.linalg.norm(np.linalg.inv(cell), axis=0) + np.abs(apart).max(axis=(0, 1))
@@ -195,13 +204,16 @@ def symmetry(cell: np.ndarray, basis: np.ndarray, tolerance: float = EXACT) -> S
 
     Raises:
         ImportError: there is no spglib.
-        ValueError: spglib finds no symmetry at all at this tolerance, which is too large.
+        TypeError, ValueError: arrays of other shapes or of no numbers, a cell without a volume, a
+            tolerance that is not positive, or so large that spglib finds no symmetry at all.
 
     Source: spglib, Togo and Tanaka 2018.
     """
     with optional.packages():
         import spglib
 
+    cell, basis = _arrays(cell, basis)
+    tolerance = arguments.number("tolerance", tolerance, above=0)
     spacing = (abs(np.linalg.det(cell)) / len(basis)) ** (1 / 3)
     crystal = (cell, basis, [1] * len(basis))
     try:
@@ -222,9 +234,37 @@ def symmetry(cell: np.ndarray, basis: np.ndarray, tolerance: float = EXACT) -> S
 
 
 def energy(crystal: Crystal, potential: Smoothed) -> float:
-    """Return the potential energy per particle of a crystal at rest [energy]."""
+    """Return the potential energy per particle of a crystal at rest [energy].
+
+    Raises:
+        TypeError: no crystal, or no potential that has an end.
+    """
+    arguments.instance("crystal", crystal, Crystal)
+    bounded(potential)
     lengths = torch.from_numpy(crystal.bonds(potential.r_cut).lengths)
     return potential.energy(lengths).sum().item() / (2 * len(crystal.basis))
+
+
+def _arrays(cell, basis) -> tuple[np.ndarray, np.ndarray]:
+    cell = arguments.array("cell", cell, (3, 3))
+    if np.linalg.det(cell) == 0:
+        raise ValueError("the cell's vectors must span a volume")
+    return cell, arguments.array("basis", basis, ("n", 3))
+
+
+def bounded(potential: PairPotential) -> float:
+    """Return where a potential ends [length].
+
+    Raises:
+        TypeError: it is no potential, or one that has no end.
+    """
+    r_cut = getattr(potential, "r_cut", math.inf)
+    if not hasattr(potential, "energy") or not r_cut < math.inf:
+        raise TypeError(
+            "potential must have energy(r) and a finite r_cut, such as mddm.potential.Smoothed, "
+            f"got {potential!r}"
+        )
+    return r_cut
 
 
 def check_potential(potential: PairPotential, shortest: float) -> None:
@@ -235,16 +275,11 @@ def check_potential(potential: PairPotential, shortest: float) -> None:
         shortest: distance that no two particles of the crystals are nearer than [length].
 
     Raises:
-        TypeError: it is no potential, or one that has no end.
-        ValueError: it is nan or infinite somewhere, or does not rise all the way from `shortest` to
-            contact: particles would come nearer than that.
+        TypeError: as for `bounded`.
+        ValueError: `shortest` is not positive; the potential is nan or infinite somewhere, or does
+            not rise all the way from `shortest` to contact: particles would come nearer than that.
     """
-    r_cut = getattr(potential, "r_cut", math.inf)
-    if not hasattr(potential, "energy") or not r_cut < math.inf:
-        raise TypeError(
-            "potential must have energy(r) and a finite r_cut, such as mddm.potential.Smoothed, "
-            f"got {potential!r}"
-        )
+    r_cut, shortest = bounded(potential), arguments.number("shortest", shortest, above=0)
     r = torch.linspace(1e-3, max(r_cut, shortest), 3000, dtype=torch.float64)
     values = potential.energy(r)
     if not torch.isfinite(values).all():

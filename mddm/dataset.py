@@ -96,6 +96,7 @@ class Dataset:
     attributes: Mapping
 
     def __post_init__(self):
+        arguments.instance("attributes", self.attributes, Mapping)
         missing = [name for name in ATTRIBUTES if name not in self.attributes]
         if missing:
             raise ValueError(f"attributes must contain {', '.join(missing)}")
@@ -128,8 +129,19 @@ class Dataset:
         return np.stack([self.k, self.phi, self.temperature], axis=1)
 
     def take(self, rows) -> "Dataset":
-        """Return the rows given by a mask, a slice or a sequence of indices."""
-        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        """Return the rows given by a mask, a slice or a sequence of indices.
+
+        Raises:
+            ValueError: none of these, or rows that there are not.
+        """
+        expected = f"rows must be a mask, a slice or a sequence of indices of {len(self)} rows"
+        try:
+            chosen = np.arange(len(self))[rows]
+        except (IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"{expected}: {error}") from error
+        if chosen.ndim != 1:
+            raise ValueError(f"{expected}, got {rows!r}")
+        columns = {name: getattr(self, name)[chosen] for name in _COLUMNS}
         return Dataset(**columns, attributes=self.attributes)
 
     def subset(self, split: str) -> "Dataset":
@@ -217,10 +229,12 @@ def write(path: str | Path, dataset: Dataset) -> None:
     The content hash goes with it, for `read` to check.
 
     Raises:
+        TypeError, ValueError: no path, or no data set.
         OSError: the folder cannot be made or written to, or the disk is full.
     """
     import h5py
 
+    path, dataset = arguments.path(path), arguments.instance("dataset", dataset, Dataset)
     content = io.BytesIO()
     # From version 1.8 on, HDF5 has checksums for all that it keeps besides the columns, but not
     # for text of any length, where a flipped bit can make it read for ever.
@@ -257,7 +271,7 @@ def read(path: str | Path) -> Dataset:
         ValueError: the file is truncated, no HDF5 file, of another schema, or its columns are not
             those that it was written with.
     """
-    path = Path(path)
+    path = arguments.path(path)
     if path.is_dir():
         raise IsADirectoryError(f"data set {path} is a folder; name a file, such as data/opp.h5")
     remedy = _remedy(path)
@@ -347,7 +361,11 @@ def check(dataset: Dataset) -> list[Check]:
 
     Returns:
         One `Check` a line of the report, in a fixed order.
+
+    Raises:
+        TypeError: no data set.
     """
+    arguments.instance("dataset", dataset, Dataset)
     if not len(dataset):
         return [Check("rows", False, "the data set is empty")]
     train = dataset.subset("train")
@@ -447,8 +465,12 @@ def floor(dataset: Dataset) -> list[dict]:
         `energy_gap` (the replica's energy minus the row's), `crystallinity` and
         `replica_crystallinity`.
 
+    Raises:
+        TypeError: no data set.
+
     Source: RDF-MSE as in MDDM section 2.2; the floor is ours.
     """
+    arguments.instance("dataset", dataset, Dataset)
     entries = []
     for row in np.flatnonzero(dataset.split != "replica"):
         for replica in dataset.partners(row):

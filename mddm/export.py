@@ -48,14 +48,17 @@ def write(
             taken for something else by readers of extended XYZ.
         OSError: the folder is not there or not writable, or the disk is full.
     """
-    path = Path(path)
+    path = _with_ending(path)
     frames, box_length, information = _checked(positions, box_length, information)
-    _check_ending(path)
     writers = {".gsd": _write_gsd, ".data": _write_data}
     partial = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         writers.get(path.suffix, _write_xyz)(partial, frames, box_length, information)
         partial.replace(path)
+    except OSError as error:
+        # The system names the temporary file.
+        error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -67,13 +70,14 @@ def check(path: str | Path) -> None:
         ValueError: another ending.
         OSError: the folder cannot be made or written to, or the disk is full.
     """
-    _check_ending(Path(path))
-    files.check_writable(path)
+    files.check_writable(_with_ending(path))
 
 
-def _check_ending(path):
+def _with_ending(path):
+    path = arguments.path(path)
     if path.suffix not in FORMATS:
         raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {str(path)!r}")
+    return path
 
 
 def to_ase(
@@ -103,7 +107,7 @@ def read(path: str | Path) -> tuple[np.ndarray, float]:
         ValueError: a file that is none of these, frames of several boxes or sizes, or a box that
             is no periodic cube.
     """
-    path = Path(path)
+    path = arguments.path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     load = _load_gsd if path.suffix == ".gsd" else _load_ase
@@ -135,7 +139,10 @@ def _load_ase(path):
     with optional.packages():
         import ase.io
 
-    images = ase.io.read(path, index=":")
+    try:
+        images = ase.io.read(path, index=":")
+    except ase.io.formats.UnknownFileTypeError as error:
+        raise ValueError(f"{path} is of no format that ASE knows: {error}") from error
     # Edges and what is not a right angle; no edge where there is no period.
     return [
         (
@@ -150,17 +157,17 @@ def _checked(positions, box_length, information):
     points = arguments.positions(positions, ("n_particles", 3), ("n_frames", "n_particles", 3))
     box_length = arguments.box(box_length)
     frames = geometry.wrap_single(points, box_length).reshape(-1, *points.shape[-2:])
-    information = {name: np.asarray(values) for name, values in (information or {}).items()}
-    for name, values in information.items():
-        if values.shape != (len(frames),) or values.dtype.kind not in "iuf":
-            raise ValueError(f"{name} must have one number a frame, got {values.tolist()}")
+    if information is None:
+        information = {}
+    for name, values in arguments.instance("information", information, Mapping).items():
         if not str(name).isidentifier() or name.lower() in _TAKEN:
             raise ValueError(
                 f"a quantity cannot be called {name!r}: readers of extended XYZ want a word, and "
                 f"take {', '.join(_TAKEN)} for what holds of all particles together or of the "
                 "box; choose another, such as 'energy_per_particle'"
             )
-    return frames, box_length, information
+        arguments.array(f"{name}, one number a frame,", values, (len(frames),), finite=False)
+    return frames, box_length, {name: np.asarray(values) for name, values in information.items()}
 
 
 def _write_gsd(path, frames, box_length, information):

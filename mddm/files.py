@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mddm import arguments
+
 # More than any page of scores, less than anyone would miss [bytes].
 _PROBE = 2**20
 
@@ -17,8 +19,10 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
         content: of the file; text is written as UTF-8.
 
     Raises:
+        TypeError, ValueError: no path, or no content.
         OSError: the folder cannot be made or written to, or the disk is full.
     """
+    arguments.instance("content", content, (bytes, str))
     content = content.encode() if isinstance(content, str) else content
     with _beside(path, content) as partial:
         partial.replace(path)
@@ -31,9 +35,10 @@ def check_writable(path: str | Path) -> None:
         path: of the file; its folder is made if need be, a file that is there is left alone.
 
     Raises:
+        TypeError, ValueError: no path.
         OSError: the path is a folder, its folder cannot be made or written to, or the disk is full.
     """
-    if Path(path).is_dir():
+    if arguments.path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
     with _beside(path, bytes(_PROBE)):
         pass
@@ -41,7 +46,7 @@ def check_writable(path: str | Path) -> None:
 
 @contextmanager
 def _beside(path: str | Path, content: bytes) -> Iterator[Path]:
-    path = Path(path)
+    path = arguments.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

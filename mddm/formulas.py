@@ -6,7 +6,7 @@ file.  Distances are in units in which the number density of the study's boxes i
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,18 @@ from mddm.potential import OscillatingPair, PairPotential, Tabulated
 _FORCE_TOLERANCE = 0.2
 
 
+def _positive(default):
+    return field(default=default, metadata={"above": 0})
+
+
 @dataclass(frozen=True)
 class _Formula:
     """What all formulas share: numbers for parameters, and distances that are checked."""
 
     def __post_init__(self):
-        for field in fields(self):
-            taken = arguments.number(field.name, getattr(self, field.name), **field.metadata)
-            object.__setattr__(self, field.name, taken)
+        for each in fields(self):
+            taken = arguments.number(each.name, getattr(self, each.name), **each.metadata)
+            object.__setattr__(self, each.name, taken)
 
     def energy(self, r: Tensor) -> Tensor:
         """Return U(r) [energy] at distances of any shape [length]."""
@@ -51,7 +55,7 @@ class LennardJones(_Formula):
     """
 
     epsilon: float = 1.0
-    size: float = 1.0
+    size: float = _positive(1.0)
 
     def _energy(self, r):
         sixth = (self.size / r) ** 6
@@ -75,7 +79,7 @@ class Morse(_Formula):
     """
 
     epsilon: float = 1.0
-    alpha: float = 6.0
+    alpha: float = _positive(6.0)
     r_0: float = 1.0
 
     def _energy(self, r):
@@ -101,7 +105,7 @@ class Yukawa(_Formula):
 
     epsilon: float = 1.0
     kappa: float = 2.0
-    size: float = 0.9
+    size: float = field(default=0.9, metadata={"at_least": 0})
 
     def _energy(self, r):
         return (self.size / r) ** 12 + self.epsilon * torch.exp(-self.kappa * r) / r
@@ -124,8 +128,8 @@ class InversePower(_Formula):
     """
 
     epsilon: float = 1.0
-    size: float = 1.0
-    exponent: float = 12.0
+    size: float = _positive(1.0)
+    exponent: float = _positive(12.0)
 
     def _energy(self, r):
         return self.epsilon * (self.size / r) ** self.exponent
@@ -149,7 +153,7 @@ class Dzugutov(_Formula):
     """
 
     epsilon: float = 1.0
-    size: float = 1.0
+    size: float = _positive(1.0)
 
     _A, _B, _M = 5.82, 1.28, 16
     _FIRST, _SECOND = (1.1, 1.87), (0.27, 1.94)
@@ -187,7 +191,7 @@ class LennardJonesGauss(_Formula):
 
     epsilon: float = 1.8
     r_0: float = 1.42
-    width: float = 0.02**0.5
+    width: float = _positive(0.02**0.5)
 
     def _energy(self, r):
         return r**-12 - 2 * r**-6 - self._well(r)
@@ -210,7 +214,8 @@ def oscillating_pair_hoomd(k: float, phi: float) -> OscillatingPair:
     Source: Mihalkovič and Henley 2012; HOOMD-blue's `md.pair.OPP` with its other parameters as in
         MDDM section 2.1.
     """
-    return OscillatingPair(k, phi - 1.25 * k)
+    given = OscillatingPair(k, phi)
+    return OscillatingPair(given.k, given.phi - 1.25 * given.k)
 
 
 FORMULAS: dict[str, Callable[..., PairPotential]] = {
@@ -261,11 +266,16 @@ def read_table(path: str | Path) -> Tabulated:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: lines of other than two or three numbers, a force that is not the slope of
-            the energy, or values that `Tabulated` refuses; the message names the file.
+        TypeError: no path.
+        ValueError: no text, lines of other than two or three numbers, a force that is not the
+            slope of the energy, or values that `Tabulated` refuses; the message names the file.
     """
-    path = Path(path)
-    lines = [line.split("#")[0].replace(",", " ").split() for line in path.read_text().splitlines()]
+    path = arguments.path(path)
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file: {error}") from error
+    lines = [line.split("#")[0].replace(",", " ").split() for line in text.splitlines()]
     lines = [line for line in lines if line]
     heads = [number for number, line in enumerate(lines) if line[0] == "N"]
     if heads:

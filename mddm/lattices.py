@@ -92,11 +92,15 @@ def energies(
         cells: (n_lattices, 3, 3), a lattice vector a row [length].
         energies: (n_lattices, n_potentials) per particle [energy].
     """
+    potentials = arguments.several(
+        "potentials", potentials, Smoothed, "wrap it: Smoothed(potential)"
+    )
     if not potentials:
         raise ValueError("potentials must hold at least one")
     n_particles = arguments.whole("n_particles", n_particles)
     spacing = spacing_of(n_particles, box_length)
     shortest = SHORTEST * spacing if shortest is None else shortest
+    shortest = arguments.number("shortest", shortest, above=0)
     for potential in potentials:
         check_potential(potential, shortest)
     r_cut = max(potential.r_cut for potential in potentials)
@@ -131,6 +135,8 @@ def stable(
         TypeError, ValueError, ImportError: as for `search`, `bases.search` and
             `phonons.vibrations`.
     """
+    n_best = arguments.whole("n_best", n_best, at_least=1)
+    per_cell = arguments.whole("per_cell", per_cell, at_least=1)
     n_candidates = max(_CANDIDATES, _TIMES * n_best)
     if per_cell == 1:
         found = search(potential, n_particles, box_length, n_candidates, shortest=shortest)

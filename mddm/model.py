@@ -82,7 +82,7 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
         FileNotFoundError: no such file.
     """
     device = arguments.device(device)
-    path = Path(name)
+    path = arguments.path(name, "name")
     if path.suffix != ".safetensors":
         known = {path.stem: path for path in TRAINED.glob("*-*.safetensors")}
         known |= {
@@ -270,7 +270,8 @@ class Model:
         n_samples = arguments.whole("n_samples", n_samples, at_least=1)
         seed = arguments.seed(seed, bits=31)
         n_particles, box_length = self._size(n_particles, box_length)
-        sampler = arguments.choice("sampler", sampler or self.samplers[0], self.samplers)
+        sampler = self.samplers[0] if sampler is None else sampler
+        sampler = arguments.choice("sampler", sampler, self.samplers)
         if n_levels is None:
             plain = sampler in ("ancestral", "paper")
             n_levels = _N_LEVELS_ANCESTRAL if plain else _N_LEVELS
@@ -278,7 +279,7 @@ class Model:
         if potential is None:
             potential = self._potential(condition)
         found = Structures(np.empty((0, 0, 3)), box_length, condition, potential)
-        if sampler == "polished":
+        if sampler == "polished" or potential is not None:
             found._known(potential)
         levels = (self.settings.sigma_min, self.settings.sigma_max)
         sigmas = noise.make_schedule("log", n_levels, *levels)
@@ -353,7 +354,8 @@ class Model:
                 raise ValueError(
                     f"{card.name!r} draws a {card.task} in free space; leave out box_length"
                 )
-            return arguments.whole("n_particles", n_particles or card.n_particles, at_least=2), None
+            wanted = card.n_particles if n_particles is None else n_particles
+            return arguments.whole("n_particles", wanted, at_least=2), None
         density = card.n_particles / card.box_length**3
         if n_particles is None:
             edge = card.box_length if box_length is None else arguments.box(box_length)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mddm import arguments
-from mddm.crystal import Crystal
+from mddm.crystal import Crystal, bounded
 from mddm.potential import Smoothed
 
 # Step of the numerical derivative of the force [length].
@@ -79,11 +79,13 @@ def vibrations(crystal: Crystal, potential: Smoothed, temperature: float) -> Vib
         temperature: [energy].
 
     Raises:
-        TypeError, ValueError: the temperature is not positive, the crystal has fewer than 2
-            particles, or they are not at rest.
+        TypeError, ValueError: other objects, the temperature is not positive, the crystal has
+            fewer than 2 particles, or they are not at rest.
 
     Source: Born and Huang 1954, in any book on lattice dynamics.
     """
+    arguments.instance("crystal", crystal, Crystal)
+    bounded(potential)
     temperature = arguments.number("temperature", temperature, above=0)
     if crystal.n_particles < 2:
         raise ValueError("a crystal of a single particle has no vibrations; take a larger cube")
@@ -107,8 +109,9 @@ def by_free_energy(
         lowest energy first.
 
     Raises:
-        ValueError: as for `vibrations`.
+        TypeError, ValueError: as for `vibrations`.
     """
+    crystals = arguments.several("crystals", crystals, Crystal)
     found = [vibrations(crystal, potential, temperature) for crystal in crystals]
     return sorted(
         found,

@@ -73,6 +73,7 @@ def check_parameters(
             parameter has.
         TypeError: a value of another type.
     """
+    _check_mapping("namespace", namespace)
     for name in _injected_names(namespace):
         if name not in expected:
             raise ValueError(
@@ -116,6 +117,11 @@ def _check_type(name: str, value: Any, kind: type) -> None:
         raise ValueError(f"{name} must be finite, got {value!r}")
 
 
+def _check_mapping(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of names to values, got {value!r}")
+
+
 def _type_remedy(name: str, value: Any, kind: type) -> str:
     if kind is int and isinstance(value, float) and value.is_integer():
         return f": write it without a point or an exponent: {name} = {int(value)}"
@@ -138,15 +144,16 @@ def seed_everything(seed: int) -> None:
         seed: any integer in [0, 2**32).
 
     Raises:
-        ValueError: the seed is out of range.
+        TypeError, ValueError: the seed is no whole number, or out of range.
     """
     import random
 
     import numpy as np
     import torch
 
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must lie in [0, 2**32), got {seed}")
+    from mddm import arguments
+
+    seed = arguments.seed(seed, bits=32)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -171,9 +178,12 @@ def run_record(seed: int, **details: Any) -> dict[str, Any]:
         threads, the seed, then `details`; it can be written as JSON if they can.
 
     Raises:
-        ValueError: a detail has the name of an entry that is recorded anyway.
+        TypeError, ValueError: no seed, or a detail has the name of an entry that is recorded
+            anyway.
     """
     import torch
+
+    from mddm import arguments
 
     on = device()
     record = {
@@ -183,7 +193,7 @@ def run_record(seed: int, **details: Any) -> dict[str, Any]:
         "numpy": version("numpy"),
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else on.type,
         "threads": torch.get_num_threads(),
-        "seed": seed,
+        "seed": arguments.seed(seed),
     }
     taken = sorted(record.keys() & details)
     if taken:
@@ -213,14 +223,19 @@ def provenance(
 
     Raises:
         FileNotFoundError: the data set or a checkpoint is not there.
-        ValueError: `parameters` has no seed, or a file is not what it should be.
+        TypeError, ValueError: an argument of another kind, `parameters` has no seed, or a file is
+            not what it should be.
     """
     with optional.packages():
         from IPython.display import Markdown
 
-    from mddm import checkpoint, dataset
+    from mddm import arguments, checkpoint, dataset
 
-    if "seed" not in parameters:
+    for name, value in {"notebook": notebook, "data": data}.items():
+        arguments.instance(name, value, str)
+    seconds = arguments.number("seconds", seconds, at_least=0)
+    checkpoints = arguments.several("checkpoints", checkpoints, (str, Path))
+    if "seed" not in arguments.instance("parameters", parameters, Mapping):
         raise ValueError(f"parameters must contain the seed, got {', '.join(parameters)}")
     root = project_root()
     entries = []
@@ -255,9 +270,12 @@ def file_hash(path: Path | str) -> str:
     """Return the first 12 hex digits of a file's SHA-256.
 
     Raises:
+        TypeError, ValueError: no path.
         FileNotFoundError: there is no such file.
     """
-    with open(path, "rb") as file:
+    from mddm import arguments
+
+    with open(arguments.path(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
@@ -271,7 +289,14 @@ def progress(iterable: Iterable[Item], total: int | None = None, label: str = ""
         iterable: what to loop over.
         total: number of items; by default the iterable's length, if it has one.
         label: what is going on.
+
+    Raises:
+        TypeError: nothing to loop over, or a total that is no whole number.
     """
+    if not isinstance(iterable, Iterable):
+        raise TypeError(f"iterable must be something to loop over, got {iterable!r}")
+    if total is not None:
+        _check_type("total", total, int)
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
     on_terminal = sys.stderr.isatty()
@@ -323,6 +348,7 @@ def is_own(data: str) -> bool:
 
 
 def _place(data: str) -> Path:
+    _check_type("data", data, str)
     # What a link leads to is not asked: it is named where it lies.
     return Path(os.path.normpath(project_root() / data))
 
@@ -334,7 +360,7 @@ def name_of(data: str) -> str:
         data: the file, relative to the project's root.
 
     Raises:
-        ValueError: that is no file's name.
+        TypeError, ValueError: that is no file's name.
     """
     place = _from_root(_place(data))
     parts = [part for part in (place.parent / place.stem).parts if part != place.root]
@@ -357,7 +383,14 @@ def checkpoint_path(
             a folder of its name.
         changes: parameters by which the run is another than its profile's: it has a folder of
             their names and values.
+
+    Raises:
+        TypeError, ValueError: none of the choices, or an argument of another kind.
     """
+    _check_choice("profile", profile, ("quick", "full"))
+    for name, value in {"task": task, "model": model, "data": data}.items():
+        _check_type(name, value, str)
+    _check_mapping("changes", {} if changes is None else changes)
     folder = project_root() / "data" / "checkpoints"
     if profile == "quick":
         folder = folder / "quick"

@@ -79,7 +79,6 @@ def all_lattices(n_sites: int, shortest: float = SHORTEST) -> np.ndarray:
     )
 
 
-@lru_cache(maxsize=8)
 def cells(n_sites: int, shortest: float = SHORTEST) -> np.ndarray:
     """Return a reduced cell of each lattice of `all_lattices`, one of those of one shape.
 
@@ -97,6 +96,13 @@ def cells(n_sites: int, shortest: float = SHORTEST) -> np.ndarray:
         TypeError, ValueError: as for `all_lattices`.
         ImportError: there is no spglib.
     """
+    return _reduced(
+        arguments.whole("n_sites", n_sites), arguments.number("shortest", shortest, above=0)
+    )
+
+
+@lru_cache(maxsize=8)
+def _reduced(n_sites: int, shortest: float) -> np.ndarray:
     with optional.packages():
         import spglib
 
@@ -128,8 +134,12 @@ def hermite(matrices: np.ndarray) -> np.ndarray:
         not negative and below that of their column's.
 
     Raises:
-        ValueError: a matrix is singular.
+        TypeError, ValueError: another shape, other than whole numbers, or a singular matrix.
     """
+    return _hermite(_whole("matrices", matrices, (..., 3, 3)))
+
+
+def _hermite(matrices: np.ndarray) -> np.ndarray:
     rows = np.array(matrices, dtype=np.int64)
     shape, rows = rows.shape, rows.reshape(-1, 3, 3)
     for column in range(3):
@@ -160,9 +170,19 @@ def cosets(matrix: np.ndarray) -> np.ndarray:
 
     Returns:
         (n, 3) int64 with n the determinant's size, the origin first.
+
+    Raises:
+        TypeError, ValueError: as for `hermite`.
     """
-    diagonal = np.diagonal(hermite(matrix))
+    diagonal = np.diagonal(_hermite(_whole("matrix", matrix, (3, 3))))
     return np.stack(np.meshgrid(*map(np.arange, diagonal), indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def _whole(name: str, value: np.ndarray, shape: tuple) -> np.ndarray:
+    found = arguments.array(name, value, shape)
+    if (found != np.rint(found)).any():
+        raise ValueError(f"{name} must hold whole numbers")
+    return found
 
 
 def _diagonals(n_sites: int) -> list[tuple[int, int, int]]:
@@ -255,7 +275,7 @@ def _distinct(forms: np.ndarray, n_sites: int) -> np.ndarray:
     keys = key(forms)
     order = np.argsort(keys)
     forms, keys = forms[order], keys[order]
-    images = [np.searchsorted(keys, key(hermite(forms @ change))) for change in _GENERATORS]
+    images = [np.searchsorted(keys, key(_hermite(forms @ change))) for change in _GENERATORS]
     here = np.tile(np.arange(len(forms)), len(images))
     graph = coo_array((np.ones(len(here), dtype=bool), (here, np.concatenate(images))))
     graph.resize(len(forms), len(forms))

@@ -99,6 +99,10 @@ class TransolverDenoiser(nn.Module):
         mlp_ratio: width of the MLPs in units of `channels`.
         sigma_min, sigma_max: noise levels [length] where the diffusion fraction is 0 and 1.
 
+    Raises:
+        TypeError, ValueError: sizes that are no whole numbers above 0, heads that do not divide
+            the channels, or noise levels that are not 0 < sigma_min < sigma_max.
+
     Source: MDDM section 4.1; Transolver (Wu et al. 2024).
     """
 
@@ -113,7 +117,17 @@ class TransolverDenoiser(nn.Module):
         sigma_max: float = 5.0,
     ):
         super().__init__()
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        channels, n_layers, n_heads, n_slices, mlp_ratio = arguments.sizes(
+            channels=channels,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            n_slices=n_slices,
+            mlp_ratio=mlp_ratio,
+        )
+        if channels % n_heads:
+            raise ValueError(f"n_heads must divide channels ({channels}), got {n_heads}")
+        self.sigma_min = arguments.number("sigma_min", sigma_min, above=0)
+        self.sigma_max = arguments.number("sigma_max", sigma_max, above=self.sigma_min)
         self.preprocess = _mlp(3 + len(CONDITION_RANGES) + 1, 2 * channels, channels)
         self.placeholder = nn.Parameter(torch.rand(channels) / channels)
         self.blocks = nn.ModuleList(

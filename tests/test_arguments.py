@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,3 +179,21 @@ def test_conditions_and_noise_levels():
     assert arguments.sigma(0.5).item() == 0.5
     with pytest.raises(ValueError, match="sigma must be numbers above 0, got 0"):
         arguments.sigma([0.0, 1.0], ("batch",))
+
+
+def test_paths_name_a_file():
+    for value in ("a/b.gsd", Path("a/b.gsd")):
+        assert arguments.path(value) == Path("a/b.gsd")
+    with pytest.raises(TypeError, match="path must be a str or PathLike, got 3"):
+        arguments.path(3)
+    with pytest.raises(ValueError, match="path must name a file, got ''"):
+        arguments.path("")
+
+
+def test_several_objects_are_each_of_their_class():
+    assert arguments.several("words", ("a", "b"), str) == ["a", "b"]
+    assert arguments.several("words", [], str) == []
+    with pytest.raises(TypeError, match="words must be a sequence of str, got 3"):
+        arguments.several("words", 3, str)
+    with pytest.raises(TypeError, match="each of words must be a str, got 3; quote it"):
+        arguments.several("words", ["a", 3], str, "quote it")

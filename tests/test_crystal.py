@@ -113,8 +113,8 @@ def test_a_strained_crystal_is_named_within_a_tolerance():
     ("cell", "basis", "says"),
     [
         (np.eye(2), AT, r"cell must have the shape \(3, 3\)"),
-        (SC, np.zeros(3), r"basis \(n, 3\)"),
-        (SC, np.zeros((0, 3)), r"basis \(n, 3\)"),
+        (SC, np.zeros(3), r"basis must have the shape \(n, 3\)"),
+        (SC, np.zeros((0, 3)), r"basis must have the shape \(n, 3\)"),
         (SC, np.full((1, 3), math.nan), "basis must be finite"),
         (np.ones((3, 3)), AT, "span a volume"),
         (0.9 * SC, AT, "does not fit a cube of edge 6"),

@@ -68,7 +68,7 @@ def test_one_configuration_is_one_frame(tmp_path):
 def test_wrong_arguments_are_named_and_leave_no_file(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"path must end in one of \.gsd"):
         export.write(tmp_path / "x.pdb", FRAMES, 7.0)
-    with pytest.raises(ValueError, match=r"u must have one number a frame, got \[1.0\]"):
+    with pytest.raises(ValueError, match=r"u, one number a frame, .*\(3,\), got \(1,\)"):
         export.write(tmp_path / "x.gsd", FRAMES, 7.0, {"u": [1.0]})
     # ASE takes it for the energy of all particles together.
     for name in ("energy", "Lattice", "stress", "a b", "a=b", ""):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("lattices")
 def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        for kept in (sublattices._listed, sublattices.cells, lattices._neighbors):
+        for kept in (sublattices._listed, sublattices._reduced, lattices._neighbors):
             kept.cache_clear()
         yield
 
@@ -126,7 +126,7 @@ def test_at_a_temperature_stable_crystals_come_in_order_of_free_energy():
         ((OPP, 27, -3.0), ValueError, "box_length must be"),
         ((OPP, 27, 3.0, 0), ValueError, "n_best must be"),
         ((OPP, 27, 9.0), ValueError, "must repel wherever r is below shortest, 2.58"),
-        ((OscillatingPair(9.0, 0.7), 27, 3.0), TypeError, "finite r_cut"),
+        ((OscillatingPair(9.0, 0.7), 27, 3.0), TypeError, "wrap it: Smoothed"),
     ],
 )
 def test_what_no_search_can_answer_is_refused(arguments, error, says):

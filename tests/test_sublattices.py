@@ -19,7 +19,7 @@ SYMMETRIES = [
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sublattices._listed.cache_clear()
-    sublattices.cells.cache_clear()
+    sublattices._reduced.cache_clear()
     return tmp_path
 
 

