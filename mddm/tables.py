@@ -192,7 +192,10 @@ def summary(summed: "pd.DataFrame") -> str:
     shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
     models = [*scores.MODELS, "mddm (paper)", "transolver (paper)", "ideal gas"]
     by_length = quenches(shown).sort_values("calls")["model"]
-    models += dict.fromkeys([*by_length[:1], *by_length[-1:], scores.LOOKED_UP, "MD replica"])
+    models += dict.fromkeys([*by_length[:1], *by_length[-1:]])
+    if (shown["model"] == scores.LATTICE_SEARCH).any():
+        models.append(scores.LATTICE_SEARCH)
+    models += [scores.LOOKED_UP, "MD replica"]
     lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
     for model in models:
         of = shown[shown["model"] == model]

@@ -59,7 +59,7 @@ LEFT_OUT = {
     crystal: {"Bonds", "Symmetry"},
     dataset: {"Check", "bimodal", "main"},
     export: {"main"},
-    lattices: {"main"},
+    lattices: {"table"},
     model: {"Card", "Structures", "Model", "models"},
     phonons: {"Vibrations"},
     study: {"project_root", "device"},
