@@ -167,7 +167,7 @@ class Structures:
             ValueError: no potential is known, or they are in free space.
         """
         potential = self._known(potential)
-        relaxed = [_relax(one, potential, self._box()) for one in self.positions]
+        relaxed = [lammps.minimize(one, potential, self._box())[0] for one in self.positions]
         return replace(self, positions=np.stack(relaxed), potential=potential)
 
     def write(self, path: str | Path) -> None:
@@ -303,7 +303,8 @@ class Model:
             return
         for frame in frames:
             yield frame
-        relaxed = _relax(frame.positions[0].cpu().numpy(), system.potential, system.box_length)
+        drawn = frame.positions[0].cpu().numpy()
+        relaxed, *_ = lammps.minimize(drawn, system.potential, system.box_length)
         more = sampling.polish(
             self.denoiser,
             torch.as_tensor(relaxed[None], device=self.device).float(),
@@ -388,17 +389,6 @@ class Model:
             k, phi, _ = plan.UNCONDITIONAL
             return Smoothed(OscillatingPair(k, phi))
         return None
-
-
-def _relax(positions: np.ndarray, potential: Smoothed, box_length: float) -> np.ndarray:
-    relaxed, _, converged = lammps.minimize(positions, potential, box_length)
-    if not converged:
-        warnings.warn(
-            "the minimisation ended before the forces had vanished; what it arrived at is taken as "
-            "it is",
-            stacklevel=2,
-        )
-    return relaxed
 
 
 def _watch(frames, number: int, n_samples: int, start: float, progress: bool) -> sampling.Frame:

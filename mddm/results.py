@@ -25,16 +25,15 @@ if TYPE_CHECKING:
 GROUPS = ("yardsticks", "quench", "lattices", *scores.MODELS, "surfaces", "losses")
 _COLUMNS = {"surfaces": scores.SURFACE_COLUMNS, "losses": scores.LOSS_COLUMNS}
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
-# How much of each is scored: conditions of each split, samples of the one configuration and
-# clouds of a surface; conditions that lattices are searched for, that are quenched, and in how many
-# of the numbers of steps; noise levels of a sample (500 are the paper's; the corrector spends its
+# How much of each is scored: conditions of each split, samples of the one configuration and clouds
+# of a surface; conditions that lattices are searched for, that are quenched, and in how many of
+# the numbers of steps; noise levels of a sample (500 are the paper's; the corrector spends its
 # calls better on fewer); draws for the loss at each level; polished samples of each condition, of
-# which the lowest at rest
-# is a score of its own.  "others" is what samplers other than the best are asked for.
+# which the lowest at rest is a score of its own.  "others" is what samplers other than the best
+# are asked for.
 _PROFILES = {
     "quick": {
-        **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}},
-        "lattices": 2,
+        **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},
         **{"quenched": 4, "quenches": 3, "levels": 40, "best levels": 16, "draws": 4, "tries": 1},
     },
     "full": {
