@@ -15,12 +15,19 @@ import time
 
 import torch
 
-from mddm import dataset, study, tables, tasks, training
+from mddm import dataset, pbcconv, study, tables, tasks, training
 
 # The levels where structure forms; the mean over them is the verdict.
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 # Unseen configurations that are drawn for each of them.
 N_JUDGED = 24
+
+# Other networks with the paper's number of parameters, all widths powers of two.
+RIVALS = [
+    sizes
+    for sizes in pbcconv.sizes_with(101_891, [2**power for power in range(4, 9)])
+    if training.Settings(preset="mddm", architecture=sizes) != training.Settings(preset="mddm")
+]
 
 # The first run of a preset is its present default, each of the others one step away from it.
 # "levels" are the range of noise that is trained on, "architecture" the network's arguments.
@@ -40,13 +47,15 @@ VARIANTS = {
     ],
     "mddm": [
         {},
-        {"learning_rate": 1e-3},
-        {"learning_rate": 1e-2},
-        {"architecture": {"n_neighbors": 4}},
+        {"learning_rate": 2e-3},
+        {"learning_rate": 8e-3},
+        {"architecture": {"n_neighbors": 5}},
         {"architecture": {"n_neighbors": 12}},
+        {"architecture": {"n_neighbors": 20}},
         {"schedule": "linear_variance"},
         {"schedule": "power"},
         {"schedule": "log"},
+        *({"architecture": sizes} for sizes in RIVALS),
     ],
     "bragg": [
         {},
@@ -91,17 +100,10 @@ def main():
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     for preset in options.presets:
         for change in VARIANTS[preset]:
-            name = describe(change)
+            name = tables.describe(change)
             if (preset, name) not in done:
                 row = measure(preset, change, source, judge, options, md.content_hash)
                 append(path, {"preset": preset, "change": name, **row})
-
-
-def describe(change):
-    parts = change.get("architecture", {}) | {
-        k: v for k, v in change.items() if k != "architecture"
-    }
-    return ", ".join(f"{name} {value}" for name, value in parts.items()) or "none"
 
 
 def measure(preset, change, source, judge, options, content_hash):

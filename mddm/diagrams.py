@@ -126,7 +126,7 @@ def pbcconv(ax: "Axes", denoiser: "PBCConvDenoiser") -> "Axes":
     """Draw MDDM's network from positions at the top to the estimated noise at the bottom.
 
     Args:
-        ax: about 5.4 by 5.4 inches.
+        ax: about 5.4 by 5.8 inches.
         denoiser: the network whose layers and widths are shown.
 
     Returns:
@@ -134,26 +134,32 @@ def pbcconv(ax: "Axes", denoiser: "PBCConvDenoiser") -> "Axes":
 
     Source: MDDM figure 3, drawn anew.
     """
-    channels, n_layers = denoiser.embedding.numel(), len(denoiser.layers)
+    n_layers, n_first = len(denoiser.layers), denoiser.layers[0].sizes[1]
+    enter, _, leave = denoiser.head
+    channels = enter.in_features
     height = 4.9 + 1.5 * n_layers
     _canvas(ax, height)
     top, middle = height - 0.5, 5.1
     _box(ax, 1.45, top, "positions $x_t$", "given", 2.7)
-    _box(ax, middle, top, "learned vector", "learned", 2.9)
     _box(ax, 8.6, top, "$k$, $\\phi$, $T$, $t/T$", "given", 2.6)
     levels = [top - 1.7 - 1.5 * number for number in range(n_layers)]
     graph = f"periodic graph,\n{denoiser.n_neighbors} neighbours"
     _box(ax, 1.45, levels[0], graph, "given", 2.7, 1.05)
     _arrow(ax, [(1.45, top - 0.4), (1.45, levels[0] + 0.53)], "3")
-    _arrow(ax, [(middle, top - 0.4), (middle, levels[0] + 0.4)], channels)
-    for number, y in enumerate(levels):
-        _box(ax, middle, y, f"PBCConv {number + 1}", "learned", 2.9)
-        _arrow(ax, [(8.6, top - 0.4), (8.6, y), (middle + 1.45, y)])
+    _arrow(ax, [(7.3, top), (middle, top), (middle, levels[0] + 0.5)], n_first)
+    for number, (y, layer) in enumerate(zip(levels, denoiser.layers, strict=True)):
+        first, last = layer.linear, layer.mix
+        widths = f"h: {first.in_features}, {first.out_features}, {last.out_features}"
+        _box(ax, middle, y, f"PBCConv {number + 1}\n{widths}", "learned", 3.5, 1.0)
+        _arrow(ax, [(8.6, top - 0.4), (8.6, y), (middle + 1.75, y)])
         start = [(2.8, y)] if number == 0 else [(1.45, levels[0] - 0.53), (1.45, y)]
-        _arrow(ax, [*start, (middle - 1.45, y)])
-        _arrow(ax, [(middle, y - 0.4), (middle, y - 1.1)], channels)
+        _arrow(ax, [*start, (middle - 1.75, y)])
+        _arrow(
+            ax, [(middle, y - 0.5), (middle, y - (1.0 if number + 1 < n_layers else 1.1))], channels
+        )
     end = levels[-1] - 1.5
-    _box(ax, middle, end, f"linear, {channels} to 3", "learned", 2.9)
+    widths = f"{channels}, {leave.in_features}, {leave.out_features}"
+    _box(ax, middle, end, f"MLP: {widths}", "learned", 3.5)
     _arrow(ax, [(middle, end - 0.4), (middle, end - 0.9)], "3")
     _box(ax, middle, end - 1.3, "estimated noise $\\hat\\varepsilon$", "given", 3.6)
     return ax

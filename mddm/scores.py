@@ -40,9 +40,9 @@ LOSS_COLUMNS = (*KEYS, "sigma", "trained_on", "replica")
 
 POLISHED = "polished"
 # The best sampler of each preset in the box, which the summaries are about and which is asked for
-# the most samples: correctors, and so polishing, do a network harm that knows little.
+# the most samples: correctors, and so polishing, do a network harm that knows nothing.
 SAMPLERS = {
-    "mddm": "ancestral",
+    "mddm": POLISHED,
     "mddm-rbf": POLISHED,
     "bragg": POLISHED,
     "transolver": "ancestral",

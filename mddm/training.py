@@ -55,7 +55,7 @@ def default_architecture(preset: str) -> dict[str, Any]:
 # Settings of each preset: a learning rate that in short runs is within a few per cent of the best
 # (benchmarks/preset.py), and decoys for the one that sees waves (benchmarks/crystal.py).
 RECIPES = {
-    "mddm": {"learning_rate": 3e-3},
+    "mddm": {"learning_rate": 4e-3},
     "mddm-rbf": {"learning_rate": 3e-3},
     "bragg": {"learning_rate": 2e-3, "decoys": 0.6},
     "transolver": {"learning_rate": 1e-3},

@@ -73,10 +73,13 @@ def shown(draw):
 
 
 def test_numbers_are_the_networks_own():
-    small = type(network("mddm"))(channels=24, n_layers=2, n_neighbors=9)
+    small = type(network("mddm"))(
+        channels=24, n_layers=2, hidden_channels=10, head_channels=7, n_neighbors=9
+    )
     text = shown(lambda ax: diagrams.pbcconv(ax, small))
     assert "9 neighbours" in text
-    assert "linear, 24 to 3" in text
+    assert "h: 15, 10, 24" in text and "h: 55, 10, 24" in text
+    assert "MLP: 24, 7, 3" in text
     assert "PBCConv 2" in text and "PBCConv 3" not in text
     published = network("transolver")
     text = shown(lambda ax: diagrams.transolver(ax, published))

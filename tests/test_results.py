@@ -154,21 +154,21 @@ def test_plans_have_no_job_twice_and_wrong_names_are_refused(data, project):
 
 
 def test_samplers_other_than_the_best_are_asked_for_fewer_conditions(data, project):
-    asked = [key[3] for key, _ in results.jobs_of(data, "mddm-rbf", "full") if key[2] == "train"]
+    asked = [key[3] for key, _ in results.jobs_of(data, "mddm", "full") if key[2] == "train"]
     assert asked.count(scores.POLISHED) == 3
     assert asked.count("ancestral") == asked.count("paper") == 1
     assert asked[0] == scores.POLISHED
-    asked = [key[3] for key, _ in results.jobs_of(data, "mddm", "full") if key[2] == "train"]
+    asked = [key[3] for key, _ in results.jobs_of(data, "transolver", "full") if key[2] == "train"]
     assert asked == ["ancestral", "ancestral", "paper"]
 
 
 def test_several_samples_of_a_condition_are_asked_for_where_the_potential_is(data, project):
-    for preset, split in product(("mddm", "mddm-rbf"), ("train", "test")):
+    for preset, split in product(("transolver", "mddm"), ("train", "test")):
         jobs = results.jobs_of(data, preset, "full")
         keys = [key for key, _ in jobs if key[1:3] == ("conditional", split)]
         for _, _, _, sampler, _, seed, *_ in keys:
             assert seed == 0 or sampler == scores.POLISHED
-        assert len({key[5] for key in keys}) == (2 if preset == "mddm-rbf" else 1)
+        assert len({key[5] for key in keys}) == (2 if preset == "mddm" else 1)
 
 
 def test_checkpoint_that_is_missing_is_named_with_the_command_that_makes_it(data, project):
