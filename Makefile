@@ -32,10 +32,10 @@ lint: $(READY)
 	.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/lint-imports
 
 data: $(READY)
-	.venv/bin/python -m mddm.sweep ramps
+	.venv/bin/python -m mddm.study.sweep ramps
 
 results: $(READY)
-	.venv/bin/python -m mddm.results --profile $(profile)
+	.venv/bin/python -m mddm.study.results --profile $(profile)
 
 train: $(READY)
 	.venv/bin/papermill notebooks/train.ipynb out.ipynb -p task conditional -p profile quick

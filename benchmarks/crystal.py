@@ -15,20 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mddm import (
-    dataset,
-    geometry,
-    lammps,
-    noise,
-    results,
-    sampling,
-    scores,
-    structure,
-    study,
-    tables,
-    tasks,
-    training,
-)
+from mddm import dataset, geometry, lammps, noise, sampling, structure, study, training
+from mddm.study import results, scores, tables, tasks
 
 # Name, preset and the settings that are not those of its recipe.
 NETWORKS = {

@@ -31,8 +31,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mddm import __version__, dataset, md, pairs, plan, study, tasks, training  # noqa: E402
+from mddm import __version__, dataset, md, pairs, study, training  # noqa: E402
 from mddm.potential import OscillatingPair, Smoothed, potential_energy  # noqa: E402
+from mddm.study import plan, tasks  # noqa: E402
 
 LINES = ("tests", "check", "anneal", "train", "time")
 # Where a state of the anneal goes: a file each, so that none grows too large.

@@ -15,7 +15,8 @@ import time
 
 import torch
 
-from mddm import dataset, pbcconv, study, tables, tasks, training
+from mddm import dataset, pbcconv, study, training
+from mddm.study import tables, tasks
 
 # The levels where structure forms; the mean over them is the verdict.
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)

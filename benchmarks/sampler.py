@@ -18,7 +18,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from mddm import dataset, noise, sampling, structure, study, tables, tasks, training
+from mddm import dataset, noise, sampling, structure, study, training
+from mddm.study import tables, tasks
 
 WINDOW = (0.02, 0.3)
 

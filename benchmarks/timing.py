@@ -13,7 +13,8 @@ import time
 
 import torch
 
-from mddm import dataset, lammps, noise, plan, results, study, tables, tasks, training
+from mddm import dataset, lammps, noise, study, training
+from mddm.study import plan, results, tables, tasks
 
 COLUMNS = ("what", "model", "seconds", "device", "source")
 MEASURED, EXTRAPOLATED = "measured", "from {} steps"

@@ -8,7 +8,8 @@ import argparse
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mddm import dataset, plotting, results, scores, structure, study, tables, tasks
+from mddm import dataset, plotting, structure, study
+from mddm.study import results, scores, tables, tasks
 
 # A moment of the process that is shown [length].
 LEVEL = 0.3

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mddm import arguments, files, geometry, plan, structure
+from mddm import arguments, files, geometry, structure
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed, pair_distances
+from mddm.study import plan
 
 SPLITS = ("train", "test", "replica")
 ATTRIBUTES = (
@@ -334,11 +335,11 @@ def _remedy(path: Path) -> str:
     """Say how to get a file back; only the study's own can be made anew by the study."""
     whole = path.resolve()
     for name, file in plan.FILES.items():
-        if whole.match(file) and (whole.parents[1] / "mddm" / "plan.py").is_file():
+        if whole.match(file) and (whole.parents[1] / "mddm" / "study" / "plan.py").is_file():
             back = f"`git checkout -- {path}` brings the study's own back"
             if path.exists():
                 return f"if it is yours, move it away; {back}"
-            return f"{back}, `python -m mddm.sweep {name}` makes it anew"
+            return f"{back}, `python -m mddm.study.sweep {name}` makes it anew"
     if path.exists():
         return "take a good copy of it"
     return f"name a file that `dataset.write` made, or the study's own, {plan.FILES['ramps']}"

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mddm import arguments, export, lammps, noise, plan, sampling, structure, tasks, training
+from mddm import arguments, export, lammps, noise, sampling, structure, training
 from mddm.potential import CONDITION_RANGES, OscillatingPair, Smoothed, potential_energy
 from mddm.shapes import SURFACES
+from mddm.study import plan, tasks
 
 if TYPE_CHECKING:
     from ase import Atoms

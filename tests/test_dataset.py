@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, plan, study, tasks
+from mddm import dataset, study
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
+from mddm.study import plan, tasks
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
 BOX = 6.4
@@ -239,17 +240,17 @@ def test_bad_files_are_named_with_a_remedy_that_touches_no_file(path):
         assert re.search(message, str(found[-1])), found[-1]
         assert "data/README.md lists" in str(found[-1])
     for error in found:
-        assert not re.search(r"git|mddm\.sweep|--output|remove|delete", str(error)), error
+        assert not re.search(r"git|mddm\.study|--output|remove|delete", str(error)), error
 
 
 def test_the_studys_own_files_can_be_brought_back_and_made_anew(path, tmp_path):
     own = tmp_path / plan.FILES["ramps"]
-    for folder in (own.parent, tmp_path / "mddm"):
-        folder.mkdir()
+    for folder in (own.parent, tmp_path / "mddm" / "study"):
+        folder.mkdir(parents=True)
     assert "git" not in str(refusal(own))
-    (tmp_path / "mddm" / "plan.py").touch()
+    (tmp_path / "mddm" / "study" / "plan.py").touch()
     assert f"`git checkout -- {own}` brings" in str(refusal(own))
-    assert "`python -m mddm.sweep ramps` makes it anew" in str(refusal(own))
+    assert "`python -m mddm.study.sweep ramps` makes it anew" in str(refusal(own))
     own.write_bytes(b"what is not an HDF5 file")
     assert "if it is yours, move it away; `git checkout" in str(refusal(own))
 

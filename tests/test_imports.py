@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mddm import crystal, export, plotting, shapes, structure, study, sweep, tables, viewer
+from mddm import crystal, export, plotting, shapes, structure, study, viewer
+from mddm.study import sweep, tables
 
 # What a machine with torch, torch-geometric, numpy, scipy, h5py and safetensors alone lacks.
 ABSENT = [

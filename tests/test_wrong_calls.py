@@ -39,12 +39,12 @@ from mddm import (
     structure,
     study,
     sublattices,
-    tasks,
     training,
     transolver,
     viewer,
     waves,
 )
+from mddm.study import tasks
 
 MODULES = (
     bases, checkpoint, crystal, dataset, export, files, formulas, geometry, lammps, lattices, md,

@@ -1,7 +1,7 @@
 """The study's numbers: what is scored, and the command that scores it.
 
-`python -m mddm.results` scores what has not been scored yet, one sample at a time, and sums all
-scores up in `data/results/`.  It can be killed at any moment and started again.
+`python -m mddm.study.results` scores what has not been scored yet, one sample at a time, and sums
+all scores up in `data/results/`.  It can be killed at any moment and started again.
 """
 
 import argparse
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, files, optional, plan, scores, study, tables, tasks
+from mddm import dataset, files, optional, study
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
+from mddm.study import plan, scores, tables, tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -272,7 +273,7 @@ def _torn(path: Path, found: "pd.DataFrame", first: set[tuple]) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m mddm.results", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m mddm.study.results", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"of {', '.join(GROUPS)}; default: all")
     parser.add_argument("--profile", choices=_PROFILES, default="full", help="how much of it")
     parser.add_argument(

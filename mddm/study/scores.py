@@ -20,10 +20,10 @@ from mddm import (
     shapes,
     structure,
     study,
-    tasks,
     training,
 )
 from mddm.dataset import Dataset
+from mddm.study import tasks
 
 # What tells one score from another.
 KEYS = ("model", "task", "split", "sampler", "row", "seed", "relaxed", "source")

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, plan, sampling, tasks
+from mddm import dataset, sampling
+from mddm.study import plan, tasks
 
-SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
+SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
 
 @pytest.fixture(scope="module")

@@ -7,23 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from mddm import (
-    crystal,
-    dataset,
-    lammps,
-    phonons,
-    results,
-    sampling,
-    scores,
-    shapes,
-    structure,
-    study,
-    tables,
-    tasks,
-    training,
-)
+from mddm import crystal, dataset, lammps, phonons, sampling, shapes, structure, study, training
+from mddm.study import results, scores, tables, tasks
 
-SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
+SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +275,7 @@ def scored_data(root):
 def test_every_committed_score_is_of_this_data_and_of_these_checkpoints(committed, scored_data):
     for what, scored in committed.items():
         wanted = {key[-1] for key, _ in results.jobs_of(scored_data, what, "full")}
-        assert set(scored["source"]) == wanted, f"run `python -m mddm.results {what}`"
+        assert set(scored["source"]) == wanted, f"run `python -m mddm.study.results {what}`"
 
 
 @pytest.mark.parametrize("preset", [preset for preset in scores.MODELS if preset != "bragg"])
@@ -371,4 +358,4 @@ def test_committed_tables_and_the_readme_are_sums_of_the_committed_scores(root, 
     assert told["sinkhorn"].to_numpy() == pytest.approx(summed["sinkhorn"].to_numpy(), rel=1e-4)
     readme = (root / "README.md").read_text()
     summary = tables.summary(tables.read_scores(folder / "table1.csv"))
-    assert tables.with_summary(readme, summary) == readme, "run `python -m mddm.results`"
+    assert tables.with_summary(readme, summary) == readme, "run `python -m mddm.study.results`"

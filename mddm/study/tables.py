@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import files, optional, sampling, scores, structure, tasks
+from mddm import files, optional, sampling, structure
 from mddm.dataset import Dataset
+from mddm.study import scores, tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -256,7 +257,7 @@ def _lines(path: Path) -> list[str]:
     """Read the lines of a CSV file, those that were torn as empty ones."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"there are no scores at {path}; `python -m mddm.results` makes them"
+            f"there are no scores at {path}; `python -m mddm.study.results` makes them"
         )
     with open(path) as file:
         lines = file.readlines()

@@ -46,7 +46,7 @@ def project_root() -> Path:
         FileNotFoundError: neither the package nor the working directory lies in a checkout.
     """
     here = Path.cwd().resolve()
-    for folder in (Path(__file__).resolve().parents[1], here, *here.parents):
+    for folder in (Path(__file__).resolve().parents[2], here, *here.parents):
         if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
             return folder
     raise FileNotFoundError(

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, lammps, phonons, results, sampling, scores, shapes, study, tasks, training
+from mddm import dataset, lammps, phonons, sampling, shapes, study, training
 from mddm.crystal import Crystal
 from mddm.potential import potential_energy
+from mddm.study import results, scores, tasks
 
-SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
+SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
 
 @pytest.fixture(scope="module")

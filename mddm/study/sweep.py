@@ -1,6 +1,6 @@
 """Many anneals and ramps at once: what is missing is run, what is finished is left alone.
 
-`python -m mddm.sweep small` makes data/opp-small.h5, `ramps` the slow ramps of data/opp.h5,
+`python -m mddm.study.sweep small` makes data/opp-small.h5, `ramps` the slow ramps of data/opp.h5,
 `replica` one more of these for the one configuration of the unconditional task, and `lengths` the
 faster anneals that some of them are held against.  Each can be killed at any moment and started
 again.
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, files, lammps, optional, plan
-from mddm.plan import Run
+from mddm import dataset, files, lammps, optional
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
+from mddm.study import plan
+from mddm.study.plan import Run
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -189,11 +190,11 @@ def assemble_lengths(
     Raises:
         ValueError: runs are missing, or a file belongs to another sweep.
     """
-    finished = _finished(plan.length_runs(), folder, "python -m mddm.sweep lengths", partial)
+    finished = _finished(plan.length_runs(), folder, "python -m mddm.study.sweep lengths", partial)
     parts = [_columns(run, folder, slice(0, 1)) for run in finished] + _slowest(ramps, partial)
     for part in parts:
         part["split"] = np.full(len(part["split"]), "test")
-    return _joined(parts, "python -m mddm.sweep lengths")
+    return _joined(parts, "python -m mddm.study.sweep lengths")
 
 
 def _slowest(ramps: str | Path, partial: bool) -> list[dict]:
@@ -201,7 +202,7 @@ def _slowest(ramps: str | Path, partial: bool) -> list[dict]:
     if Path(ramps).is_file():
         whole = dataset.read(ramps)
         return [_first_harvest(whole, run) for run in runs]
-    finished = _finished(runs, ramps, "python -m mddm.sweep ramps", partial)
+    finished = _finished(runs, ramps, "python -m mddm.study.sweep ramps", partial)
     return [_columns(run, ramps, slice(0, 1)) for run in finished]
 
 
@@ -354,7 +355,7 @@ def make(
         ValueError, OSError, RuntimeError: as `sweep` and `assemble`.
     """
     runs, root = _PLANS[what](), Path(root)
-    command = f"python -m mddm.sweep {what}"
+    command = f"python -m mddm.study.sweep {what}"
     folder = Path(folder or root / "data" / what)
     output = Path(output or root / plan.FILES[what])
     _check_output(output, command)
@@ -391,7 +392,7 @@ def _check_output(output: Path, command: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m mddm.sweep", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m mddm.study.sweep", description=__doc__)
     parser.add_argument("what", choices=_PLANS)
     parser.add_argument("--folder", help="of the runs' files (data/<what>)")
     parser.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")

@@ -1,6 +1,7 @@
 import numpy as np
 
-from mddm import dataset, plan
+from mddm import dataset
+from mddm.study import plan
 
 
 def test_plans_are_complete_and_distinct():

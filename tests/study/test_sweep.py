@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
-from mddm import dataset, lammps, plan, sweep
-from mddm.plan import Run
+from mddm import dataset, lammps
+from mddm.study import plan, sweep
+from mddm.study.plan import Run
 
-SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
+SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 RUNS = [
     Run(f"run-{i}", 3.8 + i, 0.6, (0.3, 0.2, 0.1), i, "train", 100, 60, 0.5, n_kept=2)
     for i in range(3)
@@ -21,7 +22,7 @@ RUNS = [
 SCRIPT = """
 import sys
 from test_sweep import RUNS
-from mddm.sweep import sweep
+from mddm.study.sweep import sweep
 if __name__ == "__main__":
     sweep(RUNS, sys.argv[1], n_workers=2, report=lambda line: print(line, flush=True))
 """
@@ -115,7 +116,7 @@ def test_files_of_another_sweep_are_refused(tmp_path, monkeypatch):
 
 def test_missing_runs_are_counted(tmp_path):
     with pytest.raises(ValueError, match="3 of 3 runs are missing"):
-        sweep.assemble(RUNS, tmp_path, "python -m mddm.sweep small")
+        sweep.assemble(RUNS, tmp_path, "python -m mddm.study.sweep small")
 
 
 def test_failing_run_does_not_stop_the_others(tmp_path):

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mddm import arguments, plan, sampling, structure
+from mddm import arguments, sampling, structure
 from mddm.dataset import Dataset
 from mddm.noise import Denoiser
 from mddm.potential import potential_energy
 from mddm.shapes import SURFACES, Surface
+from mddm.study import plan
 from mddm.training import Configurations, Source
 
 TASKS = ("unconditional", "conditional", *SURFACES)

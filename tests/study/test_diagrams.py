@@ -3,7 +3,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mddm import diagrams, plotting, training
+from mddm import plotting, training
+from mddm.study import diagrams
 
 STAGES = [np.random.default_rng(seed).uniform(0, 5, (30, 3)) for seed in range(3)]
 # Height of each figure [inch], all 5.4 wide, and what it draws.

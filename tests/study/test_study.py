@@ -99,7 +99,9 @@ def test_root_is_found_from_anywhere(root, tmp_path, monkeypatch):
 def test_root_of_an_installed_package_is_looked_for_upwards(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()
-    monkeypatch.setattr(study, "__file__", str(tmp_path / "elsewhere" / "mddm" / "study.py"))
+    monkeypatch.setattr(
+        study, "__file__", str(tmp_path / "elsewhere" / "mddm" / "study" / "__init__.py")
+    )
     monkeypatch.chdir(tmp_path / "notebooks")
     assert study.project_root() == tmp_path.resolve()
     (tmp_path / "pyproject.toml").unlink()

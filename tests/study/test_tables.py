@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mddm import scores, tables, tasks
+from mddm.study import scores, tables, tasks
 
 
 def _entry(model="a", row=0, rdf_mse=0.1, columns=scores.COLUMNS, **changes):
@@ -149,7 +149,9 @@ def test_lines_that_were_torn_are_left_out_and_counted(tmp_path, lines, whole, t
 
 def test_a_file_of_scores_that_is_missing_or_empty_is_named(tmp_path):
     path = tmp_path / "scores.csv"
-    with pytest.raises(FileNotFoundError, match=rf"no scores at {path}; `python -m mddm.results`"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"no scores at {path}; `python -m mddm.study.results`"
+    ):
         tables.read_scores(path)
     for content in ("", "model,ta"):
         path.write_text(content)

@@ -14,7 +14,7 @@ TEMPERATURE_GRID = tuple(round(0.01 + 0.004 * i, 3) for i in range(10))
 _TEST_SEED = 250131
 # The one configuration of the unconditional task: k, phi, temperature.
 UNCONDITIONAL = (K_GRID[4], PHI_GRID[7], TEMPERATURE_GRID[1])
-# The data sets, and the sweep that makes each: `python -m mddm.sweep NAME`.
+# The data sets, and the sweep that makes each: `python -m mddm.study.sweep NAME`.
 FILES = {
     "small": "data/opp-small.h5",
     "lengths": "data/opp-lengths.h5",
