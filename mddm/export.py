@@ -4,7 +4,6 @@
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,21 +45,13 @@ def write(
         ValueError: another ending, positions of another shape or not finite, a box that is not
             positive, a quantity without one number a frame, or one whose name is no word or is
             taken for something else by readers of extended XYZ.
-        OSError: the folder is not there or not writable, or the disk is full.
+        OSError: the folder cannot be made or written to, or the disk is full.
     """
     path = _with_ending(path)
     frames, box_length, information = _checked(positions, box_length, information)
     writers = {".gsd": _write_gsd, ".data": _write_data}
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
+    with files.whole(path) as partial:
         writers.get(path.suffix, _write_xyz)(partial, frames, box_length, information)
-        partial.replace(path)
-    except OSError as error:
-        # The system names the temporary file.
-        error.filename = str(path)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check(path: str | Path) -> None:

@@ -59,6 +59,7 @@ LEFT_OUT = {
     crystal: {"Bonds", "Symmetry"},
     dataset: {"Check", "bimodal", "main"},
     export: {"main"},
+    files: {"whole"},
     lattices: {"table"},
     model: {"Card", "Structures", "Model", "models"},
     phonons: {"Vibrations"},
