@@ -32,7 +32,7 @@ lint: $(READY)
 	.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/lint-imports
 
 data: $(READY)
-	.venv/bin/python -m mddm.study.sweep ramps
+	.venv/bin/mddm data make ramps
 
 results: $(READY)
 	.venv/bin/python -m mddm.study.results --profile $(profile)

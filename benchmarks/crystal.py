@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mddm import dataset, geometry, lammps, noise, sampling, structure, study, training
+from mddm import dataset, files, geometry, lammps, noise, sampling, structure, study, training
 from mddm.study import results, scores, tables, tasks
 
 # Name, preset and the settings that are not those of its recipe.
@@ -107,7 +107,7 @@ def save(state, md, row, path, options):
     record = study.run_record(options.seed, data=md.content_hash, row=row, steps=options.steps)
     training.save_checkpoint(kept, state, record)
     record |= {"checkpoint": f"{kept.name} {study.file_hash(kept)}"}
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    files.write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def longest(md, condition):

@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from mddm import dataset, pbcconv, study, training
+from mddm import dataset, files, pbcconv, study, training
 from mddm.study import tables, tasks
 
 # The levels where structure forms; the mean over them is the verdict.
@@ -98,7 +98,7 @@ def main():
         with open(path, newline="") as file:
             done = {(row["preset"], row["change"]) for row in csv.DictReader(file)}
     record = study.run_record(options.seed, data=md.content_hash)
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    files.write_whole(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     for preset in options.presets:
         for change in VARIANTS[preset]:
             name = tables.describe(change)

@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from mddm import dataset, noise, sampling, structure, study, training
+from mddm import dataset, files, noise, sampling, structure, study, training
 from mddm.study import tables, tasks
 
 WINDOW = (0.02, 0.3)
@@ -114,7 +114,7 @@ def main():
         denoiser, _ = training.load_checkpoint(file)
         checkpoints[file.name] = study.file_hash(file)
         record = study.run_record(options.seed, data=md.content_hash, checkpoints=checkpoints)
-        record_path.write_text(json.dumps(record, indent=1) + "\n")
+        files.write_whole(record_path, json.dumps(record, indent=1) + "\n")
         rows = rows_of(task, md, options.samples)
         for setting in options.settings:
             sampler, smallest = SETTINGS[setting]

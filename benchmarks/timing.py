@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from mddm import dataset, lammps, noise, study, training
+from mddm import dataset, files, lammps, noise, study, training
 from mddm.study import plan, results, tables, tasks
 
 COLUMNS = ("what", "model", "seconds", "device", "source")
@@ -106,7 +106,7 @@ def main():
             print(f"{what:24} {model:12} {seconds:9.3g} s  {source}", flush=True)
     output = root / (arguments.output or "data/results/timing.csv")
     tables.write_csv(output, pd.DataFrame(rows))
-    output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    files.write_whole(output.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Print the book, which `make pdf` has built as a single page, to book/_build/book.pdf."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
+
+from mddm import files
 
 BUILD = Path(__file__).resolve().parent / "_build"
 FOOTER = (
@@ -53,9 +54,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=found, chromium_sandbox=False)
         printed = as_pdf(browser, page)
         browser.close()
-    unfinished = target.with_name(f".{target.name}")
-    unfinished.write_bytes(printed)
-    os.replace(unfinished, target)
+    files.write_whole(target, printed)
     print(f"{target}: {len(printed) / 1e6:.1f} MB")
 
 

@@ -17,18 +17,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 1 for a failure and 2 for a wrong call."""
     parser = argparse.ArgumentParser(prog="mddm", description=__doc__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_sample, _add_models, _add_lattices, _add_anneal, _add_relax, _add_score):
+    for add in (
+        _add_sample, _add_models, _add_lattices, _add_anneal, _add_relax, _add_score, _add_train,
+        _add_export, _add_check, _add_data,
+    ):  # fmt: skip
         add(commands)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"mddm: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("mddm: stopped; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"mddm: {stop or 'stopped; nothing was written'}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _add(commands, name, run, says, example):
@@ -97,6 +99,53 @@ def _add_score(commands):
     parser.add_argument("file", help="GSD, extended XYZ, or what else ASE reads")
     parser.add_argument("--against", help="another file, for RDF-MSE to its mean g(r)")
     parser.add_argument("--potential", help=_POTENTIAL + "; for energies")
+
+
+def _add_train(commands):
+    says = "train a model; what Ctrl-C stops, the same line goes on with"
+    example = "mddm train --data data/opp.h5 --model mddm-rbf --n-steps 3000 --out mine.safetensors"
+    parser = _add(commands, "train", _train, says, example)
+    parser.add_argument("--task", default="conditional", help="or unconditional, sphere, torus")
+    parser.add_argument("--model", default="mddm", help="or mddm-rbf, bragg, transolver")
+    parser.add_argument("--data", help="a data set; for sphere and torus there is none")
+    parser.add_argument("--profile", default="full", help="the study's own run; or quick: minutes")
+    parser.add_argument("--n-steps", type=int, help="default: the profile's")
+    parser.add_argument("--batch-size", type=int, help="configurations a step; the profile's")
+    parser.add_argument("--precision", default="float32", help="or bfloat16")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise")
+    parser.add_argument("--compiled", action="store_true", help="PyTorch compiles the network")
+    parser.add_argument("--device", help="default: a GPU if there is one")
+    parser.add_argument("--out", required=True, help="a .safetensors file, for `mddm sample`")
+
+
+def _add_export(commands):
+    says = "write configurations of a data set for other programs"
+    example = "mddm export data/opp.h5 --split test --out tests.gsd"
+    parser = _add(commands, "export", _export, says, example)
+    parser.add_argument("data", help="a data set")
+    parser.add_argument("--split", help="only train, test or replica")
+    parser.add_argument("--rows", type=int, nargs="+", help="only these rows, from 0")
+    parser.add_argument("--out", required=True, help="a .gsd, .extxyz or .data file")
+
+
+def _add_check(commands):
+    says = "print what a data set holds and check its physics; exit with 1 if a check fails"
+    parser = _add(commands, "check", _check, says, "mddm check data/opp.h5")
+    parser.add_argument("data", help="a data set")
+
+
+def _add_data(commands):
+    says = "make data sets"
+    parser = commands.add_parser("data", help=says, description=says)
+    parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    says = "run what is missing of a sweep of the study, with LAMMPS, and assemble its data set"
+    make = _add(parts, "make", _data_make, says, "mddm data make small")
+    make.add_argument("what", help="small, lengths, ramps or replica")
+    make.add_argument("--folder", help="of the runs' files; default: data/WHAT")
+    make.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")
+    make.add_argument("--workers", type=int, help="processes to start here")
+    make.add_argument("--as-is", action="store_true", help="assemble what there is; run nothing")
+    make.add_argument("--out", help="the data set; default: the study's own")
 
 
 def _sample(options):
@@ -205,6 +254,102 @@ def _score(options):
     print("frame " + "".join(f"{name:>16}" for name in columns))
     for number, values in enumerate(zip(*columns.values(), strict=True)):
         print(f"{number:5} " + "".join(f"{value:16.4f}" for value in values))
+
+
+def _train(options):
+    from mddm import dataset, study
+    from mddm.study import tasks, train
+
+    task, model = options.task, options.model
+    asked = {name: getattr(options, name) for name in ("n_steps", "batch_size", "seed")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = train.budget(options.profile, task, model) | asked
+    data = row = None
+    if task not in tasks.SURFACES:
+        if options.data is None:
+            raise ValueError(f"the task {task} is about a data set: name it with --data")
+        data = dataset.read(options.data)
+        row = tasks.unconditional_row(data) if task == "unconditional" else None
+    elif options.data is not None:
+        raise ValueError(f"the task {task} has no data set: leave out --data")
+    source = tasks.training_source(task, data, row)
+    settings = train.settings_of(
+        model, source, data.content_hash if data else "", precision=options.precision, **asked
+    )
+    origin = {"data_file": options.data or "", "compiled": options.compiled}
+    state = train.run(
+        options.out,
+        settings,
+        source,
+        study.run_record(options.seed, task=task, **origin),
+        device=options.device or study.device(),
+        compiled=options.compiled,
+        label=f"{task} {model}",
+    )
+    last = state.losses[-max(1, len(state.losses) // 10) :].mean()
+    print(f"wrote {options.out}: {state.step} steps in {state.seconds:.0f} s, loss {last:.3f}")
+
+
+def _export(options):
+    import numpy as np
+
+    from mddm import arguments, dataset, export
+
+    export.check(options.out)
+    data = dataset.read(options.data)
+    rows = np.arange(len(data)) if options.rows is None else np.array(options.rows)
+    if not ((rows >= 0) & (rows < len(data))).all():
+        raise ValueError(f"rows must lie in [0, {len(data)}), got {options.rows}")
+    chosen = data.take(rows)
+    if options.split:
+        chosen = chosen.subset(arguments.choice("split", options.split, dataset.SPLITS))
+    if not len(chosen):
+        raise ValueError(f"no row of {options.data} is chosen; leave out --split or --rows")
+    names = ("k", "phi", "temperature", "pressure", "steps", "seed")
+    # Readers take "energy" for that of all particles together.
+    numbers = {name: getattr(chosen, name) for name in names} | {
+        "energy_per_particle": chosen.energy
+    }
+    export.write(options.out, chosen.positions, chosen.box_length, numbers)
+    print(f"wrote {len(chosen)} configurations to {options.out}")
+
+
+def _check(options):
+    from mddm import dataset
+
+    data = dataset.read(options.data)
+    counts = ", ".join(f"{(data.split == split).sum()} {split}" for split in dataset.SPLITS)
+    print(f"{options.data}: {counts}; content {data.content_hash}")
+    for name, value in data.attributes.items():
+        print(f"  {name} = {value}")
+    checks = dataset.check(data)
+    for result in checks:
+        print(f"  {'ok    ' if result.passed else 'FAILED'} {result.name}: {result.detail}")
+    if not all(result.passed for result in checks):
+        return 1
+    print("  between seeds (median, greatest):")
+    for line in dataset.floor_lines(data):
+        print(f"    {line}")
+    return 0
+
+
+def _data_make(options):
+    from mddm.study import sweep
+
+    try:
+        made = sweep.make(
+            options.what,
+            folder=options.folder,
+            output=options.out,
+            scheduler=options.scheduler,
+            n_workers=options.workers,
+            as_is=options.as_is,
+            report=lambda line: print(line, flush=True),
+        )
+    except KeyboardInterrupt:
+        kept = "stopped; what is finished is kept, run the same line again to go on"
+        raise KeyboardInterrupt(kept) from None
+    print(f"wrote {made}")
 
 
 def _potential(text: str):

@@ -6,7 +6,6 @@ of the package knows it: int, float, `torch.device` or a tensor of floating-poin
 program that PyTorch compiles numbers are taken as they come.
 """
 
-import difflib
 import math
 import os
 import reprlib
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from mddm.spelling import did_you_mean
 
 
 def number(
@@ -161,12 +162,6 @@ def choice(name: str, value: Any, choices: Iterable[str]) -> str:
             f"{did_you_mean(value, choices)}"
         )
     return str(value)
-
-
-def did_you_mean(word: Any, known: Iterable[str]) -> str:
-    """Return the end of a message about a mistyped word; empty where none is near."""
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def instance(name: str, value: Any, kind: type | tuple[type, ...], remedy: str = "") -> Any:

@@ -1,14 +1,11 @@
 """The data set: anneals with their conditions, splits and provenance, in one HDF5 file.
 
-`python -m mddm.dataset check data/opp.h5` prints what a file holds, checks its physics and
-exits with status 1 if a check fails.
+`mddm check data/opp.h5` prints what a file holds, and checks its physics.
 """
 
-import argparse
 import hashlib
 import io
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -339,7 +336,7 @@ def _remedy(path: Path) -> str:
             back = f"`git checkout -- {path}` brings the study's own back"
             if path.exists():
                 return f"if it is yours, move it away; {back}"
-            return f"{back}, `python -m mddm.study.sweep {name}` makes it anew"
+            return f"{back}, `mddm data make {name}` makes it anew"
     if path.exists():
         return "take a good copy of it"
     return f"name a file that `dataset.write` made, or the study's own, {plan.FILES['ramps']}"
@@ -504,48 +501,20 @@ def bimodal(entry: Mapping) -> bool:
     return crystals[0] != crystals[1]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line: `check FILE` reports on a data set."""
-    parser = argparse.ArgumentParser(prog="python -m mddm.dataset", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check", help="print counts and checks; exit with 1 if one fails")
-    for command in commands.choices.values():
-        command.add_argument("path", help="an HDF5 file of this schema")
-    options = parser.parse_args(arguments)
-    try:
-        dataset = read(options.path)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    counts = ", ".join(f"{(dataset.split == split).sum()} {split}" for split in SPLITS)
-    print(f"{options.path}: {counts}; content {dataset.content_hash}")
-    for name, value in dataset.attributes.items():
-        print(f"  {name} = {value}")
-    checks = check(dataset)
-    for result in checks:
-        print(f"  {'ok    ' if result.passed else 'FAILED'} {result.name}: {result.detail}")
-    passed = all(result.passed for result in checks)
-    if passed:
-        _print_floor(floor(dataset))
-    return 0 if passed else 1
-
-
-def _print_floor(entries: list[dict]) -> None:
-    print("  between seeds (median, greatest):")
+def floor_lines(dataset: Dataset) -> list[str]:
+    """Sum `floor` up, a line of text for the training rows and one for the test rows."""
+    entries, lines = floor(dataset), []
     for split in SPLITS[:2]:
         some = [entry for entry in entries if entry["split"] == split]
-        if some:
-            errors, gaps = (
-                np.abs([entry[name] for entry in some]) for name in ("rdf_mse", "energy_gap")
-            )
-            print(
-                f"    {split}: RDF-MSE {np.median(errors):.4f}, {errors.max():.4f}; energies "
-                f"differ by {np.median(gaps):.4f}, {gaps.max():.4f}; {sum(map(bimodal, some))} of "
-                f"{len(some)} pairs are a crystal by one seed and none by the other"
-            )
-        else:
-            print(f"    {split}: no replicas")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        if not some:
+            lines.append(f"{split}: no replicas")
+            continue
+        errors, gaps = (
+            np.abs([entry[name] for entry in some]) for name in ("rdf_mse", "energy_gap")
+        )
+        lines.append(
+            f"{split}: RDF-MSE {np.median(errors):.4f}, {errors.max():.4f}; energies differ by "
+            f"{np.median(gaps):.4f}, {gaps.max():.4f}; {sum(map(bimodal, some))} of {len(some)} "
+            "pairs are a crystal by one seed and none by the other"
+        )
+    return lines

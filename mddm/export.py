@@ -1,18 +1,15 @@
 """Configurations for other programs: GSD, extended XYZ and LAMMPS data, which OVITO reads all.
 
-`python -m mddm.export data/opp.h5 crystals.gsd --rows 8 9` writes rows of a data set.
+`mddm export data/opp.h5 --rows 8 9 --out crystals.gsd` writes rows of a data set.
 """
 
-import argparse
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import arguments, dataset, files, geometry, optional
+from mddm import arguments, files, geometry, optional
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -46,21 +43,13 @@ def write(
         ValueError: another ending, positions of another shape or not finite, a box that is not
             positive, a quantity without one number a frame, or one whose name is no word or is
             taken for something else by readers of extended XYZ.
-        OSError: the folder is not there or not writable, or the disk is full.
+        OSError: the folder cannot be made or written to, or the disk is full.
     """
     path = _with_ending(path)
     frames, box_length, information = _checked(positions, box_length, information)
     writers = {".gsd": _write_gsd, ".data": _write_data}
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
+    with files.whole(path) as partial:
         writers.get(path.suffix, _write_xyz)(partial, frames, box_length, information)
-        partial.replace(path)
-    except OSError as error:
-        # The system names the temporary file.
-        error.filename = str(path)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check(path: str | Path) -> None:
@@ -217,37 +206,3 @@ def _write_data(path, frames, box_length, information):
         import ase.io
 
     ase.io.write(path, image, format="lammps-data", specorder=["X"], masses=False)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line: write rows of a data set with their conditions and energies."""
-    parser = argparse.ArgumentParser(prog="python -m mddm.export", description=__doc__)
-    parser.add_argument("data", help="an HDF5 file of the data set's schema")
-    parser.add_argument("output", help=f"ends in {' or '.join(FORMATS)}")
-    parser.add_argument("--split", choices=dataset.SPLITS, help="only this split's rows")
-    parser.add_argument("--rows", type=int, nargs="+", help="only these rows, from 0")
-    options = parser.parse_args(arguments)
-    try:
-        data = dataset.read(options.data)
-        rows = np.arange(len(data)) if options.rows is None else np.array(options.rows)
-        if not ((rows >= 0) & (rows < len(data))).all():
-            raise ValueError(f"rows must lie in [0, {len(data)}), got {options.rows}")
-        chosen = data.take(rows)
-        if options.split:
-            chosen = chosen.subset(options.split)
-        if not len(chosen):
-            raise ValueError(f"no row of {options.data} is chosen; leave out --split or --rows")
-        names = ("k", "phi", "temperature", "pressure", "steps", "seed")
-        information = {name: getattr(chosen, name) for name in names}
-        # Readers take "energy" for that of all particles together.
-        information["energy_per_particle"] = chosen.energy
-        write(options.output, chosen.positions, chosen.box_length, information)
-    except (ValueError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"wrote {len(chosen)} configurations to {options.output}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

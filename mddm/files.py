@@ -23,8 +23,25 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
         OSError: the folder cannot be made or written to, or the disk is full.
     """
     arguments.instance("content", content, (bytes, str))
-    content = content.encode() if isinstance(content, str) else content
-    with _beside(path, content) as partial:
+    with whole(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Give another name to write a file under, which it leaves when the block ends well.
+
+    For libraries that write files themselves; `write_whole` is for content that is there.
+
+    Args:
+        path: of the file; its folder is made if need be.
+
+    Raises:
+        TypeError, ValueError: no path.
+        OSError: the folder cannot be made or written to, or the disk is full.
+    """
+    with _beside(path) as partial:
+        yield partial
         partial.replace(path)
 
 
@@ -40,17 +57,16 @@ def check_writable(path: str | Path) -> None:
     """
     if arguments.path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
-    with _beside(path, bytes(_PROBE)):
-        pass
+    with _beside(path) as partial:
+        partial.write_bytes(bytes(_PROBE))
 
 
 @contextmanager
-def _beside(path: str | Path, content: bytes) -> Iterator[Path]:
+def _beside(path: str | Path) -> Iterator[Path]:
     path = arguments.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_bytes(content)
         yield partial
     except OSError as error:
         # The system names the temporary file, or none at all when the disk is full.

@@ -2,8 +2,6 @@ import errno
 import fcntl
 import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mddm import __main__ as command
 from mddm import dataset, study
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 from mddm.study import plan, tasks
@@ -250,7 +249,7 @@ def test_the_studys_own_files_can_be_brought_back_and_made_anew(path, tmp_path):
     assert "git" not in str(refusal(own))
     (tmp_path / "mddm" / "study" / "plan.py").touch()
     assert f"`git checkout -- {own}` brings" in str(refusal(own))
-    assert "`python -m mddm.study.sweep ramps` makes it anew" in str(refusal(own))
+    assert "`mddm data make ramps` makes it anew" in str(refusal(own))
     own.write_bytes(b"what is not an HDF5 file")
     assert "if it is yours, move it away; `git checkout" in str(refusal(own))
 
@@ -338,22 +337,17 @@ def test_columns_must_fit_each_other(data):
         _changed(data, "split", 0, "dev")
 
 
-def test_command_line_says_whether_a_file_is_sound(data, tmp_path):
+def test_command_line_says_whether_a_file_is_sound(data, tmp_path, capsys):
     dataset.write(tmp_path / "good.h5", data)
     dataset.write(tmp_path / "bad.h5", _changed(data, "energy", 0, 0.0))
-    command = [sys.executable, "-m", "mddm.dataset", "check"]
-    good, bad, missing = (
-        subprocess.run([*command, tmp_path / name], capture_output=True, text=True)
-        for name in ("good.h5", "bad.h5", "none.h5")
-    )
-    assert good.returncode == 0
-    assert "4 train, 1 test, 2 replica" in good.stdout
-    assert "FAILED" not in good.stdout
-    assert "between seeds" in good.stdout
-    assert bad.returncode == 1
-    assert "FAILED energies" in bad.stdout
-    assert missing.returncode == 1
-    assert "none.h5 does not exist" in missing.stderr
+    assert command.main(["check", str(tmp_path / "good.h5")]) == 0
+    told = capsys.readouterr().out
+    assert "4 train, 1 test, 2 replica" in told and "FAILED" not in told
+    assert "between seeds" in told and "train: RDF-MSE" in told
+    assert command.main(["check", str(tmp_path / "bad.h5")]) == 1
+    assert "FAILED energies" in capsys.readouterr().out
+    assert command.main(["check", str(tmp_path / "none.h5")]) == 1
+    assert "none.h5 does not exist" in capsys.readouterr().err
 
 
 def test_shipped_set_is_complete_and_sound():

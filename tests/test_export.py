@@ -5,6 +5,7 @@ import gsd.hoomd
 import numpy as np
 import pytest
 
+from mddm import __main__ as command
 from mddm import dataset, export
 
 SHIPPED = Path(__file__).parents[1] / "data" / "opp-small.h5"
@@ -53,7 +54,7 @@ def test_any_image_of_a_particle_is_written_inside_the_box(tmp_path, box):
 
 def test_rows_of_a_data_set_are_exported(tmp_path, capsys):
     output = tmp_path / "tests.gsd"
-    assert export.main([str(SHIPPED), str(output), "--split", "test"]) == 0
+    assert command.main(["export", str(SHIPPED), "--split", "test", "--out", str(output)]) == 0
     tests = dataset.read(SHIPPED).subset("test")
     assert f"wrote {len(tests)} configurations" in capsys.readouterr().out
     with gsd.hoomd.open(output) as file:
@@ -81,8 +82,14 @@ def test_wrong_arguments_are_named_and_leave_no_file(tmp_path, capsys):
         export.write(tmp_path / "x.gsd", np.full((5, 3), np.nan), 7.0)
     with pytest.raises(ValueError, match="positions must have the shape"):
         export.write(tmp_path / "x.gsd", FRAMES[..., :2], 7.0)
-    with pytest.raises(OSError, match="nowhere"):
-        export.write(tmp_path / "nowhere" / "x.gsd", FRAMES, 7.0)
-    assert export.main([str(SHIPPED), str(tmp_path / "x.gsd"), "--rows", "10000"]) == 1
-    assert "rows must lie in [0, 30)" in capsys.readouterr().err
+    with pytest.raises(OSError, match="/proc/none"):
+        export.write("/proc/none/x.gsd", FRAMES, 7.0)
+    call = ["export", str(SHIPPED), "--out", str(tmp_path / "x.gsd")]
+    for more, message in (
+        (["--rows", "10000"], "rows must lie in [0, 30)"),
+        (["--split", "trian"], "did you mean 'train'"),
+        (["--split", "train", "--rows", "29"], "no row of"),
+    ):
+        assert command.main([*call, *more]) == 1
+        assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

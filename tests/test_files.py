@@ -52,3 +52,15 @@ def test_what_cannot_be_written_is_named(tmp_path):
         files.check_writable("/proc/none/file")
     with pytest.raises(OSError, match="'/proc/none'"):
         files.write_whole("/proc/none", b"")
+
+
+def test_what_another_writes_replaces_the_file_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with files.whole(path) as partial:
+        partial.write_text("first")
+        assert not path.exists() and partial.parent == path.parent
+    with pytest.raises(RuntimeError), files.whole(path) as partial:
+        partial.write_text("second, in pa")
+        raise RuntimeError
+    assert path.read_text() == "first"
+    assert os.listdir(path.parent) == ["file.txt"]

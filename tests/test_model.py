@@ -218,6 +218,12 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
             "temperature must be",
         ),
         (["anneal", "--potential", "morse", "--temperature", "1", "--out", "x.pdb"], ".pdb"),
+        (["train", "--out", "x.safetensors"], "name it with --data"),
+        (["train", "--task", "torus", "--model", "brag", "--out", "x.safetensors"], "'bragg'"),
+        (["train", "--task", "torus", "--data", "x.h5", "--out", "x.safetensors"], "no data set"),
+        (["train", "--data", "nowhere.h5", "--out", "x.safetensors"], "nowhere.h5 does not exist"),
+        (["train", "--task", "torus", "--out", "x.gsd"], "must end in .safetensors"),
+        (["data", "make", "smal"], "did you mean 'small'"),
     ],
 )
 def test_failures_are_one_line_and_leave_nothing(call, message, tmp_path, capsys, monkeypatch):

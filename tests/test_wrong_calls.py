@@ -57,8 +57,8 @@ MODULES = (
 LEFT_OUT = {
     checkpoint: {"stale"},
     crystal: {"Bonds", "Symmetry"},
-    dataset: {"Check", "bimodal", "main"},
-    export: {"main"},
+    dataset: {"Check", "bimodal"},
+    files: {"whole"},
     lattices: {"table"},
     model: {"Card", "Structures", "Model", "models"},
     phonons: {"Vibrations"},
@@ -619,6 +619,7 @@ CALLS = [
     (dataset.read, {"path": (DATA_FILE, READ)}),
     (dataset.check, {"dataset": (ROWS, OTHER)}),
     (dataset.floor, {"dataset": (ROWS, OTHER)}),
+    (dataset.floor_lines, {"dataset": (ROWS, OTHER)}),
     (export.write, {
         "path": (FOLDER / "y.gsd", [*WRITE, "x.pdb", FOLDER / "no" / "x.gsd"]),
         **STORED,

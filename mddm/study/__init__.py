@@ -5,7 +5,6 @@ before torch is loaded.
 """
 
 import ast
-import difflib
 import hashlib
 import math
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mddm import optional
+from mddm.spelling import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ def check_parameters(
         if name not in expected:
             raise ValueError(
                 f"unknown parameter '{name}'; this notebook has {', '.join(expected)}"
-                f"{_did_you_mean(name, expected)}"
+                f"{did_you_mean(name, expected)}"
             )
     for name, rule in expected.items():
         if name not in namespace:
@@ -101,7 +101,7 @@ def _check_choice(name: str, value: Any, choices: tuple) -> None:
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise ValueError(
             f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}"
-            f"{_did_you_mean(value, [choice for choice in choices if isinstance(choice, str)])}"
+            f"{did_you_mean(value, [choice for choice in choices if isinstance(choice, str)])}"
         )
 
 
@@ -130,11 +130,6 @@ def _type_remedy(name: str, value: Any, kind: type) -> str:
     if kind is str:
         return f": quote it, or with papermill pass it as -r {name} {value}"
     return ""
-
-
-def _did_you_mean(word: Any, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(str(word), list(known), n=1)
-    return f": did you mean '{matches[0]}'?" if matches else ""
 
 
 def seed_everything(seed: int) -> None:

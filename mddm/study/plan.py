@@ -14,7 +14,7 @@ TEMPERATURE_GRID = tuple(round(0.01 + 0.004 * i, 3) for i in range(10))
 _TEST_SEED = 250131
 # The one configuration of the unconditional task: k, phi, temperature.
 UNCONDITIONAL = (K_GRID[4], PHI_GRID[7], TEMPERATURE_GRID[1])
-# The data sets, and the sweep that makes each: `python -m mddm.study.sweep NAME`.
+# The data sets, and the sweep that makes each: `mddm data make NAME`.
 FILES = {
     "small": "data/opp-small.h5",
     "lengths": "data/opp-lengths.h5",
@@ -148,6 +148,15 @@ def length_runs(lengths: Sequence[int] = (3_000, 10_000, 30_000, 100_000)) -> li
             changes |= {"n_steps_first": n_steps, "n_steps_between": 0, "n_kept": 1}
             runs.append(replace(ramp, **changes))
     return runs
+
+
+# What each data set of `FILES` is made of.
+RUNS = {
+    "small": small_runs,
+    "lengths": length_runs,
+    "ramps": ramp_runs,
+    "replica": replica_runs,
+}
 
 
 def _spread_out(points: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,15 +1,13 @@
 """Many anneals and ramps at once: what is missing is run, what is finished is left alone.
 
-`python -m mddm.study.sweep small` makes data/opp-small.h5, `ramps` the slow ramps of data/opp.h5,
+`mddm data make small` makes data/opp-small.h5, `ramps` the slow ramps of data/opp.h5,
 `replica` one more of these for the one configuration of the unconditional task, and `lengths` the
 faster anneals that some of them are held against.  Each can be killed at any moment and started
 again.
 """
 
-import argparse
 import io
 import json
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, files, lammps, optional
+from mddm import arguments, dataset, files, lammps, optional
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 from mddm.study import plan
 from mddm.study.plan import Run
@@ -28,15 +26,10 @@ from mddm.study.plan import Run
 if TYPE_CHECKING:
     from distributed import Client
 
+COMMAND = "mddm data make"
 _SETTINGS = {"n_particles": 1000, "box_length": 10.0, "time_step": 0.01, "damping": 1.0}
 # How long a scheduler may take to answer, and its first worker to come [s].
 _ANSWER, _FIRST_WORKER = 5, 60
-_PLANS = {
-    "small": plan.small_runs,
-    "lengths": plan.length_runs,
-    "ramps": plan.ramp_runs,
-    "replica": plan.replica_runs,
-}
 
 
 def sweep(
@@ -190,11 +183,11 @@ def assemble_lengths(
     Raises:
         ValueError: runs are missing, or a file belongs to another sweep.
     """
-    finished = _finished(plan.length_runs(), folder, "python -m mddm.study.sweep lengths", partial)
+    finished = _finished(plan.length_runs(), folder, f"{COMMAND} lengths", partial)
     parts = [_columns(run, folder, slice(0, 1)) for run in finished] + _slowest(ramps, partial)
     for part in parts:
         part["split"] = np.full(len(part["split"]), "test")
-    return _joined(parts, "python -m mddm.study.sweep lengths")
+    return _joined(parts, f"{COMMAND} lengths")
 
 
 def _slowest(ramps: str | Path, partial: bool) -> list[dict]:
@@ -202,7 +195,7 @@ def _slowest(ramps: str | Path, partial: bool) -> list[dict]:
     if Path(ramps).is_file():
         whole = dataset.read(ramps)
         return [_first_harvest(whole, run) for run in runs]
-    finished = _finished(runs, ramps, "python -m mddm.study.sweep ramps", partial)
+    finished = _finished(runs, ramps, f"{COMMAND} ramps", partial)
     return [_columns(run, ramps, slice(0, 1)) for run in finished]
 
 
@@ -352,10 +345,11 @@ def make(
 
     Raises:
         FileExistsError: the output is there, and not of this sweep.
+        ValueError: no such sweep.
         ValueError, OSError, RuntimeError: as `sweep` and `assemble`.
     """
-    runs, root = _PLANS[what](), Path(root)
-    command = f"python -m mddm.study.sweep {what}"
+    runs, root = plan.RUNS[arguments.choice("what", what, plan.RUNS)](), Path(root)
+    command = f"{COMMAND} {what}"
     folder = Path(folder or root / "data" / what)
     output = Path(output or root / plan.FILES[what])
     _check_output(output, command)
@@ -383,39 +377,9 @@ def _check_output(output: Path, command: str) -> None:
         found = dataset.read(output).attributes["command"]
     except ValueError:
         found = "something else"
-    if found != command:
+    # The study's own files were made before the command was called so.
+    if found not in (command, command.replace(COMMAND, "python -m mddm.sweep")):
         raise FileExistsError(
             f"{output} was made by {found}, not by `{command}`: name another output, or move it "
             "away"
         )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m mddm.study.sweep", description=__doc__)
-    parser.add_argument("what", choices=_PLANS)
-    parser.add_argument("--folder", help="of the runs' files (data/<what>)")
-    parser.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")
-    parser.add_argument("--workers", type=int, help="processes to start here")
-    parser.add_argument("--output", help="assemble into this file")
-    parser.add_argument("--as-is", action="store_true", help="assemble what there is; run nothing")
-    options = parser.parse_args(arguments)
-    try:
-        output = make(
-            options.what,
-            folder=options.folder,
-            output=options.output,
-            scheduler=options.scheduler,
-            n_workers=options.workers,
-            as_is=options.as_is,
-            report=lambda line: print(line, flush=True),
-        )
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"wrote {output}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

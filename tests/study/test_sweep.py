@@ -116,7 +116,7 @@ def test_files_of_another_sweep_are_refused(tmp_path, monkeypatch):
 
 def test_missing_runs_are_counted(tmp_path):
     with pytest.raises(ValueError, match="3 of 3 runs are missing"):
-        sweep.assemble(RUNS, tmp_path, "python -m mddm.study.sweep small")
+        sweep.assemble(RUNS, tmp_path, "mddm data make small")
 
 
 def test_failing_run_does_not_stop_the_others(tmp_path):

@@ -1,0 +1,115 @@
+import itertools
+import signal
+
+import pytest
+import torch
+
+import mddm
+from mddm import __main__ as command
+from mddm import checkpoint, shapes, study, training
+from mddm.study import tasks, train
+
+SMALL = {"channels": 8, "n_layers": 1, "hidden_channels": 4, "head_channels": 4}
+SPHERE = shapes.Surface("sphere", 20)
+BOX = training.Configurations(torch.rand(1, 20, 3), None, 10.0)
+
+
+class Stopped(shapes.Surface):
+    """A surface in the middle of whose third draw Ctrl-C is pressed."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "count", itertools.count(1))
+
+    def draw(self, *arguments):
+        if next(self.count) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return super().draw(*arguments)
+
+
+def settings(**changes):
+    run = {"n_steps": 6, "batch_size": 2, "seed": 0, "architecture": SMALL} | changes
+    return train.settings_of("mddm", SPHERE, **run)
+
+
+def test_budgets_are_those_of_the_studys_own_models():
+    steps = {
+        (task, model): train.budget("full", task, model)["n_steps"]
+        for task in tasks.TASKS
+        for model in training.PRESETS
+    }
+    assert steps["conditional", "mddm"] == 28_000
+    assert steps["conditional", "bragg"] == steps["conditional", "transolver"] == 30_000
+    assert steps["unconditional", "mddm"] == 10_000 and steps["torus", "mddm"] == 5_000
+    compared = 0
+    for task, model in steps:
+        path = study.project_root() / "data" / "checkpoints" / f"{task}-{model}.safetensors"
+        if not path.exists():
+            continue
+        header = checkpoint.read(path, "checkpoint")[1]["settings"]
+        if header["architecture"].keys() == training.default_architecture(model).keys():
+            source = SPHERE if task in shapes.SURFACES else BOX
+            wanted = train.settings_of(model, source, **train.budget("full", task, model))
+            for name in ("n_steps", "batch_size", "seed", "learning_rate", "schedule", "sigma_max"):
+                assert header[name] == getattr(wanted, name), (path.name, name)
+            compared += 1
+    assert compared >= 9
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("ful", "conditional", "mddm"), "did you mean 'full'"),
+        (("full", "conditionl", "mddm"), "did you mean 'conditional'"),
+        (("full", "conditional", "brag"), "did you mean 'bragg'"),
+    ],
+)
+def test_a_mistyped_run_is_refused(asked, message):
+    with pytest.raises(ValueError, match=message):
+        train.budget(*asked)
+
+
+def test_what_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+    path, whole = tmp_path / "stopped.safetensors", tmp_path / "whole.safetensors"
+    unfinished = tmp_path / "stopped.state.safetensors"
+    with pytest.raises(KeyboardInterrupt, match=f"at step 3 of 6, kept in {unfinished}"):
+        train.run(path, settings(), Stopped("sphere", 20))
+    assert list(tmp_path.iterdir()) == [unfinished]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(ValueError, match="n_steps was 6, is 7"):
+        train.run(path, settings(n_steps=7), SPHERE)
+    state = train.run(path, settings(), SPHERE, {"task": "sphere"})
+    train.run(whole, settings(), SPHERE)
+    assert sorted(tmp_path.iterdir()) == [path, whole]
+    assert state.step == 6 and state.losses.isfinite().all()
+    tensors, header = checkpoint.read(path, "checkpoint")
+    expected, _ = checkpoint.read(whole, "checkpoint")
+    assert header["record"] == {"task": "sphere"}
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+def test_another_runs_model_is_replaced_only_where_that_is_meant(tmp_path):
+    path = tmp_path / "model.safetensors"
+    train.run(path, settings(n_steps=2), SPHERE)
+    with pytest.raises(FileExistsError, match="n_steps was 2, is 3"):
+        train.run(path, settings(n_steps=3), SPHERE)
+    train.run(path, settings(n_steps=3), SPHERE, anew=True)
+    assert checkpoint.read(path, "checkpoint")[1]["step"] == 3
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        train.run(tmp_path / "model.pt", settings(), SPHERE)
+
+
+def test_a_session_at_the_command_line(tmp_path, capsys, monkeypatch):
+    sources = [Stopped("sphere", 20), SPHERE]
+    monkeypatch.setattr(tasks, "training_source", lambda *_: sources.pop(0))
+    out = tmp_path / "mine.safetensors"
+    call = ["train", "--task", "sphere", "--n-steps", "4", "--batch-size", "1", "--out", str(out)]
+    assert command.main(call) == 130
+    assert capsys.readouterr().err.startswith("mddm: stopped at step 3 of 4, kept in")
+    assert command.main(call) == 0
+    assert f"wrote {out}: 4 steps" in capsys.readouterr().out
+    card = mddm.load(out).card
+    assert (card.task, card.preset, card.steps) == ("sphere", "mddm", 4)
+    _, header = checkpoint.read(out, "checkpoint")
+    assert header["record"]["data_file"] == "" and header["settings"]["batch_size"] == 1
