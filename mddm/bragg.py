@@ -83,7 +83,7 @@ class WaveFields(nn.Module):
         unit = vectors / length
         common = self.condition(globals_)[:, None].expand(-1, vectors.shape[1], -1)
         seen = self.strength(strength.log1p()[..., None] / _LOG_S_MAX)
-        # Which of the box's axes is which makes no difference.
+        # Invariant to permuting the axes.
         axes = self.axes(unit.abs().sort(dim=-1).values[..., None]).flatten(-2)
         features = self.enter(torch.cat([self.length(length), seen, axes, common], dim=-1))
         angles = self.angles((unit @ unit.transpose(1, 2)).abs()[..., None])

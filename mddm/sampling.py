@@ -218,7 +218,7 @@ def polish(
 ) -> Iterator[Frame]:
     """Add noise to relaxed configurations, and take it away by the reverse process.
 
-    A network may draw a lattice that the potential does not bear: at the noise levels where a
+    A network may draw a lattice that the potential does not support: at the noise levels where a
     lattice is chosen, it hardly sees which one the condition asks for.  Relaxing under the
     potential mends that, and leaves defects and no thermal motion.  Little noise is enough for
     the network to mend the first and to bring back the second.
