@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from setuptools import Distribution
 
 from mddm import crystal, export, plotting, shapes, structure, study, viewer
 from mddm.study import sweep, tables
@@ -70,6 +71,23 @@ def test_every_module_imports_on_a_bare_machine(root):
         f"for module in {modules!r}: importlib.import_module(module)"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_installed_is_all_that_the_package_needs(root, monkeypatch):
+    monkeypatch.chdir(root)
+    installed = Distribution({"script_name": "setup.py"})
+    installed.parse_config_files(["pyproject.toml"])
+    installed.include_package_data = False  # it would ask git, and write what it has found
+    build = installed.get_command_obj("build_py")
+    build.ensure_finalized()
+    build.build_lib = ""
+    found = {Path(path) for path in build.get_outputs(include_bytecode=False)}
+    package = Path("mddm")
+    # Models are found through a link to the data.
+    models = set(package.glob("trained/*-*.safetensors")) - set(package.glob("trained/*.state.*"))
+    assert len(models) >= 15
+    needed = {*package.rglob("*.py"), *package.glob("*.js"), *package.glob("*.css")} | models
+    assert found == needed
 
 
 def test_a_typo_is_answered_before_torch_is_loaded():
