@@ -15,7 +15,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mddm import dataset, files, geometry, lammps, noise, sampling, structure, study, training
+from mddm import (
+    dataset,
+    files,
+    geometry,
+    lammps,
+    noise,
+    samplers,
+    sampling,
+    structure,
+    study,
+    training,
+)
 from mddm.study import results, scores, tables, tasks
 
 # Name, preset and the settings that are not those of its recipe.
@@ -145,7 +156,7 @@ def train(md, row, preset, change, options):
 def sample(md, denoiser, settings, n_levels, seed):
     start = time.process_time()
     final = sampling.last(
-        tasks.generate(
+        samplers.draw(
             denoiser,
             SAMPLER,
             noise.make_schedule("log", n_levels, settings.sigma_min, settings.sigma_max),

@@ -13,43 +13,36 @@ import csv
 import json
 import time
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 
 from mddm import dataset, files, noise, sampling, structure, study, training
+from mddm.samplers import SAMPLERS
+from mddm.sampling import Ancestral, Corrector, ProbabilityFlow
 from mddm.study import tables, tasks
 
 WINDOW = (0.02, 0.3)
 
 
 def corrections(n=4, step=0.3, window=WINDOW):
-    return partial(sampling.ancestral, correctors=[sampling.Corrector(n, step, *window)])
+    return Ancestral(correctors=[Corrector(n, step, *window)])
 
 
 def flow(order, churn=0.0):
-    def sampler(denoiser, x_t, sigmas, generator, condition, box_length):
-        return sampling.probability_flow(
-            denoiser, x_t, sigmas, condition, box_length, order,
-            churn=churn, churned=WINDOW, generator=generator,
-        )  # fmt: skip
-
-    return sampler
+    return ProbabilityFlow(order, churn, churned=WINDOW)
 
 
 def cooled(**changes):
     """The sampler `cooled` with its steps where a crystal begins changed."""
-    given = tasks.SAMPLERS["cooled"].keywords
-    beginning, *others = given["correctors"]
-    correctors = [replace(beginning, **changes), *others]
-    return partial(sampling.ancestral, **given | {"correctors": correctors})
+    beginning, *others = SAMPLERS["cooled"].correctors
+    return replace(SAMPLERS["cooled"], correctors=[replace(beginning, **changes), *others])
 
 
 # Name of the setting: how to sample, and the smallest noise level [length].
 SETTINGS = {
-    "ancestral": (sampling.ancestral, 0.005),
-    "ancestral, the paper's variance": (partial(sampling.ancestral, variance="paper"), 0.005),
+    "ancestral": (SAMPLERS["ancestral"], 0.005),
+    "ancestral, the paper's variance": (SAMPLERS["paper"], 0.005),
     "Euler": (flow(1), 0.005),
     "Heun": (flow(2), 0.005),
     "Heun, churn 0.1": (flow(2, 0.1), 0.005),
@@ -68,8 +61,8 @@ SETTINGS = {
     "4 corrections to 0.15": (corrections(window=(0.02, 0.15)), 0.005),
     "4 corrections, smallest level 0.02": (corrections(), 0.02),
     "4 corrections, smallest level 0.04": (corrections(), 0.04),
-    "corrected": (tasks.SAMPLERS["corrected"], 0.005),
-    "cooled": (tasks.SAMPLERS["cooled"], 0.005),
+    "corrected": (SAMPLERS["corrected"], 0.005),
+    "cooled": (SAMPLERS["cooled"], 0.005),
     "cooled, 12 steps": (cooled(n_steps=12), 0.005),
     "cooled, 48 steps": (cooled(n_steps=48), 0.005),
     "cooled, step 0.3": (cooled(part=0.3), 0.005),

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from mddm import dataset, files, lammps, noise, study, training
+from mddm import dataset, files, lammps, noise, samplers, study, training
 from mddm.study import plan, results, tables, tasks
 
 COLUMNS = ("what", "model", "seconds", "device", "source")
@@ -54,7 +54,7 @@ def networks(data, device, repeats):
         step = median_seconds(lambda steps=steps: next(steps), device, repeats)
         yield "training, 1000 steps", preset, 1000 * step, EXTRAPOLATED.format(repeats)
         denoiser = settings.new_denoiser().to(device).eval()
-        frames = tasks.generate(
+        frames = samplers.draw(
             denoiser,
             "ancestral",
             sigmas,

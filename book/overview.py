@@ -8,7 +8,7 @@ import argparse
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mddm import dataset, plotting, structure, study
+from mddm import dataset, plotting, samplers, structure, study
 from mddm.study import results, scores, tables, tasks
 
 # A moment of the process that is shown [length].
@@ -33,7 +33,7 @@ def main():
     root = study.project_root()
     md = dataset.read(root / study.DATA)
     row = typical_crystal(options.model)
-    sampler = scores.SAMPLERS[options.model]
+    sampler = samplers.BEST[options.model]
     frames = scores.Surrogate(options.model, "conditional", sampler).frames(md, row)
     frames = list(study.progress(frames, label="sampling"))
     between = min(frames, key=lambda frame: abs(frame.sigma - LEVEL))

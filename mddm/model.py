@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mddm import arguments, export, lammps, noise, sampling, structure, training
+from mddm import arguments, export, lammps, noise, samplers, sampling, structure, training
 from mddm.potential import CONDITION_RANGES, OscillatingPair, Smoothed, potential_energy
 from mddm.shapes import SURFACES
-from mddm.study import plan, tasks
+from mddm.study import plan
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,13 +31,9 @@ if TYPE_CHECKING:
 TRAINED = Path(__file__).parent / "trained"
 # Noise levels of a sampler that is not told how many, and of algorithm 2.
 _N_LEVELS, _N_LEVELS_ANCESTRAL = 40, 500
-# What "polished" relaxes, and the noise that it adds and takes away again [length].
-_UNPOLISHED, _POLISH = "cooled", 0.15
 # How far a density may be from that of training, relatively.
 _DENSITY_TOLERANCE = 0.01
 _FULL_TURN = 2 * math.pi
-# Seeds of the noise that polishing adds lie above all others.
-_POLISH_SEED = 2**32
 
 
 @dataclass(frozen=True)
@@ -221,11 +217,11 @@ class Model:
     @property
     def samplers(self) -> tuple[str, ...]:
         """Names of the samplers that it can be asked with, its best one first."""
+        best, names = samplers.BEST[self.card.preset], list(samplers.SAMPLERS)
         if self.card.box_length is None:
-            return ("corrected", "ancestral", "paper")
-        if self.card.preset == "transolver":
-            return ("ancestral", "paper", "corrected", _UNPOLISHED)
-        return ("polished", _UNPOLISHED, "corrected", "ancestral", "paper")
+            best = samplers.BEST_IN_FREE_SPACE
+            names = [name for name in names if not samplers.SAMPLERS[name].asks_potential]
+        return tuple(dict.fromkeys((best, *names)))
 
     def sample(
         self,
@@ -237,7 +233,7 @@ class Model:
         seed: int = 0,
         n_particles: int | None = None,
         box_length: float | None = None,
-        sampler: str | None = None,
+        sampler: str | sampling.Sampler | None = None,
         n_levels: int | None = None,
         potential: Smoothed | None = None,
         extrapolate: bool = False,
@@ -255,10 +251,11 @@ class Model:
             n_particles: in each; as in training by default.
             box_length: edge of the periodic cube [length]; by default what gives the density of
                 training, and no other density will do.
-            sampler: one of `samplers`; the best by default.
+            sampler: one of `samplers`, or one with settings of your own, such as
+                `mddm.samplers.SAMPLERS["cooled"]`, changed; the best by default.
             n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own.
-            potential: what "polished" relaxes under, and what energies are of; by default that of
-                k and phi.
+            potential: what a sampler that asks it relaxes under, and what energies are of; by
+                default that of k and phi.
             extrapolate: whether a condition outside of the ranges of training will do.
             progress: whether to say on stderr how far along it is.
 
@@ -272,15 +269,16 @@ class Model:
         seed = arguments.seed(seed, bits=31)
         n_particles, box_length = self._size(n_particles, box_length)
         sampler = self.samplers[0] if sampler is None else sampler
-        sampler = arguments.choice("sampler", sampler, self.samplers)
+        if not isinstance(sampler, sampling.Sampler):
+            sampler = samplers.SAMPLERS[arguments.choice("sampler", sampler, self.samplers)]
         if n_levels is None:
-            plain = sampler in ("ancestral", "paper")
+            plain = isinstance(sampler, sampling.Ancestral) and not sampler.correctors
             n_levels = _N_LEVELS_ANCESTRAL if plain else _N_LEVELS
         n_levels = arguments.whole("n_levels", n_levels, at_least=2)
         if potential is None:
             potential = self._potential(condition)
         found = Structures(np.empty((0, 0, 3)), box_length, condition, potential)
-        if sampler == "polished" or potential is not None:
+        if sampler.asks_potential or potential is not None:
             found._known(potential)
         levels = (self.settings.sigma_min, self.settings.sigma_max)
         sigmas = noise.make_schedule("log", n_levels, *levels)
@@ -296,28 +294,12 @@ class Model:
         # One sample at a time: a CPU gains nothing by batches, and rounding depends on them.
         conditions = [list(system.condition.values())] if self.card.ranges else None
         center = system.box_length is None and self.card.preset != "transolver"
-        by = _UNPOLISHED if sampler == "polished" else sampler
         size = (1, n_particles, system.box_length, seed, self.device, center)
-        frames = tasks.generate(self.denoiser, by, sigmas, conditions, *size)
-        if sampler != "polished":
-            yield from frames
-            return
-        for frame in frames:
-            yield frame
-        drawn = frame.positions[0].cpu().numpy()
-        relaxed, *_ = lammps.minimize(drawn, system.potential, system.box_length)
-        more = sampling.polish(
-            self.denoiser,
-            torch.as_tensor(relaxed[None], device=self.device).float(),
-            sigmas,
-            _POLISH,
-            torch.Generator(self.device).manual_seed(_POLISH_SEED + seed),
-            None if conditions is None else torch.tensor(conditions, device=self.device),
-            system.box_length,
-            [tasks.FINE],
-        )
-        for after in more:
-            yield replace(after, calls=frame.calls + after.calls)
+
+        def relax(positions):
+            return lammps.minimize(positions, system.potential, system.box_length)[0]
+
+        return samplers.draw(self.denoiser, sampler, sigmas, conditions, *size, relax)
 
     def _condition(self, given: Mapping, extrapolate: bool) -> dict[str, float]:
         known, given = self.card.ranges, {k: v for k, v in given.items() if v is not None}

@@ -1,21 +1,23 @@
 """From noise to structure: algorithm 2, and samplers that need fewer calls of the network.
 
-Every sampler is a generator of frames, from the start to the result, so that the caller may
-watch, measure or stop it; `last` runs one to its end.
+A sampler is its settings, and called it is a generator of frames, from the start to the result, so
+that the caller may watch, measure or stop it; `last` runs one to its end.  Those that have proved
+themselves are in `mddm.samplers`, by name.
 """
 
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mddm import arguments
 from mddm.geometry import wrap
-from mddm.noise import VARIANCES, Denoiser, add_noise, estimate, posterior
+from mddm.noise import VARIANCES, Denoiser, estimate, posterior
 from mddm.waves import hop
 
 
@@ -28,12 +30,138 @@ class Frame:
         sigma: noise level of the positions [length].
         positions: (batch, n_particles, 3) [length].
         calls: calls of the network so far.
+        stage: what the sampler is at: "sampled", from noise; "relaxed", by the potential, or
+            "polished" afterwards, where it does that too.  The last frame of a stage is its result.
     """
 
     step: int
     sigma: float
     positions: Tensor
     calls: int
+    stage: str = "sampled"
+
+
+# Takes (n_particles, 3) positions to a minimum of their energy [length].
+Relax = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What stays the same on the way down, see `Sampler`; and what every step is made of."""
+
+    denoiser: Denoiser
+    sigmas: Tensor
+    generator: torch.Generator
+    condition: Tensor | None
+    box_length: float | None
+    center: bool
+
+    @torch.no_grad()
+    def estimate(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        """Ask the network for the noise of the positions, at a level."""
+        levels = sigma.to(x_t).expand(len(x_t))
+        eps = estimate(self.denoiser, x_t, levels, self.condition, self.box_length)
+        # On a GPU, which would have to be waited for, the result tells.
+        if eps.device.type == "cpu" and not eps.isfinite().all():
+            raise FloatingPointError(
+                f"denoiser returned numbers that are not finite at sigma = {sigma.item():.4g}: "
+                "look whether its training has diverged, and whether sigma and condition are what "
+                "it was trained on"
+            )
+        return eps
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Draw unit noise."""
+        on = {"device": like.device, "dtype": like.dtype}
+        return torch.randn(like.shape, generator=self.generator, **on)
+
+    def settle(self, positions: Tensor) -> Tensor:
+        """Put the positions where they belong, into the box or about the origin."""
+        if self.center:
+            positions = positions - positions.mean(dim=1, keepdim=True)
+        return wrap(positions, self.box_length)
+
+
+class Sampler:
+    """What every sampler is: its settings, and this call.
+
+    One of your own says how to take a step, in `advance`.
+    """
+
+    # Whether it has to be given `relax`.
+    asks_potential: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        sigmas: Tensor,
+        generator: torch.Generator,
+        condition: Tensor | None = None,
+        box_length: float | None = None,
+        center: bool = False,
+        relax: Relax | None = None,
+    ) -> Iterator[Frame]:
+        """Go from noise to structure.
+
+        Args:
+            denoiser: the network.
+            x_t: (batch, n_particles, 3) start, at the level sigmas[-1] [length].
+            sigmas: (n_steps + 1,) increasing noise levels, the first one zero [length].
+            generator: source of randomness.
+            condition: (batch, 3), k, phi and temperature; None for a model of one structure.
+            box_length: edge of the periodic cube [length], or None for free space.
+            center: move the centre of mass to the origin after every step, for a
+                translation-invariant network in free space.
+            relax: takes the (n_particles, 3) positions of a system to a minimum of its energy;
+                for samplers with `asks_potential`.
+
+        Yields:
+            The start, then a frame after each of the n_steps steps.
+
+        Raises:
+            TypeError, ValueError: at the call, before any frame: noise levels that do not increase
+                from zero, a start that is not finite, `center` in a box, which has no centre, no
+                `relax` where it is needed, or another argument of another kind or shape; on the
+                way, a denoiser that returns another shape.
+            FloatingPointError: on the way, a denoiser that returns what is not finite.
+        """
+        arguments.instance("denoiser", denoiser, Callable)
+        arguments.generator(generator)
+        x_t, box_length = arguments.positions(x_t, name="x_t"), arguments.box(box_length, free=True)
+        if condition is not None:
+            condition = arguments.conditions(condition, len(x_t), name="condition").to(x_t)
+        if center and box_length is not None:
+            raise ValueError(
+                "center=True is for free space: a periodic box has no centre; leave it out, or "
+                f"pass box_length=None instead of {box_length}"
+            )
+        if self.asks_potential and not callable(relax):
+            raise TypeError(
+                "relax must be a function that takes (n_particles, 3) positions to a minimum of "
+                f"their energy, for this sampler asks the potential; got {relax!r}"
+            )
+        sigmas = arguments.tensor("sigmas", sigmas, ("n_steps + 1",)).double().cpu()
+        if len(sigmas) < 2 or sigmas[0] != 0 or not (sigmas.diff() > 0).all():
+            raise ValueError(
+                "sigmas must be at least two noise levels that increase from zero, as "
+                "noise.make_schedule gives them"
+            )
+        walk = Walk(denoiser, sigmas, generator, condition, box_length, center)
+        return self.frames(walk, x_t, relax)
+
+    def frames(self, walk: Walk, x_t: Tensor, relax: Relax | None) -> Iterator[Frame]:
+        """Walk down all levels; a generator of its own, so that the call has checked first."""
+        calls, sigmas = 0, walk.sigmas
+        yield Frame(len(sigmas) - 1, sigmas[-1].item(), x_t, calls)
+        for step in range(len(sigmas) - 1, 0, -1):
+            x_t, more = self.advance(walk, x_t, step)
+            calls += more
+            yield Frame(step - 1, sigmas[step - 1].item(), x_t, calls)
+
+    def advance(self, walk: Walk, x_t: Tensor, step: int) -> tuple[Tensor, int]:
+        """Go from the level sigmas[step] to the one below; return the positions and the calls."""
+        raise NotImplementedError
 
 
 def last(frames: Iterable[Frame]) -> Frame:
@@ -128,214 +256,109 @@ class Corrector:
             object.__setattr__(self, name, value)
 
 
-def ancestral(
-    denoiser: Denoiser,
-    x_t: Tensor,
-    sigmas: Tensor,
-    generator: torch.Generator,
-    condition: Tensor | None = None,
-    box_length: float | None = None,
-    variance: str = "exact",
-    correctors: Sequence[Corrector] = (),
-    center: bool = False,
-    hops: tuple[float, float] | None = None,
-) -> Iterator[Frame]:
-    """Sample by the reverse diffusion process, optionally with correctors and hops.
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """The reverse diffusion process, optionally with correctors and hops.
 
     The plain process calls the network once a noise level.
 
     Args:
-        denoiser: the network.
-        x_t: (batch, n_particles, 3) start, at the level sigmas[-1] [length].
-        sigmas: (n_steps + 1,) increasing noise levels, the first one zero [length].
-        generator: source of randomness.
-        condition: (batch, 3), k, phi and temperature; None for a model of one structure.
-        box_length: edge of the periodic cube [length], or None for free space.
         variance: "exact", or "paper" for the smaller variance that MDDM prints.
         correctors: taken one after the other at each level in their range.
-        center: move the centre of mass to the origin after every step, for a
-            translation-invariant network in free space.
         hops: lowest and highest level [length] at which `waves.hop` empties the sites of a
             crystal that two particles share, before any correctors; None for no such moves.
             Free space has no sites.
 
-    Yields:
-        The start, then a frame after each of the n_steps steps.
-
     Raises:
-        TypeError, ValueError: at the call, before any frame: noise levels that do not increase
-            from zero, a start that is not finite, an unknown variance, `center` in a box, which
-            has no centre, or another argument of another kind or shape; on the way, a denoiser
-            that returns another shape.
-        FloatingPointError: on the way, a denoiser that returns what is not finite.
+        TypeError, ValueError: an unknown variance, or another setting of another kind or range.
 
     Source: MDDM algorithm 2, and appendix B for `center`.
     """
-    arguments.choice("variance", variance, VARIANCES)
-    arguments.generator(generator)
-    for corrector in correctors:
-        arguments.instance("correctors", corrector, Corrector)
-    x_t, sigmas, condition, box_length = _checked(
-        denoiser, x_t, sigmas, condition, box_length, center
-    )
-    hops = None if box_length is None or hops is None else _range(hops, "hops")
 
-    def reverse_step(x_t, step):
-        eps = _estimate(denoiser, x_t, sigmas[step], condition, box_length)
-        mean, sigma = posterior(x_t, eps, sigmas[step] ** 2, sigmas[step - 1] ** 2, variance)
-        x_t = _settle(mean + sigma * _normal(x_t, generator), box_length, center)
-        level, calls = sigmas[step - 1].item(), 1
-        if hops is not None and hops[0] <= level <= hops[1]:
-            x_t = hop(x_t, level, box_length)
+    variance: str = "exact"
+    correctors: tuple[Corrector, ...] = ()
+    hops: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        arguments.choice("variance", self.variance, VARIANCES)
+        correctors = tuple(arguments.instance("correctors", self.correctors, Sequence))
         for corrector in correctors:
+            arguments.instance("correctors", corrector, Corrector)
+        object.__setattr__(self, "correctors", correctors)
+        if self.hops is not None:
+            object.__setattr__(self, "hops", _range(self.hops, "hops"))
+
+    def advance(self, walk: Walk, x_t: Tensor, step: int) -> tuple[Tensor, int]:
+        """Take a reverse step, hops and corrections; see `Sampler.advance`."""
+        above, below, box_length = walk.sigmas[step], walk.sigmas[step - 1], walk.box_length
+        eps = walk.estimate(x_t, above)
+        mean, sigma = posterior(x_t, eps, above**2, below**2, self.variance)
+        x_t = walk.settle(mean + sigma * walk.normal(x_t))
+        level, calls = below.item(), 1
+        if self.hops and box_length is not None and self.hops[0] <= level <= self.hops[1]:
+            x_t = hop(x_t, level, box_length)
+        for corrector in self.correctors:
             if step > 1 and corrector.lowest <= level <= corrector.highest:
                 for _ in range(corrector.n_steps):
-                    eps = _estimate(denoiser, x_t, sigmas[step - 1], condition, box_length)
-                    change = _correction(eps, corrector, generator)
-                    x_t = _settle(x_t + level * change, box_length, center)
+                    eps = walk.estimate(x_t, below)
+                    x_t = walk.settle(x_t + level * _correction(eps, corrector, walk))
                 calls += corrector.n_steps
         return x_t, calls
 
-    return _frames(x_t, sigmas, reverse_step)
 
-
-def _correction(eps: Tensor, corrector: Corrector, generator: torch.Generator) -> Tensor:
+def _correction(eps: Tensor, corrector: Corrector, walk: Walk) -> Tensor:
     known = eps.square().mean(dim=(1, 2), keepdim=True).clamp(max=1)
     variance = corrector.part * (2 - corrector.part * known)
-    fresh = corrector.noise_scale * variance.sqrt() * _normal(eps, generator)
+    fresh = corrector.noise_scale * variance.sqrt() * walk.normal(eps)
     return fresh - corrector.part * eps
 
 
-def polish(
-    denoiser: Denoiser,
-    relaxed: Tensor,
-    sigmas: Tensor,
-    top: float,
-    generator: torch.Generator,
-    condition: Tensor | None = None,
-    box_length: float | None = None,
-    correctors: Sequence[Corrector] = (),
-) -> Iterator[Frame]:
-    """Add noise to relaxed configurations, and take it away by the reverse process.
-
-    A network may draw a lattice that the potential does not support: at the noise levels where a
-    lattice is chosen, it hardly sees which one the condition asks for.  Relaxing under the
-    potential mends that, and leaves defects and no thermal motion.  Little noise is enough for
-    the network to mend the first and to bring back the second.
-
-    Args:
-        denoiser, sigmas, generator, condition, box_length, correctors: see `ancestral`.
-        relaxed: (batch, n_particles, 3) minima of the potential energy [length].
-        top: how much noise is added; of `sigmas` those below it are walked down [length].
-
-    Yields:
-        The relaxed configurations, at the level zero, then the frames of `ancestral`.
-
-    Raises:
-        TypeError, ValueError: as from `ancestral`, and for a `top` that is not above zero.
-
-    Source: this study.
-    """
-    top = arguments.number("top", top, above=0)
-    arguments.generator(generator)
-    relaxed, sigmas, condition, box_length = _checked(
-        denoiser, relaxed, sigmas, condition, box_length, center=False, name="relaxed"
-    )
-    sigmas = torch.cat([sigmas[sigmas < top], sigmas.new_tensor([top])])
-    x_t = add_noise(relaxed, sigmas[-1].to(relaxed), _normal(relaxed, generator), box_length)
-    frames = ancestral(
-        denoiser, x_t, sigmas, generator, condition, box_length, correctors=correctors
-    )
-    return chain([Frame(len(sigmas), 0.0, relaxed, 0)], frames)
-
-
-def probability_flow(
-    denoiser: Denoiser,
-    x_t: Tensor,
-    sigmas: Tensor,
-    condition: Tensor | None = None,
-    box_length: float | None = None,
-    order: int = 2,
-    center: bool = False,
-    churn: float = 0.0,
-    churned: tuple[float, float] = (0.0, float("inf")),
-    generator: torch.Generator | None = None,
-) -> Iterator[Frame]:
-    """Sample by the ordinary differential equation dx = eps d(sigma), which adds no noise.
+@dataclass(frozen=True)
+class ProbabilityFlow(Sampler):
+    """The ordinary differential equation dx = eps d(sigma), which adds no noise.
 
     With `churn` a step starts by adding some all the same, and the equation is followed from the
     higher level: fresh noise lets the network correct what the steps before have got wrong.
 
     Args:
-        denoiser, x_t, sigmas, condition, box_length, center: see `ancestral`.
         order: 1 for Euler's method, 2 for Heun's, which calls the network twice a step, except
             in the last step.
         churn: by which part a step raises the noise level before it follows the equation.
         churned: lowest and highest level at which it does [length].
-        generator: source of randomness; needed for `churn`.
-
-    Yields:
-        The start, then a frame after each of the n_steps steps.
 
     Raises:
-        TypeError, ValueError: as from `ancestral`, and for another order, a negative `churn` or
-            one without a generator.
+        TypeError, ValueError: another order, a negative `churn`, or what is no two levels.
 
     Source: Song et al. 2021, eq. 13; Karras et al. 2022, algorithm 1, and algorithm 2 for churn.
     """
-    order = arguments.whole("order", order, at_least=1, at_most=2)
-    churn, churned = arguments.number("churn", churn, at_least=0), _range(churned, "churned")
-    if churn or generator is not None:
-        arguments.generator(generator)
-    x_t, sigmas, condition, box_length = _checked(
-        denoiser, x_t, sigmas, condition, box_length, center
-    )
 
-    def follow(x_t, step):
-        sigma, below = sigmas[step], sigmas[step - 1]
-        if churn and churned[0] <= sigma <= churned[1]:
-            above = sigma * (1 + churn)
+    order: int = 2
+    churn: float = 0.0
+    churned: tuple[float, float] = (0.0, math.inf)
+
+    def __post_init__(self):
+        taken = {
+            "order": arguments.whole("order", self.order, at_least=1, at_most=2),
+            "churn": arguments.number("churn", self.churn, at_least=0),
+            "churned": _range(self.churned, "churned"),
+        }
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
+
+    def advance(self, walk: Walk, x_t: Tensor, step: int) -> tuple[Tensor, int]:
+        """Follow the equation to the level below; see `Sampler.advance`."""
+        sigma, below = walk.sigmas[step], walk.sigmas[step - 1]
+        if self.churn and self.churned[0] <= sigma <= self.churned[1]:
+            above = sigma * (1 + self.churn)
             added = (above**2 - sigma**2).sqrt().to(x_t)
-            x_t, sigma = wrap(x_t + added * _normal(x_t, generator), box_length), above
+            x_t, sigma = wrap(x_t + added * walk.normal(x_t), walk.box_length), above
         stride = (below - sigma).item()
-        slope = _estimate(denoiser, x_t, sigma, condition, box_length)
+        slope = walk.estimate(x_t, sigma)
         ahead, calls = x_t + stride * slope, 1
-        if order == 2 and step > 1:
-            ahead = wrap(ahead, box_length)
-            there = _estimate(denoiser, ahead, below, condition, box_length)
+        if self.order == 2 and step > 1:
+            there = walk.estimate(wrap(ahead, walk.box_length), below)
             ahead, calls = x_t + stride * (slope + there) / 2, 2
-        return _settle(ahead, box_length, center), calls
-
-    return _frames(x_t, sigmas, follow)
-
-
-def _frames(x_t: Tensor, sigmas: Tensor, advance: Callable) -> Iterator[Frame]:
-    # A generator of its own, so that the samplers check their arguments when they are called.
-    calls = 0
-    yield Frame(len(sigmas) - 1, sigmas[-1].item(), x_t, calls)
-    for step in range(len(sigmas) - 1, 0, -1):
-        x_t, more = advance(x_t, step)
-        calls += more
-        yield Frame(step - 1, sigmas[step - 1].item(), x_t, calls)
-
-
-def _checked(denoiser, x_t, sigmas, condition, box_length, center, name="x_t"):
-    arguments.instance("denoiser", denoiser, Callable)
-    x_t, box_length = arguments.positions(x_t, name=name), arguments.box(box_length, free=True)
-    if condition is not None:
-        condition = arguments.conditions(condition, len(x_t), name="condition").to(x_t)
-    if center and box_length is not None:
-        raise ValueError(
-            "center=True is for free space: a periodic box has no centre; leave it out, or pass "
-            f"box_length=None instead of {box_length}"
-        )
-    sigmas = arguments.tensor("sigmas", sigmas, ("n_steps + 1",)).double().cpu()
-    if len(sigmas) < 2 or sigmas[0] != 0 or not (sigmas.diff() > 0).all():
-        raise ValueError(
-            "sigmas must be at least two noise levels that increase from zero, as "
-            "noise.make_schedule gives them"
-        )
-    return x_t, sigmas, condition, box_length
+        return walk.settle(ahead), calls
 
 
 def _range(ends: Sequence[float], name: str, name_of_last: str = "") -> tuple[float, float]:
@@ -345,26 +368,3 @@ def _range(ends: Sequence[float], name: str, name_of_last: str = "") -> tuple[fl
     low = arguments.number(name, ends[0], at_least=0)
     high = arguments.number(name_of_last or name, ends[1], at_least=low, at_most=math.inf)
     return low, high
-
-
-def _settle(positions: Tensor, box_length: float | None, center: bool) -> Tensor:
-    if center:
-        positions = positions - positions.mean(dim=1, keepdim=True)
-    return wrap(positions, box_length)
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-
-
-@torch.no_grad()
-def _estimate(denoiser, x_t, sigma, condition, box_length):
-    eps = estimate(denoiser, x_t, sigma.to(x_t).expand(len(x_t)), condition, box_length)
-    # On a GPU, which would have to be waited for, the result tells.
-    if eps.device.type == "cpu" and not eps.isfinite().all():
-        raise FloatingPointError(
-            f"denoiser returned numbers that are not finite at sigma = {sigma.item():.4g}: look "
-            "whether its training has diverged, and whether sigma and condition are what it was "
-            "trained on"
-        )
-    return eps

@@ -6,11 +6,11 @@ import torch
 from mddm import sampling
 from mddm.geometry import minimum_image, neighbor_pairs
 from mddm.noise import linear_variance_schedule, log_schedule, power_schedule, wrapped_eps
-from mddm.sampling import Corrector
+from mddm.sampling import Ancestral, Corrector, ProbabilityFlow
 
 BOX = 10.0
 SPREAD = 0.7
-SAMPLERS = [sampling.ancestral, sampling.probability_flow]
+SAMPLERS = [Ancestral(), ProbabilityFlow()]
 
 
 def generator(seed=0):
@@ -18,9 +18,7 @@ def generator(seed=0):
 
 
 def frames_of(sampler, denoiser, x_t, sigmas, seed=0, **options):
-    if sampler is sampling.ancestral:
-        options["generator"] = generator(seed)
-    return list(sampler(denoiser, x_t, sigmas, **options))
+    return list(sampler(denoiser, x_t, sigmas, generator(seed), **options))
 
 
 def result_of(*arguments, **options):
@@ -124,7 +122,7 @@ def test_ancestral_sampling_of_normal_data_has_the_predicted_spread(variance, co
     sigmas = log_schedule(n_steps, 0.02, 8.0)
     x_t = sampling.pure_noise(8, 1500, None, 8.0, generator(7))
     options = {"variance": variance, "correctors": correctors}
-    samples = result_of(sampling.ancestral, normal_denoiser, x_t, sigmas, **options)
+    samples = result_of(Ancestral(**options), normal_denoiser, x_t, sigmas)
     assert_spread(samples, math.sqrt(variances_of_ancestral(sigmas, 64.0, **options)))
 
 
@@ -139,7 +137,7 @@ def test_many_steps_give_the_spread_of_the_data_and_the_papers_variance_half_of_
     assert paper == pytest.approx(SPREAD**2 / 2, rel=0.01)
     few = log_schedule(150, 0.005, 50.0)
     x_t = math.sqrt(start) * torch.randn(8, 1000, 3, generator=generator(1))
-    samples = result_of(sampling.ancestral, normal_denoiser, x_t, few, variance="paper")
+    samples = result_of(Ancestral("paper"), normal_denoiser, x_t, few)
     assert 0.6 * SPREAD < samples.std() < 0.75 * SPREAD
 
 
@@ -148,8 +146,8 @@ def test_the_corrector_repairs_a_coarse_schedule():
     x_t = sampling.pure_noise(8, 1500, None, 20.0, generator(2))
     missing = []
     for n_steps in (0, 2, 20):
-        options = {"correctors": [Corrector(n_steps)]}
-        samples = result_of(sampling.ancestral, normal_denoiser, x_t, sigmas, **options)
+        sampler = Ancestral(correctors=[Corrector(n_steps)])
+        samples = result_of(sampler, normal_denoiser, x_t, sigmas)
         missing.append(1 - samples.std().item() / SPREAD)
     assert missing[0] > 0.3
     assert missing[1] < 0.75 * missing[0] and missing[2] < 0.3 * missing[0]
@@ -163,8 +161,8 @@ def test_the_corrector_leaves_the_noise_of_what_is_known(part):
 
     sigmas = torch.tensor([0.0, 0.1, 0.1001], dtype=torch.float64)
     x_t = 0.1001 * torch.randn(8, 1500, 3, generator=generator(3))
-    options = {"correctors": [Corrector(60, part)]}
-    frames = frames_of(sampling.ancestral, one_point, x_t, sigmas, **options)
+    sampler = Ancestral(correctors=[Corrector(60, part)])
+    frames = frames_of(sampler, one_point, x_t, sigmas)
     assert_spread(frames[1].positions, 0.1)
     # It does move the particles: their start is forgotten.
     overlap = (frames[1].positions * x_t).mean() / 0.1**2
@@ -183,9 +181,7 @@ def test_hops_fill_the_empty_sites_of_a_crystal():
     start = (nearest_site, x_t, log_schedule(12, 0.01, 0.1))
     n_pairs = {
         hops: len(
-            neighbor_pairs(
-                result_of(sampling.ancestral, *start, box_length=BOX, hops=hops)[0], 0.4, BOX
-            )
+            neighbor_pairs(result_of(Ancestral(hops=hops), *start, box_length=BOX)[0], 0.4, BOX)
         )
         for hops in (None, (0.02, 0.05), (0.5, 1.0))
     }
@@ -195,8 +191,7 @@ def test_hops_fill_the_empty_sites_of_a_crystal():
 def test_free_space_has_no_sites_to_hop_to():
     x_t, sigmas = torch.randn(1, 100, 3, generator=generator()), log_schedule(4, 0.05, 1.0)
     plain, hopped = (
-        result_of(sampling.ancestral, normal_denoiser, x_t, sigmas, hops=hops)
-        for hops in (None, (0.0, 1.0))
+        result_of(Ancestral(hops=hops), normal_denoiser, x_t, sigmas) for hops in (None, (0.0, 1.0))
     )
     assert torch.equal(plain, hopped)
 
@@ -207,8 +202,8 @@ def test_the_corrector_leaves_a_normal_distribution_that_is_right_already(level,
     sigmas = torch.tensor([0.0, level, 1.001 * level], dtype=torch.float64)
     spread = math.hypot(SPREAD, level)
     x_t = math.hypot(SPREAD, 1.001 * level) * torch.randn(8, 1500, 3, generator=generator(3))
-    options = {"correctors": [Corrector(300, part)]}
-    frames = frames_of(sampling.ancestral, normal_denoiser, x_t, sigmas, **options)
+    sampler = Ancestral(correctors=[Corrector(300, part)])
+    frames = frames_of(sampler, normal_denoiser, x_t, sigmas)
     assert_spread(frames[1].positions, spread, n_sigmas=6)
     # It does move the particles: most of their start is forgotten.
     assert (frames[1].positions - x_t).std() > 0.7 * spread
@@ -218,8 +213,8 @@ def test_less_fresh_noise_makes_a_normal_distribution_as_much_narrower():
     sigmas = torch.tensor([0.0, SPREAD, 1.001 * SPREAD], dtype=torch.float64)
     spread = math.hypot(SPREAD, SPREAD)
     x_t = spread * torch.randn(8, 1500, 3, generator=generator(3))
-    options = {"correctors": [Corrector(300, 0.05, noise_scale=0.8)]}
-    frames = frames_of(sampling.ancestral, normal_denoiser, x_t, sigmas, **options)
+    sampler = Ancestral(correctors=[Corrector(300, 0.05, noise_scale=0.8)])
+    frames = frames_of(sampler, normal_denoiser, x_t, sigmas)
     assert frames[1].positions.std() == pytest.approx(0.8 * spread, rel=0.02)
 
 
@@ -244,7 +239,7 @@ def test_order_of_convergence(order, ratio, schedule):
     errors = []
     for n_steps in (80, 160, 320):
         sigmas = schedule(n_steps, sigma_min=1e-5, sigma_max=5.0)
-        samples = result_of(sampling.probability_flow, normal_denoiser, x_t, sigmas, order=order)
+        samples = result_of(ProbabilityFlow(order), normal_denoiser, x_t, sigmas)
         errors.append(((samples - exact) / exact).abs().max().item())
     assert errors[0] / errors[1] == pytest.approx(ratio, rel=0.12)
     assert errors[1] / errors[2] == pytest.approx(ratio, rel=0.06)
@@ -255,8 +250,8 @@ def test_probability_flow_on_the_torus_is_the_same_in_every_image():
     lattice = ThermalLattice(cubic_sites(3).double(), 0.2)
     x_t = sampling.pure_noise(2, 27, BOX, 5.0, generator()).double()
     sigmas = log_schedule(30)
-    samples = result_of(sampling.probability_flow, lattice, x_t, sigmas, box_length=BOX)
-    moved = result_of(sampling.probability_flow, lattice, x_t + 3 * BOX, sigmas, box_length=BOX)
+    samples = result_of(ProbabilityFlow(), lattice, x_t, sigmas, box_length=BOX)
+    moved = result_of(ProbabilityFlow(), lattice, x_t + 3 * BOX, sigmas, box_length=BOX)
     torch.testing.assert_close(
         minimum_image(samples - moved, BOX), torch.zeros_like(x_t), rtol=0, atol=1e-9
     )
@@ -266,42 +261,25 @@ def test_probability_flow_on_the_torus_is_the_same_in_every_image():
 
 
 @pytest.mark.parametrize(
-    ("sampler", "options", "width"),
+    ("sampler", "width"),
     [
-        (sampling.ancestral, {}, 0.1),
-        (sampling.ancestral, {"correctors": [Corrector(2)]}, 0.1),
-        (sampling.ancestral, {"variance": "paper"}, 0.1 / math.sqrt(2)),
-        (sampling.probability_flow, {"order": 2}, 0.1),
+        (Ancestral(), 0.1),
+        (Ancestral(correctors=[Corrector(2)]), 0.1),
+        (Ancestral("paper"), 0.1 / math.sqrt(2)),
+        (ProbabilityFlow(), 0.1),
     ],
 )
-def test_a_thermal_lattice_comes_out_of_uniform_noise(sampler, options, width):
+def test_a_thermal_lattice_comes_out_of_uniform_noise(sampler, width):
     # Shifted so that many sites lie on the boundary.
     sites = cubic_sites(8) - BOX / 16
     x_t = sampling.pure_noise(8, 512, BOX, 5.0, generator(4))
     sigmas = log_schedule(150, 0.002, 5.0)
     lattice = ThermalLattice(sites, 0.1)
-    samples = result_of(sampler, lattice, x_t, sigmas, box_length=BOX, **options)
+    samples = result_of(sampler, lattice, x_t, sigmas, box_length=BOX)
     displacement = minimum_image(samples - sites, BOX)
     assert displacement.abs().max() < 6 * 0.1
     assert displacement.mean().abs() < 4.5 * 0.1 / math.sqrt(displacement.numel())
     assert displacement.std().item() == pytest.approx(width, rel=0.04)
-
-
-def test_polishing_gives_a_crystal_at_rest_its_thermal_motion():
-    sites = cubic_sites(8) - BOX / 16
-    relaxed = sites.expand(8, -1, -1)
-    sigmas = log_schedule(200, 0.002, 5.0)
-    n_below = int((sigmas < 1).sum())
-    frames = sampling.polish(
-        ThermalLattice(sites, 0.1), relaxed, sigmas, 1.0, generator(4), box_length=BOX
-    )
-    first, start, *_, final = frames
-    assert first.positions is relaxed and (first.sigma, first.calls) == (0, 0)
-    assert minimum_image(start.positions - sites, BOX).std() == pytest.approx(1.0, rel=0.03)
-    assert minimum_image(final.positions - sites, BOX).std() == pytest.approx(0.1, rel=0.04)
-    assert (final.step, final.calls) == (0, n_below)
-    with pytest.raises(ValueError, match="top must be a finite number above 0, got 0"):
-        sampling.polish(ThermalLattice(sites, 0.1), relaxed, sigmas, 0, generator(4))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -355,23 +333,19 @@ class Counting:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "options", "calls"),
+    ("sampler", "calls"),
     [
-        (sampling.ancestral, {}, [0, 1, 2, 3, 4, 5]),
-        (sampling.ancestral, {"correctors": [Corrector(3)]}, [0, 4, 8, 12, 16, 17]),
-        (
-            sampling.ancestral,
-            {"correctors": [Corrector(1, lowest=0.1, highest=1.0)]},
-            [0, 1, 3, 5, 6, 7],
-        ),
-        (sampling.probability_flow, {"order": 1}, [0, 1, 2, 3, 4, 5]),
-        (sampling.probability_flow, {"order": 2}, [0, 2, 4, 6, 8, 9]),
+        (Ancestral(), [0, 1, 2, 3, 4, 5]),
+        (Ancestral(correctors=[Corrector(3)]), [0, 4, 8, 12, 16, 17]),
+        (Ancestral(correctors=[Corrector(1, lowest=0.1, highest=1.0)]), [0, 1, 3, 5, 6, 7]),
+        (ProbabilityFlow(1), [0, 1, 2, 3, 4, 5]),
+        (ProbabilityFlow(2), [0, 2, 4, 6, 8, 9]),
     ],
 )
-def test_frames_count_steps_and_calls(sampler, options, calls):
+def test_frames_count_steps_and_calls(sampler, calls):
     denoiser, sigmas = Counting(), torch.tensor([0.0, 0.05, 0.1, 1.0, 2.0, 4.0])
     x_t = torch.randn(2, 6, 3, generator=generator())
-    frames = frames_of(sampler, denoiser, x_t, sigmas, **options)
+    frames = frames_of(sampler, denoiser, x_t, sigmas)
     assert [frame.step for frame in frames] == [5, 4, 3, 2, 1, 0]
     assert [frame.sigma for frame in frames] == pytest.approx(sigmas.flip(0).tolist())
     assert [frame.calls for frame in frames] == calls
@@ -381,19 +355,19 @@ def test_frames_count_steps_and_calls(sampler, options, calls):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "options", "expected"),
+    ("sampler", "expected"),
     [
-        (sampling.ancestral, {}, [4, 1, 0.1]),
-        (sampling.ancestral, {"correctors": [Corrector(1)]}, [4, 1, 1, 0.1, 0.1]),
-        (sampling.probability_flow, {"order": 1}, [4, 1, 0.1]),
-        (sampling.probability_flow, {"order": 2}, [4, 1, 1, 0.1, 0.1]),
+        (Ancestral(), [4, 1, 0.1]),
+        (Ancestral(correctors=[Corrector(1)]), [4, 1, 1, 0.1, 0.1]),
+        (ProbabilityFlow(1), [4, 1, 0.1]),
+        (ProbabilityFlow(2), [4, 1, 1, 0.1, 0.1]),
     ],
 )
-def test_the_network_is_asked_at_the_level_of_the_positions(sampler, options, expected):
+def test_the_network_is_asked_at_the_level_of_the_positions(sampler, expected):
     denoiser, condition = Counting(), torch.rand(2, 3)
     x_t = BOX * torch.rand(2, 6, 3, generator=generator())
     sigmas = torch.tensor([0.0, 0.1, 1.0, 4.0])
-    frames_of(sampler, denoiser, x_t, sigmas, condition=condition, box_length=BOX, **options)
+    frames_of(sampler, denoiser, x_t, sigmas, condition=condition, box_length=BOX)
     assert denoiser.sigmas == pytest.approx(expected)
     assert all(seen is condition and box == BOX for seen, box in denoiser.others)
 
@@ -412,9 +386,7 @@ def test_ancestral_sampling_is_decided_by_its_generator():
     x_t, sigmas = torch.randn(2, 6, 3, generator=generator()), log_schedule(8)
     before = torch.random.get_rng_state()
     first, again, other = (
-        result_of(
-            sampling.ancestral, normal_denoiser, x_t, sigmas, seed=seed, correctors=[Corrector(1)]
-        )
+        result_of(Ancestral(correctors=[Corrector(1)]), normal_denoiser, x_t, sigmas, seed=seed)
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -435,9 +407,8 @@ def test_centring_keeps_the_centroid_at_the_origin(sampler):
 @pytest.mark.parametrize("outside", [True, False])
 def test_the_callers_grad_mode_is_not_changed(sampler, outside):
     denoiser, x_t = Counting(), torch.randn(1, 6, 3, generator=generator())
-    options = {"generator": generator()} if sampler is sampling.ancestral else {}
     with torch.set_grad_enabled(outside):
-        for frame in sampler(denoiser, x_t, log_schedule(4), **options):
+        for frame in sampler(denoiser, x_t, log_schedule(4), generator()):
             assert torch.is_grad_enabled() is outside
             assert not frame.positions.requires_grad
         assert torch.is_grad_enabled() is outside
@@ -447,9 +418,8 @@ def test_the_callers_grad_mode_is_not_changed(sampler, outside):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_last_runs_a_sampler_to_its_end(sampler):
     x_t, sigmas = torch.randn(1, 6, 3, generator=generator()), log_schedule(4)
-    options = {"generator": generator()} if sampler is sampling.ancestral else {}
-    frame = sampling.last(sampler(normal_denoiser, x_t, sigmas, **options))
-    assert frame.step == 0 and frame.sigma == 0
+    frame = sampling.last(sampler(normal_denoiser, x_t, sigmas, generator()))
+    assert (frame.step, frame.sigma, frame.stage) == (0, 0, "sampled")
     assert torch.equal(frame.positions, result_of(sampler, normal_denoiser, x_t, sigmas))
 
 
@@ -494,29 +464,14 @@ def test_correctors_out_of_range_are_refused(options, message):
 @pytest.mark.parametrize(
     ("sampler", "options", "message"),
     [
-        (
-            sampling.ancestral,
-            {"variance": "papr"},
-            "'exact', 'paper', got 'papr'; did you mean 'paper'",
-        ),
-        (
-            sampling.probability_flow,
-            {"order": 3},
-            "order must be a whole number of at least 1 and at most 2, got 3",
-        ),
-        (
-            sampling.probability_flow,
-            {"churn": -0.1, "generator": generator()},
-            "churn must be a finite number of at least 0, got -0.1",
-        ),
-        (sampling.probability_flow, {"churn": 0.1}, "generator must be a Generator, got None"),
+        (Ancestral, {"variance": "papr"}, "'exact', 'paper', got 'papr'; did you mean 'paper'"),
+        (ProbabilityFlow, {"order": 3}, "order must be a whole number of at least 1 and at most 2"),
+        (ProbabilityFlow, {"churn": -0.1}, "churn must be a finite number of at least 0, got -0.1"),
     ],
 )
-def test_samplers_refuse_options_that_make_no_sense_at_the_call(sampler, options, message):
-    if sampler is sampling.ancestral:
-        options = {"generator": generator()} | options
-    with pytest.raises((ValueError, TypeError), match=message):
-        sampler(normal_denoiser, torch.zeros(1, 2, 3), log_schedule(3), **options)
+def test_settings_that_make_no_sense_are_refused(sampler, options, message):
+    with pytest.raises(ValueError, match=message):
+        sampler(**options)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -524,17 +479,15 @@ def test_samplers_refuse_options_that_make_no_sense_at_the_call(sampler, options
 def test_a_start_that_is_not_finite_is_refused_at_the_call(sampler, value):
     x_t = torch.zeros(1, 2, 3)
     x_t[0, 1, 2] = value
-    options = {"generator": generator()} if sampler is sampling.ancestral else {}
     with pytest.raises(ValueError, match="x_t must be finite"):
-        sampler(normal_denoiser, x_t, log_schedule(3), **options)
+        sampler(normal_denoiser, x_t, log_schedule(3), generator())
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_box_has_no_centre(sampler):
-    options = {"generator": generator()} if sampler is sampling.ancestral else {}
-    arguments = (normal_denoiser, torch.zeros(1, 2, 3), log_schedule(3))
+    arguments = (normal_denoiser, torch.zeros(1, 2, 3), log_schedule(3), generator())
     with pytest.raises(ValueError, match=r"center=True is for free space.* instead of 10\.0"):
-        sampler(*arguments, box_length=BOX, center=True, **options)
+        sampler(*arguments, box_length=BOX, center=True)
 
 
 # --- churn -------------------------------------------------------------------------------------
@@ -543,8 +496,7 @@ def test_a_box_has_no_centre(sampler):
 def test_churn_raises_the_level_before_a_step_inside_its_window():
     denoiser, sigmas = Counting(), torch.tensor([0.0, 0.1, 1.0, 4.0])
     x_t = torch.randn(2, 6, 3, generator=generator())
-    options = {"churn": 0.5, "churned": (0.5, 2.0), "generator": generator()}
-    frames = frames_of(sampling.probability_flow, denoiser, x_t, sigmas, **options)
+    frames = frames_of(ProbabilityFlow(churn=0.5, churned=(0.5, 2.0)), denoiser, x_t, sigmas)
     assert denoiser.sigmas == pytest.approx([4, 1, 1.5, 0.1, 0.1])
     assert [frame.calls for frame in frames] == [0, 2, 4, 5]
 
@@ -553,19 +505,14 @@ def test_churn_raises_the_level_before_a_step_inside_its_window():
 def test_sampling_with_churn_keeps_the_spread_of_the_data(churn):
     x_t = sampling.pure_noise(8, 4000, None, 20.0, generator(1))
     sigmas = log_schedule(200, 0.005, 20.0)
-    samples = result_of(
-        sampling.probability_flow, normal_denoiser, x_t, sigmas, churn=churn, generator=generator(2)
-    )
+    samples = result_of(ProbabilityFlow(churn=churn), normal_denoiser, x_t, sigmas, seed=2)
     assert_spread(samples, SPREAD, n_sigmas=6)
 
 
 def test_churn_is_decided_by_its_generator():
     x_t, sigmas = torch.randn(2, 6, 3, generator=generator()), log_schedule(8)
     first, again, other = (
-        result_of(
-            sampling.probability_flow, normal_denoiser, x_t, sigmas, churn=0.2,
-            generator=generator(seed),
-        )
+        result_of(ProbabilityFlow(churn=0.2), normal_denoiser, x_t, sigmas, seed=seed)
         for seed in (1, 1, 2)
-    )  # fmt: skip
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)

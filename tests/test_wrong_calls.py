@@ -34,6 +34,7 @@ from mddm import (
     phonons,
     plotting,
     potential,
+    samplers,
     sampling,
     shapes,
     structure,
@@ -48,7 +49,7 @@ from mddm.study import tasks
 
 MODULES = (
     bases, checkpoint, crystal, dataset, export, files, formulas, geometry, lammps, lattices, md,
-    model, noise, pairs, phonons, plotting, potential, sampling, shapes, structure, study,
+    model, noise, pairs, phonons, plotting, potential, samplers, sampling, shapes, structure, study,
     sublattices, tasks, training, viewer, waves,
 )  # fmt: skip
 # What takes no argument that could be wrong, what a test of files or of the command line holds to
@@ -70,7 +71,7 @@ LEFT_OUT = {
     plotting: {"set_style"},
     potential: {"PairPotential"},
     noise: {"Denoiser"},
-    sampling: {"Frame"},
+    sampling: {"Frame", "Sampler", "Walk"},
     training: {
         "Source",
         "Step",
@@ -202,7 +203,10 @@ SAMPLER = {
     "sigmas": (SIGMAS, WALK),
     "condition": (CONDITIONS, [bad for bad in spoilt(CONDITIONS) if bad is not None]),
     "box_length": (7.0, FREE),
+    "generator": (RANDOM, GENERATOR),
+    "center": (False, [True]),
 }
+ANCESTRAL, FLOW = sampling.Ancestral(), sampling.ProbabilityFlow()
 STEP = {"displacement": (X, no_numbers(X))}
 STEP |= {"sigma": (0.1, LENGTHS), "box_length": (7.0, FREE)}
 NETWORK = {name: SAMPLER[name] for name in ("x_t", "condition", "box_length")}
@@ -406,35 +410,26 @@ CALLS = [
         "highest": (1.0, [*NO_NUMBER, -1.0, math.nan]),
         "noise_scale": (1.0, [*NOT_NEGATIVE, 1.1]),
     }),
-    (sampling.ancestral, SAMPLER | {
-        "generator": (RANDOM, GENERATOR),
+    (sampling.Ancestral, {
         "variance": ("exact", WORD),
-        "correctors": ((), [[None], [3]]),
-        "center": (False, [True]),
+        "correctors": ((), [[None], [3], 3]),
         "hops": (None, [3, (0.1,), (0.2, 0.1), ("a", "b"), (math.nan, 1.0)]),
     }),
-    (sampling.polish, {
-        **{name: SAMPLER[name] for name in ("denoiser", "sigmas", "condition", "box_length")},
-        "relaxed": (X, spoilt(X)),
-        "top": (0.2, POSITIVE),
-        "generator": (RANDOM, GENERATOR),
-    }),
-    (sampling.probability_flow, SAMPLER | {
+    (sampling.ProbabilityFlow, {
         "order": (2, [*COUNT, 3]),
-        "center": (False, [True]),
         "churn": (0.1, NOT_NEGATIVE),
         "churned": ((0.0, math.inf), [3, (0.1,), (0.2, 0.1), ("a", "b"), (math.nan, 1.0)]),
-        "generator": (RANDOM, GENERATOR),
     }),
-    (tasks.training_source, {
-        "task": ("unconditional", WORD),
-        "dataset": (DATA, OTHER),
-        "row": (0, ROW),
+    (samplers.Polished, {
+        "start": (ANCESTRAL, OTHER),
+        "finish": (ANCESTRAL, OTHER),
+        "top": (0.2, POSITIVE),
     }),
-    (tasks.unconditional_row, {"dataset": (DATA, OTHER)}),
-    (tasks.replicas, {"dataset": (DATA, OTHER), "row": (0, ROW), "others": (DATA, OTHER)}),
-    (tasks.sigma_max, {"box_length": (7.0, FREE)}),
-    (tasks.generate, {
+    (ANCESTRAL.__call__, SAMPLER),
+    (FLOW.__call__, SAMPLER),
+    (samplers.Polished(ANCESTRAL).__call__, SAMPLER | {"relax": (np.zeros_like, [None, 3])}),
+    (samplers.name_of, {"sampler": (FLOW, OTHER)}),
+    (samplers.draw, {
         "denoiser": SAMPLER["denoiser"],
         "sampler": ("ancestral", WORD),
         "sigmas": (SIGMAS, WALK),
@@ -445,6 +440,14 @@ CALLS = [
         "seed": (0, SEED),
         "device": ("cpu", DEVICE),
     }),
+    (tasks.training_source, {
+        "task": ("unconditional", WORD),
+        "dataset": (DATA, OTHER),
+        "row": (0, ROW),
+    }),
+    (tasks.unconditional_row, {"dataset": (DATA, OTHER)}),
+    (tasks.replicas, {"dataset": (DATA, OTHER), "row": (0, ROW), "others": (DATA, OTHER)}),
+    (tasks.sigma_max, {"box_length": (7.0, FREE)}),
     (tasks.score, {"dataset": (DATA, OTHER), "row": (0, ROW), "positions": (ONE, spoilt(ONE))}),
     (tasks.bootstrap_interval, {
         "values": ([1.0, 2.0], [*NO_ARRAY, [math.nan, 1.0]]),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, files, optional, study
+from mddm import dataset, files, optional, samplers, study
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
 from mddm.study import plan, scores, tables, tasks
@@ -164,10 +164,10 @@ def _sample_jobs(
 ) -> list[Job]:
     jobs, both = [], ("unconditional", "conditional")
     sources = {task: scores.checkpoint_source(task, preset, trained_on) for task in both}
-    best = scores.SAMPLERS[preset]
+    best = samplers.BEST[preset]
     for sampler in _samplers(best):
         fewer = sizes if sampler == best else sizes | sizes["others"]
-        tries = sizes["tries"] if sampler == scores.POLISHED else 1
+        tries = sizes["tries"] if samplers.SAMPLERS[sampler].asks_potential else 1
         levels = _levels(sampler, sizes)
         drawn_by = {
             task: scores.Surrogate(preset, task, sampler, levels, compiled, trained_on)
@@ -188,8 +188,8 @@ def _surface_jobs(sizes: Mapping) -> list[Job]:
         jobs.append((key, job))
     for surface, preset in product(SURFACES, scores.SURFACE_MODELS):
         source = scores.checkpoint_source(surface, preset)
-        samplers = _samplers(scores.SURFACE_SAMPLER)
-        for sampler, seed in product(samplers, range(sizes["surfaces"])):
+        asked = _samplers(samplers.BEST_IN_FREE_SPACE)
+        for sampler, seed in product(asked, range(sizes["surfaces"])):
             surrogate = scores.Surrogate(preset, surface, sampler, _levels(sampler, sizes))
             key = (preset, surface, "", sampler, 0, seed, False, source)
             jobs.append((key, partial(scores.surface_sample, surrogate, _POINTS, seed)))
@@ -332,8 +332,8 @@ def _sum_up(
         made[folder / "table1.csv"] = tables.table_1(scored, paper)
         if set(scores.MODELS) <= set(found):
             levels = {
-                preset: _levels(sampler, _PROFILES[profile])
-                for preset, sampler in scores.SAMPLERS.items()
+                preset: _levels(samplers.BEST[preset], _PROFILES[profile])
+                for preset in scores.MODELS
             }
             made[folder / "figure5.csv"] = tables.figure_5(
                 data, scored, levels, trained_on=trained_on

@@ -5,7 +5,7 @@ Each function scores one thing and returns entries, dictionaries that `results` 
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ from mddm import (
     lammps_process,
     lattices,
     noise,
+    samplers,
     sampling,
     shapes,
     structure,
@@ -38,21 +39,10 @@ COLUMNS = (
 SURFACE_COLUMNS = (*KEYS, "sinkhorn", "distance", *_SPENT)
 LOSS_COLUMNS = (*KEYS, "sigma", "trained_on", "replica")
 
-POLISHED = "polished"
-# The best sampler of each preset in the box, which the summaries are about and which is asked for
-# the most samples: correctors, and so polishing, do a network harm that knows nothing.
-SAMPLERS = {
-    "mddm": POLISHED,
-    "mddm-rbf": POLISHED,
-    "bragg": POLISHED,
-    "transolver": "ancestral",
-}
-SURFACE_SAMPLER, N_LEVELS = "corrected", 40
+N_LEVELS = 40
 # The presets that are scored in the box, and on surfaces, where "bragg" has no waves to look for.
-MODELS = tuple(SAMPLERS)
+MODELS = ("mddm", "mddm-rbf", "bragg", "transolver")
 SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
-# What is polished, and how much noise that takes [length].
-UNPOLISHED, POLISH = "cooled", 0.15
 LOOKED_UP = "look-up"
 # The lattice of lowest free energy, held at T by so many MD steps; and the lowest few of them, of
 # which the lowest in energy at rest is a score of its own.
@@ -228,8 +218,7 @@ class Surrogate:
     Args:
         preset: one of `training.PRESETS`.
         task: one of `tasks.TASKS`.
-        sampler: one of `tasks.SAMPLERS`, or "polished", which relaxes the sample of another under
-            the potential, and polishes it (`sampling.polish`).
+        sampler: one of `samplers.SAMPLERS`.
         n_levels: noise levels of the sampler, between the ends that the network was trained on.
         compiled: whether PyTorch compiles the network at its first call, which takes a minute or
             more; worth it for many samples of "bragg" on a CPU.
@@ -264,40 +253,19 @@ class Surrogate:
             seed: of the sample; another row's sample is another one all the same.
 
         Yields:
-            The sampler's frames; the last one holds the sample, (1, n_particles, 3).  When it is
-            polished, the frames of the sampler before it come first.
+            The sampler's frames; the last one holds the sample, (1, n_particles, 3).
 
         Raises:
             FileNotFoundError: the checkpoint has not been made.
         """
         conditions = data.conditions[[row]] if self.task == "conditional" else None
         n_particles, seed = data.positions.shape[1], 1000 * row + seed
-        frames = self._generate(conditions, 1, n_particles, data.box_length, seed)
-        if self.sampler != POLISHED:
-            return frames
-        return self._polished(frames, data, row, conditions, seed)
+        potential, box_length = data.potential(row), data.box_length
 
-    def _polished(self, frames, data, row, conditions, seed):
-        for frame in frames:
-            yield frame
-        relaxed, *_ = lammps.minimize(
-            frame.positions[0].cpu().numpy(), data.potential(row), data.box_length
-        )
-        denoiser, settings = self._trained
-        device = study.device()
-        more = sampling.polish(
-            denoiser,
-            torch.as_tensor(relaxed[None], device=device).float(),
-            self._levels(settings),
-            POLISH,
-            # Not the noise that the sample began as.
-            torch.Generator(device).manual_seed(2**32 + seed),
-            None if conditions is None else torch.tensor(conditions, device=device).float(),
-            data.box_length,
-            [tasks.FINE],
-        )
-        for after in more:
-            yield replace(after, calls=frame.calls + after.calls)
+        def relax(positions):
+            return lammps.minimize(positions, potential, box_length)[0]
+
+        return self._draw(conditions, 1, n_particles, box_length, seed, relax)
 
     def clouds(self, n_clouds: int, n_points: int, seed: int = 0) -> Iterator[sampling.Frame]:
         """Draw clouds from a model of a surface, step by step.
@@ -313,17 +281,15 @@ class Surrogate:
         Raises:
             FileNotFoundError: the checkpoint has not been made.
         """
-        return self._generate(None, n_clouds, n_points, None, seed)
+        return self._draw(None, n_clouds, n_points, None, seed)
 
-    def _levels(self, settings):
-        return noise.make_schedule("log", self.n_levels, settings.sigma_min, settings.sigma_max)
-
-    def _generate(self, conditions, n_samples, n_particles, box_length, seed):
+    def _draw(self, conditions, n_samples, n_particles, box_length, seed, relax=None):
         denoiser, settings = self._trained
-        return tasks.generate(
+        ends = settings.sigma_min, settings.sigma_max
+        return samplers.draw(
             denoiser,
-            UNPOLISHED if self.sampler == POLISHED else self.sampler,
-            self._levels(settings),
+            self.sampler,
+            noise.make_schedule("log", self.n_levels, *ends),
             conditions,
             n_samples,
             n_particles,
@@ -332,6 +298,7 @@ class Surrogate:
             device=study.device(),
             # A network that sees displacements alone cannot tell where a cloud's centre was.
             center=box_length is None and self.preset != "transolver",
+            relax=relax,
         )
 
 
@@ -339,24 +306,30 @@ def sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) -> list
     """Score the sample that `Surrogate.frames` ends with, given the same arguments.
 
     Returns:
-        Two entries, as it is and relaxed; of a polished sample two more, what it was before.
+        Two entries, as it is and relaxed; of a sample that was relaxed on the way two more, of what
+        it was before, by the name of the sampler that drew that.
 
     Raises:
         FileNotFoundError: the checkpoint has not been made.
     """
-    clock, states = lammps_process.process_time(), []
+    clock, ends = lammps_process.process_time(), {}
     for frame in surrogate.frames(data, row, seed):
-        if frame.sigma == 0:
-            places = frame.positions[0].cpu().numpy()
-            states.append((places, lammps_process.process_time() - clock, frame.calls))
+        ends[frame.stage] = frame, lammps_process.process_time() - clock
     named = {"model": surrogate.preset, "task": surrogate.task, "seed": seed}
-    named |= {"sampler": surrogate.sampler, "source": surrogate.source}
-    places, seconds, calls = states[-1]
-    entries = _raw_and_relaxed(data, row, places, seconds, named | {"calls": calls})
-    if len(states) > 1:
-        (places, seconds, calls), relaxed, _ = states
-        named |= {"sampler": UNPOLISHED, "calls": calls}
-        entries += _raw_and_relaxed(data, row, places, seconds, named, relaxed[:2])
+    named |= {"source": surrogate.source}
+
+    def entries_of(sampler, stage, at_rest=None):
+        final, seconds = ends[stage]
+        drawn_by = named | {"sampler": sampler, "calls": final.calls}
+        positions = final.positions[0].cpu().numpy()
+        return _raw_and_relaxed(data, row, positions, seconds, drawn_by, at_rest)
+
+    entries = entries_of(surrogate.sampler, frame.stage)
+    if "relaxed" in ends:
+        relaxed, seconds = ends["relaxed"]
+        before = samplers.name_of(samplers.SAMPLERS[surrogate.sampler].start)
+        at_rest = relaxed.positions[0].cpu().numpy(), seconds
+        entries += entries_of(before, "sampled", at_rest)
     return entries
 
 
@@ -393,7 +366,7 @@ def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0
     generator = torch.Generator().manual_seed(2_000_000 + seed)
     true = source.draw(1, generator)[0]
     sigmas = noise.make_schedule("log", n_levels, 0.005, tasks.sigma_max(None))
-    frames = tasks.generate(
+    frames = samplers.draw(
         source.ideal_denoiser, "ancestral", sigmas, None, 1, n_points, None, seed
     )
     ideal = sampling.last(frames)

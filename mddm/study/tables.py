@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import files, optional, sampling, structure
+from mddm import files, optional, samplers, sampling, structure
 from mddm.dataset import Dataset
 from mddm.study import scores, tasks
 
@@ -90,7 +90,7 @@ def best_of_several(scored: "pd.DataFrame") -> "pd.DataFrame":
 
 def by_best_sampler(lines: "pd.DataFrame") -> "pd.Series":
     """Tell which lines, of scores or of their summary, are of a preset's best sampler."""
-    return lines["sampler"] == lines["model"].map(scores.SAMPLERS)
+    return lines["sampler"] == lines["model"].map(samplers.BEST)
 
 
 def quenches(lines: "pd.DataFrame") -> "pd.DataFrame":
@@ -169,8 +169,8 @@ def figure_5(
         curves = {"MD": reference}
         for partner in data.partners(row)[:1]:
             curves["MD replica"] = structure.rdf(data.positions[partner], data.box_length)[1]
-        for preset, sampler in scores.SAMPLERS.items():
-            drawn_by = (preset, "conditional", sampler, levels[preset])
+        for preset in scores.MODELS:
+            drawn_by = (preset, "conditional", samplers.BEST[preset], levels[preset])
             surrogate = scores.Surrogate(*drawn_by, trained_on=trained_on)
             final = sampling.last(surrogate.frames(data, row))
             curves[preset] = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]

@@ -1,4 +1,4 @@
-"""The study's four tasks: what each is trained on, how its samples are drawn and judged.
+"""The study's four tasks: what each is trained on, and how its samples are judged.
 
 A score means something only next to others: the ideal gas, which knows nothing; a replica, MD of
 the same condition from another seed, as good as MD itself; and the potential energy, which
@@ -6,47 +6,18 @@ tells a good structure from a poor one where g(r) no longer does.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from mddm import arguments, sampling, structure
+from mddm import arguments, structure
 from mddm.dataset import Dataset
-from mddm.noise import Denoiser
 from mddm.potential import potential_energy
 from mddm.shapes import SURFACES, Surface
 from mddm.study import plan
 from mddm.training import Configurations, Source
 
 TASKS = ("unconditional", "conditional", *SURFACES)
-
-# Where structure has formed: steps that bring thermal motion to its right width.
-FINE = sampling.Corrector(4, 0.7, lowest=0.01, highest=0.16)
-# Levels at which particles hop: where the sites of a crystal are plain to see [length].
-_HOPS = (0.03, 0.12)
-SAMPLERS: dict[str, Callable[..., Iterator[sampling.Frame]]] = {
-    "ancestral": sampling.ancestral,
-    "paper": partial(sampling.ancestral, variance="paper"),
-    # More steps where structure forms, between thermal motion and half a particle spacing.
-    "corrected": partial(
-        sampling.ancestral,
-        correctors=[sampling.Corrector(4, 0.7, lowest=0.01, highest=0.4)],
-        hops=_HOPS,
-    ),
-    # Many small steps with little noise where a crystal has to begin, for a network that knows
-    # many structures and is sure of none until one has formed.
-    "cooled": partial(
-        sampling.ancestral,
-        correctors=[
-            sampling.Corrector(24, 0.2, lowest=0.16, highest=0.3, noise_scale=0.8),
-            FINE,
-        ],
-        hops=_HOPS,
-    ),
-}
 
 
 def training_source(
@@ -126,52 +97,6 @@ def sigma_max(box_length: float | None) -> float:
     """
     box_length = arguments.box(box_length, free=True)
     return 3.0 if box_length is None else box_length / 2
-
-
-def generate(
-    denoiser: Denoiser,
-    sampler: str,
-    sigmas: torch.Tensor,
-    conditions: np.ndarray | None,
-    n_samples: int,
-    n_particles: int,
-    box_length: float | None,
-    seed: int,
-    device: torch.device | str = "cpu",
-    center: bool = False,
-) -> Iterator[sampling.Frame]:
-    """Draw samples from pure noise, all in one batch.
-
-    Args:
-        denoiser: a trained network, on `device`.
-        sampler: a key of `SAMPLERS`.
-        sigmas: (n_steps + 1,) noise levels to walk down [length].
-        conditions: (n_samples, 3), k, phi and temperature; None for a model of one structure.
-        n_samples: number of samples.
-        n_particles: particles in each.
-        box_length: edge of the periodic cube [length], or None for free space.
-        seed: of all randomness.
-        device: where to compute.
-        center: see `sampling.ancestral`.
-
-    Yields:
-        The sampler's frames; the last one holds the samples, (n_samples, n_particles, 3).
-
-    Raises:
-        TypeError, ValueError: an unknown sampler, conditions of another shape, or another argument
-            of another kind or out of its range.
-    """
-    arguments.choice("sampler", sampler, SAMPLERS)
-    n_samples = arguments.whole("n_samples", n_samples, at_least=1)
-    device = arguments.device(device)
-    if conditions is not None:
-        conditions = arguments.conditions(conditions, n_samples).to(device, torch.float32)
-    sigmas = arguments.tensor("sigmas", sigmas, ("n_steps + 1",))
-    generator = torch.Generator(device).manual_seed(arguments.seed(seed))
-    start = sampling.pure_noise(n_samples, n_particles, box_length, sigmas[-1].item(), generator)
-    return SAMPLERS[sampler](
-        denoiser, start, sigmas, generator, conditions, box_length, center=center
-    )
 
 
 def score(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any]:

@@ -7,7 +7,18 @@ import pandas as pd
 import pytest
 import torch
 
-from mddm import crystal, dataset, lammps, phonons, sampling, shapes, structure, study, training
+from mddm import (
+    crystal,
+    dataset,
+    lammps,
+    phonons,
+    samplers,
+    sampling,
+    shapes,
+    structure,
+    study,
+    training,
+)
 from mddm.study import results, scores, tables, tasks
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
@@ -142,9 +153,9 @@ def test_plans_have_no_job_twice_and_wrong_names_are_refused(data, project):
 
 def test_samplers_other_than_the_best_are_asked_for_fewer_conditions(data, project):
     asked = [key[3] for key, _ in results.jobs_of(data, "mddm", "full") if key[2] == "train"]
-    assert asked.count(scores.POLISHED) == 3
+    assert asked.count("polished") == 3
     assert asked.count("ancestral") == asked.count("paper") == 1
-    assert asked[0] == scores.POLISHED
+    assert asked[0] == "polished"
     asked = [key[3] for key, _ in results.jobs_of(data, "transolver", "full") if key[2] == "train"]
     assert asked == ["ancestral", "ancestral", "paper"]
 
@@ -154,7 +165,7 @@ def test_several_samples_of_a_condition_are_asked_for_where_the_potential_is(dat
         jobs = results.jobs_of(data, preset, "full")
         keys = [key for key, _ in jobs if key[1:3] == ("conditional", split)]
         for _, _, _, sampler, _, seed, *_ in keys:
-            assert seed == 0 or sampler == scores.POLISHED
+            assert seed == 0 or sampler == "polished"
         assert len({key[5] for key in keys}) == (2 if preset == "mddm" else 1)
 
 
@@ -175,7 +186,7 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     in_box = pd.read_csv(folder / "table1.csv")
     marks = {"ideal gas", scores.LOOKED_UP, "MD replica"}
     assert {*scores.MODELS, *marks, "mddm (paper)"} <= set(in_box["model"])
-    best = {scores.POLISHED, f"{scores.POLISHED}, best of 2"}
+    best = {"polished", "polished, best of 2"}
     assert best | {"paper", "ancestral"} <= set(in_box["sampler"])
     surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
     assert set(scores.SURFACE_MODELS) <= set(surfaces.loc["torus"].index)
@@ -280,7 +291,7 @@ def test_every_committed_score_is_of_this_data_and_of_these_checkpoints(committe
 
 @pytest.mark.parametrize("preset", [preset for preset in scores.MODELS if preset != "bragg"])
 def test_committed_score_of_a_model_is_what_its_checkpoint_gives(committed, scored_data, preset):
-    scored, sampler = committed[preset], scores.SAMPLERS[preset]
+    scored, sampler = committed[preset], samplers.BEST[preset]
     asked = (scored["task"] == "conditional") & (scored["sampler"] == sampler)
     raw, relaxed = scored[asked & (scored["split"] == "test")].iloc[:2].to_dict("records")
     levels = results._levels(sampler, results._PROFILES["full"])
@@ -310,9 +321,9 @@ def test_committed_losses_of_bragg_are_what_its_checkpoint_gives(committed, scor
 def test_committed_scores_of_bragg_are_what_its_checkpoint_gives_again(committed, scored_data):
     """Another sample of the same law: its error is among those of the committed ones."""
     scored = committed["bragg"]
-    asked = (scored["task"] == "unconditional") & (scored["sampler"] == scores.POLISHED)
+    asked = (scored["task"] == "unconditional") & (scored["sampler"] == "polished")
     raw, relaxed = (scored[asked & (scored["relaxed"] == how)] for how in (False, True))
-    surrogate = scores.Surrogate("bragg", "unconditional", scores.POLISHED)
+    surrogate = scores.Surrogate("bragg", "unconditional", "polished")
     again = scores.sample(scored_data, int(raw["row"].iloc[0]), surrogate)
     for found, committed_ones in zip(again[:2], (raw, relaxed), strict=True):
         errors, gaps = np.log(committed_ones["rdf_mse"]), committed_ones["energy_gap"]
@@ -335,7 +346,7 @@ def test_committed_curve_is_what_the_checkpoint_gives(root, scored_data):
     curves = pd.read_csv(root / "data" / "results" / "figure5.csv")
     curve = curves[(curves["curve"] == "mddm-rbf") & (curves["chosen"] == "best")]
     row = int(curve["row"].iloc[0])
-    surrogate = scores.Surrogate("mddm-rbf", "conditional", scores.SAMPLERS["mddm-rbf"])
+    surrogate = scores.Surrogate("mddm-rbf", "conditional", samplers.BEST["mddm-rbf"])
     final = sampling.last(surrogate.frames(scored_data, row))
     r, g = structure.rdf(final.positions.numpy(), scored_data.box_length)
     assert curve["r"].to_numpy() == pytest.approx(r, rel=1e-4)

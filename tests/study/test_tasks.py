@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, sampling
+from mddm import dataset
 from mddm.study import plan, tasks
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
@@ -14,10 +14,6 @@ SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 @pytest.fixture(scope="module")
 def data():
     return dataset.read(SHIPPED)
-
-
-def silent(x_t, sigma, condition, box_length):
-    return torch.zeros_like(x_t)
 
 
 def test_sources_hold_what_their_task_is_about(data):
@@ -55,27 +51,6 @@ def test_wrong_tasks_are_refused(data):
         tasks.training_source("conditional")
     with pytest.raises(ValueError, match="'unconditional' a row of it"):
         tasks.training_source("unconditional", data)
-
-
-@pytest.mark.parametrize("sampler", tasks.SAMPLERS)
-def test_every_sampler_ends_in_the_box_with_a_sample_a_condition(data, sampler):
-    sigmas = torch.tensor([0.0, 0.05, 0.2, 1.0])
-    arguments = (silent, sampler, sigmas, data.conditions[:2], 2, 30, 6.0)
-    final = sampling.last(tasks.generate(*arguments, seed=0))
-    assert final.positions.shape == (2, 30, 3)
-    assert 0 <= final.positions.min() and final.positions.max() < 6
-    again = sampling.last(tasks.generate(*arguments, seed=0))
-    assert torch.equal(final.positions, again.positions)
-
-
-def test_wrong_requests_are_refused_at_the_call(data):
-    sigmas = torch.tensor([0.0, 0.05, 0.2])
-    with pytest.raises(ValueError, match="sampler must be one of 'ancestral'"):
-        tasks.generate(silent, "euler", sigmas, None, 1, 10, 6.0, seed=0)
-    with pytest.raises(ValueError, match=r"conditions must have the shape \(3, 3\), got \(2, 3\)"):
-        tasks.generate(silent, "ancestral", sigmas, data.conditions[:2], 3, 10, 6.0, seed=0)
-    with pytest.raises(ValueError, match="conditions must be finite"):
-        tasks.generate(silent, "ancestral", sigmas, [[6.6, 2.4, np.nan]], 1, 10, 6.0, seed=0)
 
 
 def test_md_scores_zero_against_itself_and_its_yardsticks_stand_beside(data):

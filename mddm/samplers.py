@@ -1,0 +1,176 @@
+"""The samplers by name, and samples that are drawn by them, each from a seed of its own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mddm import arguments
+from mddm.noise import Denoiser, add_noise
+from mddm.sampling import (
+    Ancestral,
+    Corrector,
+    Frame,
+    ProbabilityFlow,
+    Relax,
+    Sampler,
+    Walk,
+    pure_noise,
+)
+
+# Where structure has formed: steps that bring thermal motion to its right width.
+_FINE = Corrector(4, 0.7, lowest=0.01, highest=0.16)
+_FINISH = Ancestral(correctors=(_FINE,))
+# Levels at which particles hop: where the sites of a crystal are plain to see [length].
+_HOPS = (0.03, 0.12)
+# Seeds of the noise that polishing adds lie above those of samples.  PyTorch's generator on a CPU
+# heeds the lowest 32 bits alone, so that there the noise is made of the numbers that the start was
+# made of; the scores that are published were drawn so.
+_POLISHING_SEED = 2**32
+
+
+@dataclass(frozen=True)
+class Polished(Sampler):
+    """A sample of another sampler, relaxed by the potential and polished by the network.
+
+    A network may draw a lattice that the potential does not support: at the noise levels where a
+    lattice is chosen, it hardly sees which one the condition asks for.  Relaxing under the
+    potential mends that, and leaves defects and no thermal motion.  Little noise is enough for
+    the network to mend the first and to bring back the second.
+
+    Its frames are those of `start`, one of the relaxed
+    positions at the level zero, and those of `finish`, from `top` down the levels below it.  The
+    noise that is added comes from a generator of its own, whose seed is that of the given one
+    plus 2^32: that one has to be seeded anew for each call.
+
+    Args:
+        start: draws what is relaxed.
+        finish: takes the added noise away.
+        top: how much noise is added [length].
+
+    Raises:
+        TypeError, ValueError: what is no sampler, or a `top` that is not above zero.
+
+    Source: this study.
+    """
+
+    asks_potential = True
+
+    start: Sampler
+    finish: Sampler = _FINISH
+    top: float = 0.15
+
+    def __post_init__(self):
+        arguments.instance("start", self.start, Sampler)
+        arguments.instance("finish", self.finish, Sampler)
+        object.__setattr__(self, "top", arguments.number("top", self.top, above=0))
+
+    def frames(self, walk: Walk, x_t: Tensor, relax: Relax) -> Iterator[Frame]:
+        """Draw, relax and polish."""
+        given = (walk.condition, walk.box_length, walk.center, relax)
+        for frame in self.start(walk.denoiser, x_t, walk.sigmas, walk.generator, *given):
+            yield frame
+        at_rest = np.stack([relax(system) for system in frame.positions.cpu().numpy()])
+        relaxed = torch.as_tensor(at_rest).to(frame.positions)
+        levels = walk.sigmas[walk.sigmas < self.top]
+        levels = torch.cat([levels, levels.new_tensor([self.top])])
+        yield Frame(len(levels), 0.0, relaxed, frame.calls, "relaxed")
+        seed = (_POLISHING_SEED + walk.generator.initial_seed()) % 2**64
+        walk = replace(walk, generator=torch.Generator(walk.generator.device).manual_seed(seed))
+        x_t = add_noise(relaxed, levels[-1].to(relaxed), walk.normal(relaxed), walk.box_length)
+        for after in self.finish(walk.denoiser, x_t, levels, walk.generator, *given):
+            yield replace(after, calls=frame.calls + after.calls, stage="polished")
+
+
+_COOLED = Ancestral(
+    # Many small steps with little noise where a crystal has to begin, for a network that knows
+    # many structures and is sure of none until one has formed.
+    correctors=(Corrector(24, 0.2, lowest=0.16, highest=0.3, noise_scale=0.8), _FINE),
+    hops=_HOPS,
+)
+SAMPLERS: dict[str, Sampler] = {
+    "polished": Polished(_COOLED),
+    # Noise of about the width of thermal motion, and no correctors: what a network that errs at
+    # every level does the least harm by.
+    "thermalised": Polished(_COOLED, finish=Ancestral(), top=0.05),
+    "cooled": _COOLED,
+    # More steps where structure forms, between thermal motion and half a particle spacing.
+    "corrected": Ancestral(
+        correctors=(Corrector(4, 0.7, lowest=0.01, highest=0.4),),
+        hops=_HOPS,
+    ),
+    "ancestral": Ancestral(),
+    "paper": Ancestral(variance="paper"),
+    "heun": ProbabilityFlow(),
+}
+# The best one of each preset in the box: correctors, and so polishing, do a network harm that knows
+# nothing.
+BEST = {
+    "mddm": "thermalised",
+    "mddm-rbf": "polished",
+    "bragg": "polished",
+    "transolver": "ancestral",
+}
+BEST_IN_FREE_SPACE = "corrected"
+
+
+def name_of(sampler: Sampler) -> str:
+    """Give the name of a sampler, the key of `SAMPLERS`.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    for name, known in SAMPLERS.items():
+        if known == sampler:
+            return name
+    raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+
+
+def draw(
+    denoiser: Denoiser,
+    sampler: str | Sampler,
+    sigmas: Tensor,
+    conditions: np.ndarray | None,
+    n_samples: int,
+    n_particles: int,
+    box_length: float | None,
+    seed: int,
+    device: torch.device | str = "cpu",
+    center: bool = False,
+    relax: Relax | None = None,
+) -> Iterator[Frame]:
+    """Draw samples from pure noise, all in one batch.
+
+    Where each of several is to be the same whatever it is drawn together with, draw one by one.
+
+    Args:
+        denoiser: a trained network, on `device`.
+        sampler: a key of `SAMPLERS`, or a sampler.
+        sigmas: (n_steps + 1,) noise levels to walk down [length].
+        conditions: (n_samples, 3), k, phi and temperature; None for a model of one structure.
+        n_samples: number of samples.
+        n_particles: particles in each.
+        box_length: edge of the periodic cube [length], or None for free space.
+        seed: of all randomness.
+        device: where to compute.
+        center, relax: see `sampling.Sampler`.
+
+    Yields:
+        The sampler's frames; the last one holds the samples, (n_samples, n_particles, 3).
+
+    Raises:
+        TypeError, ValueError: an unknown sampler, conditions of another shape, one that needs
+            `relax` without it, or another argument of another kind or out of its range.
+    """
+    if not isinstance(sampler, Sampler):
+        sampler = SAMPLERS[arguments.choice("sampler", sampler, SAMPLERS)]
+    n_samples = arguments.whole("n_samples", n_samples, at_least=1)
+    device = arguments.device(device)
+    if conditions is not None:
+        conditions = arguments.conditions(conditions, n_samples).to(device, torch.float32)
+    sigmas = arguments.tensor("sigmas", sigmas, ("n_steps + 1",))
+    generator = torch.Generator(device).manual_seed(arguments.seed(seed))
+    start = pure_noise(n_samples, n_particles, box_length, sigmas[-1].item(), generator)
+    return sampler(denoiser, start, sigmas, generator, conditions, box_length, center, relax)

@@ -1,0 +1,115 @@
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from mddm import samplers, sampling, training
+from mddm.noise import log_schedule
+from mddm.samplers import SAMPLERS, Polished
+from mddm.sampling import Ancestral
+
+BOX = 6.0
+
+
+def silent(x_t, sigma, condition, box_length):
+    return torch.zeros_like(x_t)
+
+
+def at_the_origin(positions):
+    return np.zeros_like(positions)
+
+
+def drawn(sampler, seed=0, sigmas=(0.0, 0.05, 0.2, 1.0), conditions=None, relax=at_the_origin):
+    arguments = (silent, sampler, torch.tensor(sigmas), conditions, 2, 30, BOX, seed)
+    return list(samplers.draw(*arguments, relax=relax))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_ends_in_the_box_with_what_its_seed_says(sampler):
+    first, again, other = (drawn(sampler, seed)[-1].positions for seed in (0, 0, 1))
+    assert first.shape == (2, 30, 3)
+    assert 0 <= first.min() and first.max() < BOX
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_is_equal_to_another_of_its_settings_and_can_be_looked_up(sampler):
+    known = SAMPLERS[sampler]
+    assert samplers.name_of(replace(known)) == sampler
+    by_name, by_settings = (drawn(which)[-1].positions for which in (sampler, replace(known)))
+    assert torch.equal(by_name, by_settings)
+    with pytest.raises(ValueError, match="sampler must be one of polished, cooled"):
+        samplers.name_of(Ancestral(hops=(0.1, 0.2)))
+
+
+def test_every_preset_has_a_best_sampler():
+    assert set(samplers.BEST) == set(training.PRESETS)
+    assert {*samplers.BEST.values(), samplers.BEST_IN_FREE_SPACE} <= set(SAMPLERS)
+
+
+def test_polishing_is_told_stage_by_stage():
+    frames = drawn("polished")
+    before = drawn("cooled")
+    stages = [frame.stage for frame in frames]
+    assert stages == len(before) * ["sampled"] + ["relaxed"] + 3 * ["polished"]
+    for frame, expected in zip(frames, before, strict=False):
+        assert torch.equal(frame.positions, expected.positions) and frame.calls == expected.calls
+    relaxed, noised = frames[len(before) : len(before) + 2]
+    assert not relaxed.positions.any() and relaxed.sigma == 0
+    assert relaxed.calls == noised.calls == before[-1].calls
+    assert noised.sigma == SAMPLERS["polished"].top == 0.15
+    assert all(b.calls >= a.calls for a, b in pairwise(frames))
+
+
+def test_the_noise_of_polishing_is_as_much_as_it_says_and_the_seeds_own():
+    around = [drawn("polished", seed)[-3].positions + BOX / 2 for seed in (0, 1)]
+    away = [(positions % BOX - BOX / 2).flatten() for positions in around]
+    assert away[0].std() == pytest.approx(0.15, rel=0.2)
+    assert abs(torch.corrcoef(torch.stack(away))[0, 1]) < 0.25
+
+
+def test_polishing_gives_a_crystal_at_rest_its_thermal_motion():
+    sites = torch.cartesian_prod(*[torch.arange(8) + 0.4] * 3)
+
+    def thermal(x_t, sigma, condition, box_length):
+        # Each particle about its own site, with a width of 0.1; the box is wide against it.
+        away = (x_t - sites + 4) % 8 - 4
+        return away * (sigma / (0.1**2 + sigma**2))[:, None, None]
+
+    sampler = Polished(Ancestral(), finish=Ancestral(), top=0.5)
+    sigmas = log_schedule(100, 0.002, 4.0)
+    frames = list(
+        samplers.draw(thermal, sampler, sigmas, None, 4, 512, 8.0, 4, relax=lambda _: sites.numpy())
+    )
+    away = ((frames[-1].positions - sites + 4) % 8 - 4).std().item()
+    assert away == pytest.approx(0.1, rel=0.04)
+    n_below = int((sigmas < 0.5).sum())
+    assert [frame.step for frame in frames][-n_below - 2 :] == list(range(n_below + 1, -1, -1))
+    assert frames[-1].calls == 100 + n_below
+
+
+def test_wrong_requests_are_refused_at_the_call():
+    with pytest.raises(ValueError, match="sampler must be one of 'polished'"):
+        drawn("euler")
+    with pytest.raises(TypeError, match="relax must be a function"):
+        samplers.draw(silent, "polished", torch.tensor([0.0, 1.0]), None, 1, 30, BOX, 0)
+    with pytest.raises(ValueError, match=r"conditions must have the shape \(2, 3\), got \(1, 3\)"):
+        drawn("ancestral", conditions=np.ones((1, 3)))
+    with pytest.raises(ValueError, match="conditions must be finite"):
+        drawn("ancestral", conditions=np.full((2, 3), np.nan))
+    with pytest.raises(ValueError, match="top must be a finite number above 0, got 0"):
+        Polished(Ancestral(), top=0)
+    with pytest.raises(TypeError, match="start must be"):
+        Polished("cooled")
+
+
+def test_a_step_of_your_own_makes_a_sampler():
+    class Still(sampling.Sampler):
+        def advance(self, walk, x_t, step):
+            return walk.settle(x_t + BOX), 0
+
+    first, *_, final = drawn(Still())
+    torch.testing.assert_close(final.positions, first.positions, atol=1e-5, rtol=0)
+    assert (final.step, final.calls) == (0, 0)
