@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from mddm import dataset, geometry, lammps, noise, sampling, structure, study, training
+from mddm.condition import sigma_max
 from mddm.study import results, scores, tables, tasks
 
 # Name, preset and the settings that are not those of its recipe.
@@ -130,7 +131,8 @@ def train(md, row, preset, change, options):
         preset=preset,
         n_steps=options.steps,
         batch_size=2,
-        sigma_max=tasks.sigma_max(md.box_length),
+        sigma_max=sigma_max(md.box_length),
+        ranges={},
         seed=options.seed,
         data=md.content_hash,
         **training.RECIPES[preset] | change,
