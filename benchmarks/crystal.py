@@ -27,6 +27,7 @@ from mddm import (
     study,
     training,
 )
+from mddm.condition import sigma_max
 from mddm.study import results, scores, tables, tasks
 
 # Name, preset and the settings that are not those of its recipe.
@@ -141,7 +142,8 @@ def train(md, row, preset, change, options):
         preset=preset,
         n_steps=options.steps,
         batch_size=2,
-        sigma_max=tasks.sigma_max(md.box_length),
+        sigma_max=sigma_max(md.box_length),
+        ranges={},
         seed=options.seed,
         data=md.content_hash,
         **training.RECIPES[preset] | change,

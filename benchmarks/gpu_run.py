@@ -32,8 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mddm import __version__, dataset, md, pairs, study, training  # noqa: E402
+from mddm.condition import sigma_max  # noqa: E402
 from mddm.potential import OscillatingPair, Smoothed, potential_energy  # noqa: E402
-from mddm.study import plan, tasks  # noqa: E402
+from mddm.study import plan  # noqa: E402
 
 LINES = ("tests", "check", "anneal", "train", "time")
 # Where a state of the anneal goes: a file each, so that none grows too large.
@@ -209,7 +210,8 @@ def train_one(options, task, model):
         "preset": model,
         "batch_size": options.train_batch,
         **training.RECIPES[model],
-        "sigma_max": tasks.sigma_max(source.box_length),
+        "sigma_max": sigma_max(source.box_length),
+        "ranges": source.ranges,
         "seed": options.seed,
         "data": content_hash,
     }

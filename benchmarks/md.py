@@ -15,7 +15,7 @@ from itertools import product
 import torch
 
 from mddm import kernels, md, pairs
-from mddm.potential import CONDITION_RANGES
+from mddm.condition import RANGES
 
 
 def parse_arguments():
@@ -38,7 +38,7 @@ def parse_arguments():
 
 
 def draw_conditions(batch):
-    low, high = torch.tensor(list(CONDITION_RANGES.values())).unbind(1)
+    low, high = torch.tensor(list(RANGES.values())).unbind(1)
     return low + (high - low) * torch.rand(batch, 3, generator=torch.Generator().manual_seed(0))
 
 

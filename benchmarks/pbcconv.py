@@ -63,7 +63,7 @@ def measure(device, model, n_particles, batch, way, options):
     sizes = {}
     if options.n_neighbors and model != "transolver":
         sizes["n_neighbors"] = options.n_neighbors
-    denoiser = Settings(preset=model, architecture=sizes).new_denoiser().to(device)
+    denoiser = Settings(preset=model, ranges={}, architecture=sizes).new_denoiser().to(device)
     for layer in denoiser.modules():
         if isinstance(layer, PBCConv) and way == "message_passing":
             layer.method = way

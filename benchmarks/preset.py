@@ -16,6 +16,7 @@ import time
 import torch
 
 from mddm import dataset, files, pbcconv, study, training
+from mddm.condition import SIGMA_MIN, sigma_max
 from mddm.study import tables, tasks
 
 # The levels where structure forms; the mean over them is the verdict.
@@ -109,13 +110,14 @@ def main():
 
 def measure(preset, change, source, judge, options, content_hash):
     change = dict(change)
-    low, high = change.pop("levels", (0.005, tasks.sigma_max(source.box_length)))
+    low, high = change.pop("levels", (SIGMA_MIN, sigma_max(source.box_length)))
     settings = {
         "preset": preset,
         "batch_size": 1,
         **training.RECIPES[preset],
         "sigma_min": low,
         "sigma_max": high,
+        "ranges": source.ranges,
         "ema_decay": 0.99,
         "seed": options.seed,
         "data": content_hash,

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mddm import dataset, files, noise, sampling, structure, study, training
+from mddm.condition import sigma_max
 from mddm.samplers import SAMPLERS
 from mddm.sampling import Ancestral, Corrector, ProbabilityFlow
 from mddm.study import tables, tasks
@@ -129,7 +130,7 @@ def rows_of(task, md, n):
 
 def measure(denoiser, sampler, smallest, task, rows, md, options):
     box_length, n_particles = md.box_length, md.positions.shape[1]
-    largest = tasks.sigma_max(box_length)
+    largest = sigma_max(box_length)
     n_levels = most_levels(sampler, smallest, largest, options.calls)
     sigmas = noise.log_schedule(n_levels, smallest, largest)
     generator = torch.Generator().manual_seed(options.seed)

@@ -14,6 +14,7 @@ import time
 import torch
 
 from mddm import dataset, files, lammps, noise, samplers, study, training
+from mddm.condition import SIGMA_MIN, sigma_max
 from mddm.study import plan, results, tables, tasks
 
 COLUMNS = ("what", "model", "seconds", "device", "source")
@@ -46,7 +47,7 @@ def median_seconds(function, device, repeats):
 def networks(data, device, repeats):
     source = tasks.training_source("conditional", data)
     condition = torch.from_numpy(data.conditions[:1]).float().to(device)
-    sigmas = noise.make_schedule("log", 500, 0.005, tasks.sigma_max(data.box_length))
+    sigmas = noise.make_schedule("log", 500, SIGMA_MIN, sigma_max(data.box_length))
     for preset in training.PRESETS:
         settings = training.Settings(preset=preset, n_steps=1000, batch_size=1)
         state = training.TrainingState(settings, device)

@@ -338,18 +338,24 @@ def distances(value: Any, name: str = "r") -> Tensor:
     return tensor(name, value, finite=False, at_least=0)
 
 
-def conditions(value: Any, batch: int | str = "batch", name: str = "conditions") -> Tensor:
-    """Take a batch of conditions: k [1 / length], phi [rad] and temperature [energy] of each.
+def conditions(
+    value: Any,
+    batch: int | str = "batch",
+    name: str = "conditions",
+    n_numbers: int | str = "n_numbers",
+) -> Tensor:
+    """Take a batch of conditions.
 
     Args:
         value: as for `tensor`.
         batch: how many there must be.
         name: the argument's.
+        n_numbers: how many numbers each must have.
 
     Raises:
         TypeError, ValueError: as `tensor`.
     """
-    return tensor(name, value, (batch, 3))
+    return tensor(name, value, (batch, n_numbers))
 
 
 def sigma(value: Any, *shapes: tuple[int | str, ...], name: str = "sigma") -> Tensor:
@@ -367,14 +373,13 @@ def sigma(value: Any, *shapes: tuple[int | str, ...], name: str = "sigma") -> Te
 
 
 def network(
-    x_t: Any, sigmas: Any, condition: Any, box_length: Any, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None, float | None]:
-    """Take what every denoiser is given, in the precision of its weights.
+    x_t: Any, sigmas: Any, box_length: Any, weight: Tensor
+) -> tuple[Tensor, Tensor, float | None]:
+    """Take what every denoiser is given besides a condition, in the precision of its weights.
 
     Args:
         x_t: (batch, n_particles, 3) noised positions [length].
         sigmas: (batch,) noise levels [length].
-        condition: (batch, 3), k, phi and temperature; None for a model of one structure.
         box_length: edge of the periodic cube [length], or None for free space.
         weight: any weight of the network.
 
@@ -383,9 +388,7 @@ def network(
     """
     x_t = positions(x_t, name="x_t", dtype=weight.dtype)
     sigmas = sigma(sigmas, (len(x_t),)).to(x_t)
-    if condition is not None:
-        condition = conditions(condition, len(x_t), name="condition").to(x_t)
-    return x_t, sigmas, condition, box(box_length, free=True)
+    return x_t, sigmas, box(box_length, free=True)
 
 
 def _scalar(name: str, value: Any) -> int | float:

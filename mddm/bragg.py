@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mddm import arguments
+from mddm.condition import Conditioning, take_conditioning
 from mddm.geometry import gather_particles, nearest_neighbors
-from mddm.layers import ConditionEmbedding, Gaussians, Modulation
-from mddm.noise import global_features
+from mddm.layers import Gaussians, Modulation
 from mddm.waves import Q_LONG, Q_MAX, STRAY, Waves, assign, find_sites, strongest_waves
 
 # In training, sites are withheld from this part of all systems: samples have none for long.
@@ -33,6 +33,8 @@ class WaveFields(nn.Module):
 
     Args:
         n_fields: fields.
+        n_features: numbers that tell of condition and noise level, as
+            `condition.Conditioning.spread` gives them.
         q_max: length of the longest wave vector [1 / length].
         n_lengths: Gaussians that a wave vector's length is spread over.
         channels: features per wave.
@@ -45,6 +47,7 @@ class WaveFields(nn.Module):
     def __init__(
         self,
         n_fields: int,
+        n_features: int,
         q_max: float = Q_MAX,
         n_lengths: int = 240,
         channels: int = 48,
@@ -54,10 +57,9 @@ class WaveFields(nn.Module):
         self.n_out = 4 * n_fields
         self.length = Gaussians(0.0, q_max, n_lengths)
         self.strength = Gaussians(0.0, 1.0, 12)
-        self.condition = ConditionEmbedding()
         self.axes = Gaussians(0.0, 1.0, 10)
         n_told = len(self.strength.centers) + 3 * len(self.axes.centers)
-        n_in = n_lengths + n_told + self.condition.n_out
+        n_in = n_lengths + n_told + n_features
         self.enter = nn.Sequential(nn.Linear(n_in, channels), nn.SiLU())
         self.angles = Gaussians(0.0, 1.0, 16)
         self.layers = nn.ModuleList(
@@ -67,13 +69,13 @@ class WaveFields(nn.Module):
             nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, n_fields)
         )
 
-    def forward(self, positions: Tensor, waves: Waves, globals_: Tensor) -> Tensor:
+    def forward(self, positions: Tensor, waves: Waves, features: Tensor) -> Tensor:
         """Compute the fields at every particle.
 
         Args:
             positions: (batch, n_particles, 3) [length].
             waves: of their density, as from `strongest_waves`.
-            globals_: (batch, 4), as from `noise.global_features`.
+            features: (batch, n_features) of condition and noise level.
 
         Returns:
             (batch, n_particles, 4 n_fields): values, then directions.
@@ -81,7 +83,7 @@ class WaveFields(nn.Module):
         vectors, strength, phase, _ = waves
         length = vectors.norm(dim=-1, keepdim=True)
         unit = vectors / length
-        common = self.condition(globals_)[:, None].expand(-1, vectors.shape[1], -1)
+        common = features[:, None].expand(-1, vectors.shape[1], -1)
         seen = self.strength(strength.log1p()[..., None] / _LOG_S_MAX)
         # Invariant to permuting the axes.
         axes = self.axes(unit.abs().sort(dim=-1).values[..., None]).flatten(-2)
@@ -144,11 +146,11 @@ class BraggDenoiser(nn.Module):
         n_waves: waves that are kept for their strength; all long ones come on top.
         q_max: length of the longest wave vector [1 / length].
         sites: whether sites are looked for.
-        sigma_min, sigma_max: noise levels [length] where the diffusion fraction is 0 and 1.
+        conditioning: what it is told, and how; by default the study's conditions.
 
     Raises:
-        TypeError, ValueError: sizes that are no whole numbers above 0, lengths that are not
-            positive, or noise levels that are not 0 < sigma_min < sigma_max.
+        TypeError, ValueError: sizes that are no whole numbers above 0, or lengths that are not
+            positive.
 
     Source: this study (benchmarks/crystal.py); the convolution is that of SchNet (Schütt et al.
         2017), with filters that depend on direction too.
@@ -165,8 +167,7 @@ class BraggDenoiser(nn.Module):
         n_waves: int = 256,
         q_max: float = Q_MAX,
         sites: bool = True,
-        sigma_min: float = 0.005,
-        sigma_max: float = 5.0,
+        conditioning: Conditioning | None = None,
     ):
         super().__init__()
         channels, n_layers, self.n_neighbors, n_radial, self.n_waves = arguments.sizes(
@@ -180,17 +181,17 @@ class BraggDenoiser(nn.Module):
         r_max = arguments.number("r_max", r_max, above=0)
         self.q_max = arguments.number("q_max", q_max, above=0)
         self.sites = sites and n_fields > 0
-        self.sigma_min = arguments.number("sigma_min", sigma_min, above=0)
-        self.sigma_max = arguments.number("sigma_max", sigma_max, above=self.sigma_min)
+        self.conditioning = take_conditioning(conditioning)
+        n_features = self.conditioning.n_features
         self.radial = Gaussians(0.0, r_max, n_radial)
         self.embedding = nn.Parameter(torch.randn(channels))
-        self.fields = WaveFields(n_fields, q_max) if n_fields else None
+        self.fields = WaveFields(n_fields, n_features, q_max) if n_fields else None
         self.n_told = 4 * n_fields + _N_SITE * self.sites
         self.enter = nn.Linear(self.n_told, channels) if n_fields else None
         self.layers = nn.ModuleList(
             _FilteredSum(channels, n_radial * _N_HARMONICS) for _ in range(n_layers)
         )
-        self.modulation = Modulation(2 * channels, n_layers)
+        self.modulation = Modulation(n_features, 2 * channels, n_layers)
         # Three components, and how far to trust the way to the site.
         self.head = nn.Sequential(
             nn.Linear(channels + self.n_told, channels), nn.SiLU(), nn.Linear(channels, 4)
@@ -204,25 +205,23 @@ class BraggDenoiser(nn.Module):
         box_length: float | None,
     ) -> Tensor:
         """Predict the unit noise; see `PBCConvDenoiser.forward` for arguments and result."""
-        x_t, sigma, condition, box_length = arguments.network(
-            x_t, sigma, condition, box_length, self.embedding
-        )
+        x_t, sigma, box_length = arguments.network(x_t, sigma, box_length, self.embedding)
         neighbors, displacement = nearest_neighbors(x_t, self.n_neighbors, box_length)
         distance = displacement.norm(dim=-1, keepdim=True)
         directions = _harmonics(displacement / distance.clamp(min=1e-6))
         edges = (self.radial(distance)[..., :, None] * directions[..., None, :]).flatten(-2)
-        globals_ = global_features(condition, sigma, self.sigma_min, self.sigma_max)
+        heard = self.conditioning.spread(self.conditioning(condition, sigma))
         features = self.embedding.expand(*x_t.shape[:2], -1)
-        told, pull = self._look_around(x_t, sigma, globals_, box_length)
+        told, pull = self._look_around(x_t, sigma, heard, box_length)
         if self.enter is not None:
             features = features + self.enter(told)
-        changes = self.modulation(globals_)
+        changes = self.modulation(heard)
         for layer, scale, shift in zip(self.layers, *changes, strict=True):
             features = features + layer(features, neighbors, edges, scale, shift)
         noise, trust = self.head(torch.cat([features, told], dim=-1)).split([3, 1], dim=-1)
         return noise - trust * pull
 
-    def _look_around(self, x_t, sigma, globals_, box_length):
+    def _look_around(self, x_t, sigma, heard, box_length):
         """Tell each particle of waves and sites, and the noise that its site would explain.
 
         Free space has neither: nothing there picks out waves.
@@ -230,7 +229,7 @@ class BraggDenoiser(nn.Module):
         if box_length is None or self.fields is None:
             return x_t.new_zeros(*x_t.shape[:2], self.n_told), torch.zeros_like(x_t)
         waves = strongest_waves(x_t, self.n_waves, Q_LONG, self.q_max, box_length, long=True)
-        fields = self.fields(x_t, waves, globals_)
+        fields = self.fields(x_t, waves, heard)
         if not self.sites:
             return fields, torch.zeros_like(x_t)
         places, there = find_sites(waves, sigma, x_t.shape[1], box_length)

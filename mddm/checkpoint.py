@@ -9,9 +9,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mddm import __version__, arguments, files
+from mddm.condition import RANGES
 
 # Raised whenever files of before could no longer be read, or would be read wrongly.
-FORMAT = 2
+FORMAT = 3
 # What `torch.compile` adds to the names of all that a network is made of.
 _COMPILED = "_orig_mod."
 
@@ -82,9 +83,33 @@ def read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict]:
     if found != kind:
         instead = f", but a {found}" if found else ""
         raise ValueError(f"{path} is no {kind} of this package{instead}; name another file")
-    if header.get("format") != FORMAT:
-        raise stale(path, kind, header)
+    try:
+        if header.get("format") == 2:
+            header = _from_format_2(header)
+        elif header.get("format") != FORMAT:
+            raise ValueError("of a format that is not known")
+    except (KeyError, TypeError, ValueError) as error:
+        raise stale(path, kind, header) from error
     return _plain(tensors), header
+
+
+def _from_format_2(header: dict) -> dict:
+    """Add what files of format 2 leave to be known; all of them are of the study's own tasks."""
+    settings = dict(header["settings"])
+    said = {"n_particles": None, "box_length": None}
+    if settings["preset"] == "mddm":
+        # Written when the preset had this one shape.
+        shape = {"hidden_channels": None, "first": "learned", "head_channels": None}
+        settings["architecture"] = shape | settings["architecture"]
+    # A state does not say its task.
+    if header["kind"] == "checkpoint":
+        record = header["record"]
+        task = record.get("task", "unconditional" if "row" in record else "conditional")
+        settings["ranges"] = RANGES if task == "conditional" else {}
+        said["n_particles"] = 1000
+        if task in ("conditional", "unconditional"):
+            said["box_length"] = 2 * settings["sigma_max"]
+    return header | said | {"settings": settings}
 
 
 def stale(path: Path | str, kind: str, header: dict) -> ValueError:

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from mddm.potential import CONDITION_RANGES
-
 
 class Gaussians(nn.Module):
     """Spread a number over evenly spaced Gaussians, one width apart.
@@ -24,27 +22,11 @@ class Gaussians(nn.Module):
         return torch.exp(-(((value - self.centers) / self.width) ** 2))
 
 
-class ConditionEmbedding(nn.Module):
-    """Describe a system to a network: its condition, and how noisy it is.
-
-    Args:
-        n_levels: Gaussians that the diffusion fraction is spread over.
-    """
-
-    def __init__(self, n_levels: int = 8):
-        super().__init__()
-        self.levels = Gaussians(0.0, 1.0, n_levels)
-        self.n_out = len(CONDITION_RANGES) + n_levels
-
-    def forward(self, globals_: Tensor) -> Tensor:
-        """Turn (batch, 4), as from `noise.global_features`, into (batch, n_out)."""
-        return torch.cat([globals_[:, :-1], self.levels(globals_[:, -1:])], dim=-1)
-
-
 class Modulation(nn.Module):
     """Make of condition and noise level a scale and a shift for every channel of every layer.
 
     Args:
+        n_features: numbers that tell of both, as `condition.Conditioning.spread` gives them.
         channels: features per particle.
         n_layers: layers that are modulated.
         hidden: width of the network that does it.
@@ -52,12 +34,11 @@ class Modulation(nn.Module):
     Source: FiLM (Perez et al. 2018).
     """
 
-    def __init__(self, channels: int, n_layers: int, hidden: int = 32):
+    def __init__(self, n_features: int, channels: int, n_layers: int, hidden: int = 32):
         super().__init__()
         self.shape = (n_layers, 2, channels)
-        self.condition = ConditionEmbedding()
         self.embed = nn.Sequential(
-            nn.Linear(self.condition.n_out, hidden),
+            nn.Linear(n_features, hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
@@ -67,8 +48,8 @@ class Modulation(nn.Module):
         nn.init.normal_(self.change.weight, std=0.01)
         nn.init.zeros_(self.change.bias)
 
-    def forward(self, globals_: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn (batch, 4) into scale and shift, both (n_layers, batch, 1, channels)."""
-        changes = self.change(self.embed(self.condition(globals_))).unflatten(-1, self.shape)
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn (batch, n_features) into scale and shift, both (n_layers, batch, 1, channels)."""
+        changes = self.change(self.embed(features)).unflatten(-1, self.shape)
         scale, shift = changes.transpose(0, 1)[:, :, :, None].unbind(dim=2)
         return 1 + scale, shift

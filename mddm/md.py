@@ -107,7 +107,7 @@ def anneal(
     every, seed = arguments.whole("every", every, at_least=1), arguments.seed(seed)
     time_step = arguments.number("time_step", time_step, above=0)
     damping = arguments.number("damping", damping, above=0, at_most=math.inf)
-    conditions, device = arguments.conditions(conditions), arguments.device(device)
+    conditions, device = arguments.conditions(conditions, n_numbers=3), arguments.device(device)
     if previous is not None:
         arguments.instance("previous", previous, State)
     dtype = torch.float32 if previous is None else previous.positions.dtype
@@ -165,7 +165,7 @@ def minimize(
 
     Source: Bitzek et al., Physical Review Letters 97, 170201 (2006), steps limited by the skin.
     """
-    conditions = arguments.conditions(conditions)
+    conditions = arguments.conditions(conditions, n_numbers=3)
     positions = arguments.positions(positions, (len(conditions), "n_particles", 3))
     tolerance = arguments.number("tolerance", tolerance, above=0)
     n_steps = arguments.whole("n_steps", n_steps, at_least=0)

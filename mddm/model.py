@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from mddm import arguments, export, lammps, noise, samplers, sampling, structure, training
-from mddm.potential import CONDITION_RANGES, OscillatingPair, Smoothed, potential_energy
-from mddm.shapes import SURFACES
+from mddm.potential import OscillatingPair, Smoothed, potential_energy
 from mddm.study import plan
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Card:
 
     Args:
         name: what `load` takes.
-        task: what it was trained on, one of `tasks.TASKS`.
+        task: what it was trained on: one of `tasks.TASKS`, or "" for none of the study's.
         preset: its network, one of `training.PRESETS`.
         ranges: name and range of each number of its condition; none for a model of one structure.
         n_particles: particles in a configuration of training.
@@ -75,7 +74,8 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
         device: where it computes.
 
     Raises:
-        ValueError: an unknown name, a file that is no checkpoint, or a device that is not there.
+        ValueError: an unknown name, a file that is no checkpoint, or of a network that was never
+            trained, or a device that is not there.
         FileNotFoundError: no such file.
     """
     device = arguments.device(device)
@@ -90,15 +90,15 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
         path = known[arguments.choice("name", str(name), sorted(known))]
     denoiser, header = training.load_checkpoint(path)
     settings = training.Settings(**header["settings"])
-    task = header["record"].get("task", "conditional")
-    box_length = None if task in SURFACES else 2 * settings.sigma_max
+    if header["n_particles"] is None:
+        raise ValueError(f"{path} was saved before its first step of training; train it")
     card = Card(
         name=path.stem,
-        task=task,
+        task=header["record"].get("task", ""),
         preset=settings.preset,
-        ranges=dict(CONDITION_RANGES) if task == "conditional" else {},
-        n_particles=1000 if box_length is None else round(box_length**3),
-        box_length=box_length,
+        ranges=settings.ranges,
+        n_particles=header["n_particles"],
+        box_length=header["box_length"],
         n_parameters=sum(value.numel() for value in denoiser.parameters()),
         steps=header["step"],
     )
@@ -335,9 +335,7 @@ class Model:
         card = self.card
         if card.box_length is None:
             if box_length is not None:
-                raise ValueError(
-                    f"{card.name!r} draws a {card.task} in free space; leave out box_length"
-                )
+                raise ValueError(f"{card.name!r} draws points in free space; leave out box_length")
             wanted = card.n_particles if n_particles is None else n_particles
             return arguments.whole("n_particles", wanted, at_least=2), None
         density = card.n_particles / card.box_length**3

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mddm import arguments
+from mddm.condition import SIGMA_MAX, SIGMA_MIN
 from mddm.geometry import minimum_image, wrap
-from mddm.potential import CONDITION_RANGES, scale_condition
 
 # Where image sum and Fourier sum converge equally fast (the self-dual point of the theta
 # function).  On its own side of it, each needs three terms for all digits of a float64.
@@ -64,7 +64,9 @@ def estimate(
     return eps
 
 
-def log_schedule(n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0) -> Tensor:
+def log_schedule(
+    n_steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
+) -> Tensor:
     """Space the noise levels evenly in log sigma: every scale gets the same number of steps.
 
     Args:
@@ -84,7 +86,7 @@ def log_schedule(n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0)
 
 
 def power_schedule(
-    n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0, rho: float = 7.0
+    n_steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = 7.0
 ) -> Tensor:
     """Space the noise levels evenly in sigma^(1 / rho).
 
@@ -110,7 +112,7 @@ def power_schedule(
 
 
 def linear_variance_schedule(
-    n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0
+    n_steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
 ) -> Tensor:
     """Space the noise levels evenly in the variance, the plain reading of MDDM.
 
@@ -126,8 +128,8 @@ def linear_variance_schedule(
 
 def log_normal_schedule(
     n_steps: int,
-    sigma_min: float = 0.005,
-    sigma_max: float = 5.0,
+    sigma_min: float = SIGMA_MIN,
+    sigma_max: float = SIGMA_MAX,
     center: float = 0.1,
     width: float = 1.3,
 ) -> Tensor:
@@ -168,7 +170,7 @@ SCHEDULES = {
 
 
 def make_schedule(
-    name: str, n_steps: int, sigma_min: float = 0.005, sigma_max: float = 5.0
+    name: str, n_steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
 ) -> Tensor:
     """Build the noise levels of the schedule with this name.
 
@@ -185,38 +187,6 @@ def make_schedule(
     return SCHEDULES[arguments.choice("name of a schedule", name, SCHEDULES)](
         n_steps, sigma_min, sigma_max
     )
-
-
-def global_features(
-    condition: Tensor | None, sigma: Tensor, sigma_min: float, sigma_max: float
-) -> Tensor:
-    """Put together what a denoiser is told about the whole system, the vector g.
-
-    Its last entry, the diffusion fraction t / T, is the step number over the number of steps on
-    a log schedule from `sigma_min` to `sigma_max`; written as a function of sigma it lets a
-    trained network follow any schedule.
-
-    Args:
-        condition: (batch, 3), k, phi and temperature; None stands for zeros.
-        sigma: (batch,) noise levels [length], positive.
-        sigma_min, sigma_max: the levels where the diffusion fraction is 0 and 1 [length].
-
-    Returns:
-        (batch, 4): the scaled condition, then log(sigma / sigma_min) / log(sigma_max / sigma_min).
-
-    Raises:
-        TypeError, ValueError: an argument of another shape, not finite or not positive.
-
-    Source: MDDM section 4.2, below eq. 1.
-    """
-    sigma = arguments.sigma(sigma, ("batch",))
-    fraction = torch.log(sigma / sigma_min) / math.log(sigma_max / sigma_min)
-    if condition is None:
-        scaled = sigma.new_zeros(len(sigma), len(CONDITION_RANGES))
-    else:
-        condition = arguments.conditions(condition, len(sigma), name="condition")
-        scaled = scale_condition(condition.to(sigma))
-    return torch.cat([scaled, fraction[:, None]], dim=1)
 
 
 def _steps_from_zero_to_one(n_steps, sigma_min, sigma_max) -> tuple[Tensor, float, float]:

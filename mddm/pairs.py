@@ -222,7 +222,7 @@ def make_pairs(
         TypeError, ValueError: an argument of another kind or shape, or out of its range.
         ImportError: Triton is asked for and not installed.
     """
-    conditions, device = arguments.conditions(conditions), arguments.device(device)
+    conditions, device = arguments.conditions(conditions, n_numbers=3), arguments.device(device)
     arguments.instance("dtype", dtype, torch.dtype)
     engine = arguments.choice("engine", engine, ("auto", "torch", "triton"))
     on_gpu = device.type == "cuda"

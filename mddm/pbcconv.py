@@ -11,13 +11,11 @@ from torch.nn.functional import embedding_bag
 from torch_geometric.nn import MessagePassing
 
 from mddm import arguments
+from mddm.condition import N_GLOBALS, Conditioning, take_conditioning
 from mddm.geometry import nearest_neighbors
 from mddm.layers import Gaussians, Modulation
-from mddm.noise import global_features
-from mddm.potential import CONDITION_RANGES
 
 FIRST = ("globals", "learned")
-_N_GLOBALS = len(CONDITION_RANGES) + 1
 
 
 class PBCConv(MessagePassing):
@@ -284,7 +282,7 @@ class PBCConvDenoiser(nn.Module):
             particles share, or "learned", a vector of `channels` parameters.
         head_channels: width of the hidden layer of the head; None makes the head linear.
         n_neighbors: edges per particle; the paper leaves it open.
-        sigma_min, sigma_max: noise levels [length] where the diffusion fraction is 0 and 1.
+        conditioning: what it is told, and how; by default the study's conditions.
         method: how each PBCConv is computed, see there.
 
     Raises:
@@ -301,20 +299,20 @@ class PBCConvDenoiser(nn.Module):
         first: str = "globals",
         head_channels: int | None = 128,
         n_neighbors: int = 8,
-        sigma_min: float = 0.005,
-        sigma_max: float = 5.0,
+        conditioning: Conditioning | None = None,
         method: str = "dense",
     ):
         super().__init__()
         if first not in FIRST:
             raise ValueError(f"first must be one of {', '.join(FIRST)}, got {first!r}")
         self.n_neighbors = n_neighbors
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.conditioning = take_conditioning(conditioning)
         learned = first == "learned"
         self.embedding = nn.Parameter(torch.randn(channels) / 10) if learned else None
-        widths = [channels if learned else _N_GLOBALS] + [channels] * n_layers
+        n_globals = self.conditioning.n_globals
+        widths = [channels if learned else n_globals] + [channels] * n_layers
         self.layers = nn.ModuleList(
-            PBCConv(n_in, n_out, _N_GLOBALS, hidden_channels, method)
+            PBCConv(n_in, n_out, n_globals, hidden_channels, method)
             for n_in, n_out in pairwise(widths)
         )
         for layer in self.layers:
@@ -338,8 +336,8 @@ class PBCConvDenoiser(nn.Module):
         Args:
             x_t: (batch, n_particles, 3) noised positions [length].
             sigma: (batch,) noise scales [length].
-            condition: (batch, 3), k, phi and temperature of each system, or None for a model
-                of one structure, which sees zeros.
+            condition: of each system, as the network's conditioning takes it: (batch, 3), k, phi
+                and temperature, by default.
             box_length: edge of the periodic cube [length], or None for free space.
 
         Returns:
@@ -348,11 +346,10 @@ class PBCConvDenoiser(nn.Module):
         Raises:
             TypeError, ValueError: an argument of another kind or shape, or out of its range.
         """
-        x_t, sigma, condition, box_length = arguments.network(
-            x_t, sigma, condition, box_length, self.layers[0].linear.weight
-        )
+        weight = self.layers[0].linear.weight
+        x_t, sigma, box_length = arguments.network(x_t, sigma, box_length, weight)
         neighbors, displacement = nearest_neighbors(x_t, self.n_neighbors, box_length)
-        globals_ = global_features(condition, sigma, self.sigma_min, self.sigma_max)
+        globals_ = self.conditioning(condition, sigma)
         first = globals_[:, None] if self.embedding is None else self.embedding
         features = first.expand(*x_t.shape[:2], -1)
         for layer in self.layers:
@@ -381,13 +378,13 @@ def sizes_with(
         channels, hidden, head = np.meshgrid(widths, hiddens, heads, indexing="ij")
 
         def h(n_features, channels=channels, hidden=hidden):
-            n_in = 3 + 2 * n_features + _N_GLOBALS
+            n_in = 3 + 2 * n_features + N_GLOBALS
             through = _linear(n_in, hidden) + _linear(hidden, channels)
             return np.where(hidden > 0, through, _linear(n_in, channels))
 
         through = _linear(channels, head) + _linear(head, 3)
         count = np.where(head > 0, through, _linear(channels, 3)) + (layers - 1) * h(channels)
-        count += h(_N_GLOBALS) if first == "globals" else h(channels) + channels
+        count += h(N_GLOBALS) if first == "globals" else h(channels) + channels
         chosen = count == n_parameters
         for width, inner, last in zip(channels[chosen], hidden[chosen], head[chosen], strict=True):
             sizes = {"n_layers": layers, "channels": int(width)}
@@ -417,7 +414,7 @@ class RadialDenoiser(nn.Module):
         r_max: centre of the last Gaussian [length].
         modulated: whether level and condition scale and shift the features; without it they
             are only part of the messages, as in the paper.
-        sigma_min, sigma_max: noise levels [length] where the diffusion fraction is 0 and 1.
+        conditioning: what it is told, and how; by default the study's conditions.
 
     Source: this study (benchmarks/preset.py); the radial basis is that of SchNet (Schütt et al.
         2017), the modulation FiLM (Perez et al. 2018).
@@ -431,17 +428,17 @@ class RadialDenoiser(nn.Module):
         n_radial: int = 20,
         r_max: float = 2.2,
         modulated: bool = True,
-        sigma_min: float = 0.005,
-        sigma_max: float = 5.0,
+        conditioning: Conditioning | None = None,
     ):
         super().__init__()
         self.n_neighbors = n_neighbors
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.conditioning = take_conditioning(conditioning)
         self.radial = Gaussians(0.0, r_max, n_radial)
         self.embedding = nn.Parameter(torch.randn(channels) / 10)
-        self.modulation = Modulation(channels, n_layers) if modulated else None
+        n_globals, n_features = self.conditioning.n_globals, self.conditioning.n_features
+        self.modulation = Modulation(n_features, channels, n_layers) if modulated else None
         self.convolutions = nn.ModuleList(
-            PBCConv(channels, channels, _N_GLOBALS, edge_channels=n_radial + 3)
+            PBCConv(channels, channels, n_globals, edge_channels=n_radial + 3)
             for _ in range(n_layers)
         )
         self.mlps = nn.ModuleList(
@@ -458,14 +455,13 @@ class RadialDenoiser(nn.Module):
         box_length: float | None,
     ) -> Tensor:
         """Predict the unit noise; arguments and result are those of `PBCConvDenoiser.forward`."""
-        x_t, sigma, condition, box_length = arguments.network(
-            x_t, sigma, condition, box_length, self.embedding
-        )
+        x_t, sigma, box_length = arguments.network(x_t, sigma, box_length, self.embedding)
         neighbors, displacement = nearest_neighbors(x_t, self.n_neighbors, box_length)
         distance = displacement.norm(dim=-1, keepdim=True)
         edges = torch.cat([self.radial(distance), displacement / distance.clamp(min=1e-6)], dim=-1)
-        globals_ = global_features(condition, sigma, self.sigma_min, self.sigma_max)
-        changes = self.modulation(globals_) if self.modulation else None
+        globals_ = self.conditioning(condition, sigma)
+        told = self.conditioning.spread(globals_)
+        changes = self.modulation(told) if self.modulation else None
         features = self.embedding.expand(*x_t.shape[:2], -1)
         for layer, (convolution, mlp) in enumerate(zip(self.convolutions, self.mlps, strict=True)):
             strongest = convolution(features, neighbors, edges, globals_)

@@ -20,8 +20,6 @@ from mddm.geometry import minimum_image, neighbor_pairs
 # far the two may be apart, as a part of both and in units of force, but for a few kinks.
 _SLOPE_STEP, _SLOPE_PART, _SLOPE_ERROR, _KINKS = 1e-4, 0.01, 1e-4, 0.01
 CONVENTION = "U(r) = r^-15 + r^-3 cos(k (r - 1.25) - phi)"
-# The ranges that the study covers, each closed on the left (MDDM section 2.1).
-CONDITION_RANGES = {"k": (1.0, 15.0), "phi": (0.0, 6.0), "temperature": (0.01, 0.05)}
 
 
 class PairPotential(Protocol):
@@ -226,23 +224,6 @@ def tabulate(potential: Smoothed, r: Tensor) -> tuple[Tensor, Tensor]:
             f"{slope[worst].item():.4g} per length"
         )
     return energy, force
-
-
-def scale_condition(condition: Tensor) -> Tensor:
-    """Map conditions from the study's ranges to [-1, 1), the numbers that a network is given.
-
-    Args:
-        condition: (..., 3), k [1 / length], phi [rad] and temperature [energy].
-
-    Returns:
-        (..., 3); values outside the ranges land outside [-1, 1).
-
-    Raises:
-        TypeError, ValueError: no numbers, another shape, or numbers that are not finite.
-    """
-    condition = arguments.tensor("condition", condition, (..., 3))
-    low, high = torch.tensor(list(CONDITION_RANGES.values())).to(condition).unbind(-1)
-    return 2 * (condition - low) / (high - low) - 1
 
 
 def potential_energy(positions: Tensor, potential: Smoothed, box_length: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ class Surface:
     n_points: int
 
     box_length = None
+    ranges = MappingProxyType({})
 
     def __post_init__(self):
         arguments.choice("name", self.name, SURFACES)

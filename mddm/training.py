@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mddm import arguments, checkpoint, files
 from mddm.bragg import BraggDenoiser
+from mddm.condition import RANGES, SIGMA_MAX, SIGMA_MIN, Conditioning, take_ranges
 from mddm.geometry import wrap
 from mddm.noise import SCHEDULES, Denoiser, add_noise, estimate, make_schedule
 from mddm.pbcconv import PBCConvDenoiser, RadialDenoiser
@@ -48,7 +49,7 @@ def default_architecture(preset: str) -> dict[str, Any]:
     return {
         name: argument.default
         for name, argument in inspect.signature(network).parameters.items()
-        if name not in ("sigma_min", "sigma_max")
+        if name != "conditioning"
     }
 
 
@@ -70,9 +71,13 @@ class Source(Protocol):
     """Where training gets its clean configurations from."""
 
     box_length: float | None
+    ranges: Mapping[str, tuple[float, float]]
 
     def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Draw x_0, (batch, n_particles, 3) [length], and their conditions, (batch, 3) or None."""
+        """Draw x_0, (batch, n_particles, 3) [length], and their conditions.
+
+        Conditions are (batch, len(ranges)), or None where there are no ranges.
+        """
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,11 @@ class Configurations:
 
     Args:
         positions: (n_configurations, n_particles, 3) [length]; any image of a particle will do.
-        conditions: (n_configurations, 3), k, phi and temperature of each; None to train on
-            structures alone.
+        conditions: (n_configurations, len(ranges)) numbers of each; None to train on structures
+            alone.
         box_length: edge of the periodic cube [length].
+        ranges: name and range of each number of a condition; by default the study's k, phi and
+            temperature.
 
     Raises:
         TypeError, ValueError: shapes that do not fit each other, no configuration at all, numbers
@@ -95,6 +102,7 @@ class Configurations:
     positions: Tensor
     conditions: Tensor | None
     box_length: float
+    ranges: Mapping[str, tuple[float, float]] | None = None
 
     def __post_init__(self):
         shape, precision = ("n_configurations", "n_particles", 3), torch.get_default_dtype()
@@ -102,10 +110,11 @@ class Configurations:
             "positions": arguments.positions(self.positions, shape, dtype=precision),
             "box_length": arguments.box(self.box_length),
         }
+        ranges = take_ranges(RANGES if self.ranges is None else self.ranges)
+        taken["ranges"] = {} if self.conditions is None else ranges
         if self.conditions is not None:
-            taken["conditions"] = arguments.conditions(self.conditions, len(taken["positions"])).to(
-                precision
-            )
+            size = {"batch": len(taken["positions"]), "n_numbers": len(ranges)}
+            taken["conditions"] = arguments.conditions(self.conditions, **size).to(precision)
         for name, value in taken.items():
             object.__setattr__(self, name, value)
 
@@ -142,6 +151,8 @@ class Settings:
         schedule: name of the noise schedule; its levels are trained on equally often.
         n_levels: noise levels, the paper's number of diffusion steps.
         sigma_min, sigma_max: lowest and highest noise level [length].
+        ranges: name and range of each number of a condition, those of the training data; none to
+            train on structures alone.
         seed: of the weights and of every draw.
         data: hash of the training data, so that a run is not resumed on other data; empty
             where the data is made up on the fly.
@@ -165,8 +176,9 @@ class Settings:
     ema_decay: float = 0.999
     schedule: str = "log_normal"
     n_levels: int = 500
-    sigma_min: float = 0.005
-    sigma_max: float = 5.0
+    sigma_min: float = SIGMA_MIN
+    sigma_max: float = SIGMA_MAX
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=RANGES.copy)
     seed: int = 0
     data: str = ""
     precision: str = "float32"
@@ -185,6 +197,7 @@ class Settings:
             "n_levels": whole("n_levels", self.n_levels, at_least=2),
             "sigma_min": number("sigma_min", self.sigma_min, above=0),
             "sigma_max": number("sigma_max", self.sigma_max, above=0),
+            "ranges": take_ranges(self.ranges),
             "seed": arguments.seed(self.seed, bits=32),
             "data": arguments.instance("data", self.data, str),
             "precision": arguments.choice("precision", self.precision, ("float32", "bfloat16")),
@@ -208,9 +221,8 @@ class Settings:
         """Build the preset with the weights that the seed gives."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return PRESETS[self.preset](
-                sigma_min=self.sigma_min, sigma_max=self.sigma_max, **self.architecture
-            )
+            told = Conditioning(self.ranges, self.sigma_min, self.sigma_max)
+            return PRESETS[self.preset](conditioning=told, **self.architecture)
 
 
 @dataclass
@@ -222,6 +234,8 @@ class TrainingState:
         device: where it runs.
         step: steps taken.
         seconds: time spent on them.
+        n_particles: in each configuration that it has seen; None before the first step.
+        box_length: edge of their periodic cube [length]; None for free space.
 
     Raises:
         TypeError, ValueError: other settings than `Settings`, or a device that is not there.
@@ -231,6 +245,8 @@ class TrainingState:
     device: torch.device | str = "cpu"
     step: int = 0
     seconds: float = 0.0
+    n_particles: int | None = None
+    box_length: float | None = None
     losses: Tensor = field(init=False)
     denoiser: nn.Module = field(init=False)
     average: AveragedModel = field(init=False)
@@ -282,13 +298,15 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
 
     Raises:
         TypeError: no training state, or no source.
-        ValueError: the source has drawn what is not finite.
+        ValueError: the source has other conditions than the settings say, or another box or number
+            of particles than the run has seen; or it has drawn what is not finite.
         FloatingPointError: the loss is no longer finite; the state keeps the last good weights.
 
     Source: MDDM algorithm 1.
     """
     settings = arguments.instance("state", state, TrainingState).settings
     _check_source(source)
+    _check_ranges(settings.ranges, source.ranges)
     sigmas = settings.sigmas()[1:].to(state.device, torch.float32)
     generator = torch.Generator(state.device)
     lowered = settings.precision == "bfloat16"
@@ -297,6 +315,7 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
         start = time.perf_counter()
         _seed(generator, settings.seed, state.step)
         x_0, condition = source.draw(settings.batch_size, generator)
+        _check_size(state, x_0.shape[1], source.box_length)
         try:
             with torch.autocast(generator.device.type, torch.bfloat16, enabled=lowered):
                 losses, levels = _noise_losses(
@@ -370,11 +389,35 @@ def level_losses(
 
 
 def _check_source(source: Source) -> None:
-    if not (callable(getattr(source, "draw", None)) and hasattr(source, "box_length")):
+    known = all(hasattr(source, name) for name in ("box_length", "ranges"))
+    if not (known and callable(getattr(source, "draw", None))):
         raise TypeError(
             "source must draw configurations of a box, as tasks.training_source gives them, got "
             f"{type(source).__name__}"
         )
+
+
+def _check_ranges(told: Mapping, known: Mapping) -> None:
+    if dict(told) != dict(known):
+        told, known = (
+            ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in ranges.items())
+            or "none"
+            for ranges in (told, known)
+        )
+        raise ValueError(
+            f"the source has other conditions ({known}) than the settings ({told}); make them with "
+            "Settings(ranges=source.ranges)"
+        )
+
+
+def _check_size(state: TrainingState, n_particles: int, box_length: float | None) -> None:
+    seen = (state.n_particles, state.box_length)
+    if state.n_particles is not None and seen != (n_particles, box_length):
+        raise ValueError(
+            f"the run has seen {seen[0]} particles in a box of {seen[1]}, and the source has "
+            f"{n_particles} in one of {box_length}; train on one size"
+        )
+    state.n_particles, state.box_length = n_particles, box_length
 
 
 def _check_finite(x_0: Tensor, condition: Tensor | None, step: int) -> None:
@@ -444,8 +487,9 @@ def load_checkpoint(path: Path | str, preset: str | None = None) -> tuple[nn.Mod
 
     Returns:
         denoiser: on the CPU, in evaluation mode, built as the header says.
-        header: preset, settings with the architecture, step, seconds of training, the training
-            loss in means of up to 200 equal parts of the run, record.
+        header: preset, settings with the architecture and the ranges of conditions, n_particles
+            and box_length of the training data, step, seconds of training, the training loss in
+            means of up to 200 equal parts of the run, record.
 
     Raises:
         FileNotFoundError: no such file.
@@ -522,7 +566,8 @@ def load_state(
     """
     tensors, header = checkpoint.read(path, "state")
     with _understanding(path, "state", header):
-        saved = Settings(**header["settings"])
+        # Files of format 2 do not say.
+        saved = Settings(**{"ranges": settings.ranges} | header["settings"])
     changed = _differences(asdict(saved), asdict(settings))
     if changed:
         raise ValueError(
@@ -530,7 +575,8 @@ def load_state(
             "restore them, or move the file away to start anew"
         )
     with _understanding(path, "state", header):
-        return _restore(TrainingState(settings, device, header["step"], header["seconds"]), tensors)
+        seen = {name: header[name] for name in ("step", "seconds", "n_particles", "box_length")}
+        return _restore(TrainingState(settings, device, **seen), tensors)
 
 
 def _restore(state, tensors):
@@ -553,7 +599,7 @@ def _restore(state, tensors):
 def _differences(saved: dict, wanted: dict) -> list[str]:
     found = []
     for name, value in wanted.items():
-        if isinstance(value, dict):
+        if name == "architecture":
             # Of another preset nothing compares, and that the preset is another has been said.
             if value.keys() == saved[name].keys():
                 found += _differences(saved[name], value)
@@ -578,5 +624,7 @@ def _header(kind: str, state: TrainingState, record: dict | None) -> dict:
         "settings": asdict(state.settings),
         "step": state.step,
         "seconds": state.seconds,
+        "n_particles": state.n_particles,
+        "box_length": state.box_length,
         "record": record or {},
     }

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from mddm import arguments
+from mddm.condition import Conditioning, take_conditioning
 from mddm.geometry import wrap
-from mddm.noise import global_features
-from mddm.potential import CONDITION_RANGES
 
 # The slice softmax blows up when its learned temperature approaches zero.
 _MIN_TEMPERATURE = 0.01
@@ -97,11 +96,11 @@ class TransolverDenoiser(nn.Module):
         n_heads: attention heads.
         n_slices: slices per head.
         mlp_ratio: width of the MLPs in units of `channels`.
-        sigma_min, sigma_max: noise levels [length] where the diffusion fraction is 0 and 1.
+        conditioning: what it is told, and how; by default the study's conditions.
 
     Raises:
-        TypeError, ValueError: sizes that are no whole numbers above 0, heads that do not divide
-            the channels, or noise levels that are not 0 < sigma_min < sigma_max.
+        TypeError, ValueError: sizes that are no whole numbers above 0, or heads that do not
+            divide the channels.
 
     Source: MDDM section 4.1; Transolver (Wu et al. 2024).
     """
@@ -113,8 +112,7 @@ class TransolverDenoiser(nn.Module):
         n_heads: int = 8,
         n_slices: int = 32,
         mlp_ratio: int = 2,
-        sigma_min: float = 0.005,
-        sigma_max: float = 5.0,
+        conditioning: Conditioning | None = None,
     ):
         super().__init__()
         channels, n_layers, n_heads, n_slices, mlp_ratio = arguments.sizes(
@@ -126,9 +124,8 @@ class TransolverDenoiser(nn.Module):
         )
         if channels % n_heads:
             raise ValueError(f"n_heads must divide channels ({channels}), got {n_heads}")
-        self.sigma_min = arguments.number("sigma_min", sigma_min, above=0)
-        self.sigma_max = arguments.number("sigma_max", sigma_max, above=self.sigma_min)
-        self.preprocess = _mlp(3 + len(CONDITION_RANGES) + 1, 2 * channels, channels)
+        self.conditioning = take_conditioning(conditioning)
+        self.preprocess = _mlp(3 + self.conditioning.n_globals, 2 * channels, channels)
         self.placeholder = nn.Parameter(torch.rand(channels) / channels)
         self.blocks = nn.ModuleList(
             TransolverBlock(channels, n_heads, n_slices, mlp_ratio) for _ in range(n_layers)
@@ -149,8 +146,8 @@ class TransolverDenoiser(nn.Module):
             x_t: (batch, n_particles, 3) noised positions [length]; any image of a particle will
                 do, though to the network either end of the box is far from the other.
             sigma: (batch,) noise scales [length].
-            condition: (batch, 3), k, phi and temperature of each system, or None for a model
-                of one structure, which sees zeros.
+            condition: of each system, as the network's conditioning takes it: (batch, 3), k, phi
+                and temperature, by default.
             box_length: edge of the periodic cube [length], or None for free space.
 
         Returns:
@@ -159,14 +156,12 @@ class TransolverDenoiser(nn.Module):
         Raises:
             TypeError, ValueError: an argument of another kind or shape, or out of its range.
         """
-        x_t, sigma, condition, box_length = arguments.network(
-            x_t, sigma, condition, box_length, self.placeholder
-        )
+        x_t, sigma, box_length = arguments.network(x_t, sigma, box_length, self.placeholder)
         if box_length is None:
             scaled = x_t / (1 + sigma.square()).sqrt()[:, None, None]
         else:
             scaled = 2 * wrap(x_t, box_length) / box_length - 1
-        globals_ = global_features(condition, sigma, self.sigma_min, self.sigma_max)
+        globals_ = self.conditioning(condition, sigma)
         common = globals_[:, None].expand(-1, x_t.shape[1], -1)
         x = self.preprocess(torch.cat([scaled, common], dim=-1)) + self.placeholder
         for block in self.blocks:

@@ -175,7 +175,7 @@ def test_numbers_of_an_array_lie_where_they_must():
 def test_conditions_and_noise_levels():
     assert arguments.conditions([(1, 2, 0.5)], batch=1).tolist() == [[1, 2, 0.5]]
     with pytest.raises(ValueError, match=r"conditions must have the shape \(2, 3\), got \(1, 3\)"):
-        arguments.conditions([(1, 2, 0.5)], batch=2)
+        arguments.conditions([(1, 2, 0.5)], batch=2, n_numbers=3)
     assert arguments.sigma(0.5).item() == 0.5
     with pytest.raises(ValueError, match="sigma must be numbers above 0, got 0"):
         arguments.sigma([0.0, 1.0], ("batch",))

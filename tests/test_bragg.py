@@ -3,6 +3,7 @@ import torch
 
 from mddm import bragg, noise
 from mddm.bragg import BraggDenoiser, WaveFields
+from mddm.condition import Conditioning
 from mddm.waves import strongest_waves
 
 BOX = 10.0
@@ -25,15 +26,15 @@ def noised(positions, sigma):
 
 def denoiser(**sizes):
     torch.manual_seed(1)
-    return BraggDenoiser(**SIZES | sizes)
+    return BraggDenoiser(**SIZES | {"conditioning": Conditioning({})} | sizes)
 
 
 def fields():
     torch.manual_seed(2)
-    network = WaveFields(n_fields=3)
+    network = WaveFields(n_fields=3, n_features=5)
 
-    def compute(positions, globals_):
-        return network(positions, strongest_waves(positions, 20, 2.0, 9.5, BOX), globals_)
+    def compute(positions, features):
+        return network(positions, strongest_waves(positions, 20, 2.0, 9.5, BOX), features)
 
     return compute
 
@@ -43,19 +44,19 @@ def fields():
 
 @torch.no_grad()
 def test_fields_move_with_the_particles_and_turn_with_the_box():
-    network, positions, globals_ = fields(), gas(), torch.rand(2, 4)
-    value, direction = network(positions, globals_).split([3, 9], dim=-1)
+    network, positions, features = fields(), gas(), torch.rand(2, 5)
+    value, direction = network(positions, features).split([3, 9], dim=-1)
     assert value.std() > 1e-3 and direction.std() > 1e-3
-    moved = network((positions + torch.tensor([1.0, 6.0, 9.5])) % BOX, globals_)
+    moved = network((positions + torch.tensor([1.0, 6.0, 9.5])) % BOX, features)
     assert moved.numpy() == pytest.approx(
         torch.cat([value, direction], -1).detach().numpy(), abs=1e-4
     )
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    relabelled = network(positions[:, order], globals_)
+    relabelled = network(positions[:, order], features)
     assert relabelled[..., :3].numpy() == pytest.approx(value[:, order].numpy(), abs=1e-4)
     # A quarter turn about z.
     turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    turned = network((positions @ turn.T) % BOX, globals_)
+    turned = network((positions @ turn.T) % BOX, features)
     assert turned[..., :3].numpy() == pytest.approx(value.numpy(), abs=1e-4)
     expected = direction.unflatten(-1, (3, 3)) @ turn.T
     assert turned[..., 3:].numpy() == pytest.approx(expected.flatten(2).numpy(), abs=1e-4)
@@ -65,7 +66,7 @@ def test_fields_move_with_the_particles_and_turn_with_the_box():
 def test_in_a_crystal_the_direction_points_away_from_the_site():
     network, sites = fields(), bcc()
     off = 0.1 * torch.randn(sites.shape, generator=torch.Generator().manual_seed(0))
-    direction = network(sites + off, torch.zeros(1, 4))[..., 3:].unflatten(-1, (3, 3))
+    direction = network(sites + off, torch.zeros(1, 5))[..., 3:].unflatten(-1, (3, 3))
     for field in direction[0].unbind(dim=1):
         together = torch.stack([field.flatten(), off.flatten()])
         assert abs(torch.corrcoef(together)[0, 1]) > 0.9
@@ -113,7 +114,7 @@ def test_systems_of_a_batch_do_not_see_each_other():
 
 
 def test_condition_and_noise_level_are_heard():
-    network, x_t = denoiser(), gas(1)
+    network, x_t = denoiser(conditioning=Conditioning()), gas(1)
     condition, sigma = torch.tensor([[3.0, 2.0, 0.02]]), torch.tensor([0.1])
     out = network(x_t, sigma, condition, BOX)
     for other in (
@@ -137,7 +138,7 @@ def test_order_far_away_is_heard_through_the_waves_alone():
 
 
 def test_every_parameter_is_trained_even_among_coincident_particles():
-    network, x_t = denoiser(), gas()
+    network, x_t = denoiser(conditioning=Conditioning()), gas()
     x_t[:, 1] = x_t[:, 0]
     network(
         x_t, torch.tensor([0.1, 0.3]), torch.tensor([[3.0, 2.0, 0.02]] * 2), BOX
@@ -160,12 +161,12 @@ def test_half_precision_keeps_the_phase_of_a_wave():
 def test_the_way_to_the_site_is_told_in_a_crystal_and_withheld_in_part_of_training():
     x_t, eps = noised(bcc(8).expand(40, -1, -1), 0.25)
     network = denoiser()
-    levels = torch.full((40,), 0.25)
-    told, pull = network.eval()._look_around(x_t, levels, torch.zeros(40, 4), BOX)
+    levels, features = torch.full((40,), 0.25), torch.zeros(40, network.conditioning.n_features)
+    told, pull = network.eval()._look_around(x_t, levels, features, BOX)
     assert told[..., -1].eq(1).all() and told[..., -9:-6].equal(pull)
     # The noise is pointed at: what the sites explain of it, without anything learned.
     assert (-pull - eps).square().mean() < 0.3
-    told, pull = network.train()._look_around(x_t, levels, torch.zeros(40, 4), BOX)
+    told, pull = network.train()._look_around(x_t, levels, features, BOX)
     withheld = told[:, 0, -1] == 0
     assert 0.1 < withheld.float().mean() < 0.6
     assert pull[withheld].eq(0).all() and pull[~withheld].ne(0).any()

@@ -8,7 +8,8 @@ import torch
 import mddm
 from mddm import __main__ as command
 from mddm import model, training
-from mddm.potential import CONDITION_RANGES, OscillatingPair, Smoothed
+from mddm.condition import RANGES, sigma_max
+from mddm.potential import OscillatingPair, Smoothed
 
 ASKED = {"k": 9.0, "phi": 0.75, "temperature": 0.02}
 FAST = {"n_levels": 2, "progress": False}
@@ -20,10 +21,17 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     for task in ("conditional", "unconditional", "sphere"):
         sizes = {"channels": 8, "n_layers": 1, "hidden_channels": 4, "head_channels": 4}
-        sigma_max = 3.0 if task == "sphere" else BOX / 2
-        settings = training.Settings(architecture=sizes, sigma_max=sigma_max)
+        ranges, box_length = (
+            RANGES if task == "conditional" else {},
+            None if task == "sphere" else BOX,
+        )
+        settings = training.Settings(
+            architecture=sizes, sigma_max=sigma_max(box_length), ranges=ranges
+        )
+        n_particles = 1000 if task == "sphere" else 262
+        state = training.TrainingState(settings, n_particles=n_particles, box_length=box_length)
         path = folder / f"{task}-mddm.safetensors"
-        training.save_checkpoint(path, training.TrainingState(settings), {"task": task})
+        training.save_checkpoint(path, state, {"task": task})
     patch = pytest.MonkeyPatch()
     patch.setattr(model, "TRAINED", folder)
     yield folder
@@ -33,7 +41,7 @@ def trained(tmp_path_factory):
 def test_models_are_listed_with_what_they_know():
     cards = {card.name: card for card in mddm.models()}
     assert list(cards) == ["conditional-mddm", "sphere-mddm", "unconditional-mddm"]
-    assert cards["conditional-mddm"].ranges == CONDITION_RANGES
+    assert cards["conditional-mddm"].ranges == RANGES
     assert cards["conditional-mddm"].box_length == pytest.approx(BOX)
     assert cards["conditional-mddm"].n_particles == 262
     assert cards["unconditional-mddm"].ranges == {}
@@ -141,7 +149,7 @@ def test_wrong_calls_are_refused_where_they_enter(asked, message):
 def test_a_condition_for_a_model_of_one_structure_is_refused():
     with pytest.raises(ValueError, match="one structure and takes no condition; leave out k, phi"):
         mddm.load("unconditional-mddm").sample(**ASKED)
-    with pytest.raises(ValueError, match="sphere in free space; leave out box_length"):
+    with pytest.raises(ValueError, match="points in free space; leave out box_length"):
         mddm.load("sphere-mddm").sample(box_length=10.0)
 
 

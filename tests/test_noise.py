@@ -329,21 +329,3 @@ def test_the_wrapped_normal_is_not_uniform_at_sigma_equal_to_the_box():
 def test_wrapped_normal_refuses_level_zero(function):
     with pytest.raises(ValueError, match="sigma must be numbers above 0, got 0"):
         function(torch.zeros(3), noise.log_schedule(5)[:, None], BOX)
-
-
-# --- what a denoiser is told -------------------------------------------------------------------
-
-
-def test_the_diffusion_fraction_is_t_over_the_number_of_steps_on_a_log_schedule():
-    sigmas = noise.log_schedule(11, sigma_min=0.01, sigma_max=4.0)[1:]
-    features = noise.global_features(None, sigmas, 0.01, 4.0)
-    torch.testing.assert_close(features[:, 3], torch.linspace(0, 1, 11, dtype=torch.float64))
-    assert features.shape == (11, 4) and (features[:, :3] == 0).all()
-
-
-def test_the_condition_is_scaled_from_the_ranges_of_the_data():
-    condition = torch.tensor([[1.0, 0.0, 0.01], [8.0, 3.0, 0.03], [15.0, 6.0, 0.05]])
-    features = noise.global_features(condition, torch.full((3,), 0.1), 0.01, 1.0)
-    expected = torch.tensor([[-1.0], [0.0], [1.0]]).expand(3, 3)
-    torch.testing.assert_close(features[:, :3], expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(features[:, 3], torch.full((3,), 0.5))

@@ -6,13 +6,12 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
+from mddm.condition import RANGES
 from mddm.potential import (
-    CONDITION_RANGES,
     OscillatingPair,
     Smoothed,
     Tabulated,
     potential_energy,
-    scale_condition,
 )
 
 BOX = 10.0
@@ -164,8 +163,8 @@ def test_the_core_is_a_straight_line_and_finite_at_contact():
 
 
 def test_at_the_default_core_every_potential_of_the_study_repels():
-    k = torch.linspace(*CONDITION_RANGES["k"], 200)[:, None]
-    phi = torch.linspace(*CONDITION_RANGES["phi"], 200)
+    k = torch.linspace(*RANGES["k"], 200)[:, None]
+    phi = torch.linspace(*RANGES["phi"], 200)
     smoothed = Smoothed(OscillatingPair(k, phi))
     assert smoothed.force(torch.tensor(0.0)).min() > 0
     assert smoothed.energy(torch.tensor(0.0)).min() > 100
@@ -249,18 +248,6 @@ def test_a_table_is_not_extrapolated(r):
     for curve in (table.energy, table.force):
         with pytest.raises(ValueError, match=r"within the table, 0.5 to 2.0; got .* Smoothed"):
             curve(torch.tensor([1.0, r]))
-
-
-# --- conditions --------------------------------------------------------------------------------
-
-
-def test_conditions_are_scaled_to_minus_one_to_one():
-    low, middle, high = ([(1 - u) * a + u * b for a, b in CONDITION_RANGES.values()]
-                         for u in (0, 0.5, 1))  # fmt: skip
-    scaled = scale_condition(torch.tensor([[low, middle, high]]))
-    expected = torch.tensor([[[-1.0] * 3, [0.0] * 3, [1.0] * 3]])
-    torch.testing.assert_close(scaled, expected, rtol=0, atol=1e-6)
-    assert (low, high) == ([1.0, 0.0, 0.01], [15.0, 6.0, 0.05])
 
 
 # --- a whole configuration ---------------------------------------------------------------------

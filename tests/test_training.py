@@ -4,6 +4,7 @@ import json
 import math
 import random
 from dataclasses import asdict
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ PRESETS = list(training.PRESETS)
 class FixedSource:
     """One configuration, never turned."""
 
+    ranges: ClassVar = {}
+
     def __init__(self, positions, box_length):
         self.positions, self.box_length = positions, box_length
 
@@ -33,6 +36,7 @@ class GaussianSource:
     """Independent normal particles in free space, for which the best denoiser is known."""
 
     box_length = None
+    ranges: ClassVar = {}
 
     def __init__(self, spread, n_particles=32):
         self.spread, self.n_particles = spread, n_particles
@@ -245,7 +249,7 @@ def test_a_new_denoiser_is_decided_by_the_seed(preset):
     pairs = zip(first.parameters(), other.parameters(), strict=True)
     assert any(not torch.equal(ours, theirs) for ours, theirs in pairs)
     model = Settings(preset=preset, sigma_min=0.02, sigma_max=2.0).new_denoiser()
-    assert (model.sigma_min, model.sigma_max) == (0.02, 2.0)
+    assert (model.conditioning.sigma_min, model.conditioning.sigma_max) == (0.02, 2.0)
 
 
 def test_the_architecture_decides_the_network_and_is_filled_in():
@@ -278,7 +282,9 @@ def test_a_step_noises_the_data_and_measures_the_error_of_the_noise(decoys):
         seen.append((x_t, sigma))
         return 0.5 * torch.ones_like(x_t)
 
-    run_settings = settings(n_steps=40, batch_size=3, sigma_min=0.01, sigma_max=0.8, decoys=decoys)
+    run_settings = settings(
+        n_steps=40, batch_size=3, sigma_min=0.01, sigma_max=0.8, decoys=decoys, ranges={}
+    )
     steps = run(stub_state(run_settings, Stub(remember)), FixedSource(x_0, box_length), 1)
     ((x_t, sigma),), (step,) = seen, steps
     # Noise this small does not come round the box, so it can be read off.
@@ -294,7 +300,7 @@ def test_a_step_noises_the_data_and_measures_the_error_of_the_noise(decoys):
 
 def test_decoys_are_for_a_box_and_for_the_part_of_all_systems_that_was_asked_for():
     def states(**changes):
-        return stub_state(settings(n_steps=60, **changes), Stub())
+        return stub_state(settings(n_steps=60, ranges={}, **changes), Stub())
 
     with_decoys, without = ({"decoys": 1.0}, {"decoys": 0.0})
     free = GaussianSource(1.0)
@@ -309,7 +315,7 @@ def test_decoys_are_for_a_box_and_for_the_part_of_all_systems_that_was_asked_for
 
 
 def test_steps_draw_every_level_but_zero_evenly_and_never_the_same_noise():
-    run_settings = settings(n_steps=400, batch_size=4)
+    run_settings = settings(n_steps=400, batch_size=4, ranges={})
     steps = run(stub_state(run_settings, Stub()), GaussianSource(1.0, n_particles=2))
     levels = run_settings.sigmas()[1:].float()
     sigmas = torch.cat([step.sigmas for step in steps])
@@ -334,7 +340,7 @@ def test_train_reports_every_step_and_stops_at_the_last(preset):
 def test_pbcconv_overfits_one_configuration():
     positions, box_length = cubic_lattice()
     run_settings = settings(
-        n_steps=120, batch_size=4, learning_rate=3e-3, sigma_min=0.05, sigma_max=0.3
+        n_steps=120, batch_size=4, learning_rate=3e-3, sigma_min=0.05, sigma_max=0.3, ranges={}
     )
     losses = [s.loss for s in run(TrainingState(run_settings), FixedSource(positions, box_length))]
     assert np.mean(losses[:10]) > 0.9
@@ -359,7 +365,7 @@ def test_training_reaches_the_loss_of_the_best_denoiser():
     spread, source = 0.5, GaussianSource(0.5)
     run_settings = settings(
         preset="transolver", n_steps=120, batch_size=8, learning_rate=3e-3,
-        ema_decay=0.9, sigma_min=0.05, sigma_max=5.0,
+        ema_decay=0.9, sigma_min=0.05, sigma_max=5.0, ranges={},
     )  # fmt: skip
     state = TrainingState(run_settings)
     first = run(state, source, 1)[0].loss
@@ -372,6 +378,30 @@ def test_training_reaches_the_loss_of_the_best_denoiser():
     assert losses.mean().item() == pytest.approx(best.mean().item(), abs=0.05)
 
 
+def test_a_source_of_another_kind_than_the_settings_say_is_refused():
+    single, pressed = small_configurations(conditions=False), {"temperature": (0.0, 1.0)}
+    told = Configurations(torch.rand(2, 24, 3), torch.rand(2, 1), 3.0, pressed)
+    for changes, source, message in (
+        ({}, single, r"other conditions \(none\) than the settings \(k 1 to 15, phi"),
+        ({"ranges": {}}, small_configurations(), r"than the settings \(none\)"),
+        ({}, told, r"other conditions \(temperature 0 to 1\)"),
+    ):
+        state = TrainingState(settings(**changes))
+        with pytest.raises(ValueError, match=message):
+            run(state, source)
+        assert state.step == 0 and state.n_particles is None
+    state = TrainingState(settings(ranges=pressed))
+    assert run(state, told)[-1].step == 7
+
+
+def test_a_run_sees_systems_of_one_size():
+    state = TrainingState(settings())
+    run(state, small_configurations(), 1)
+    with pytest.raises(ValueError, match=r"seen 24 particles in a box of 3.0, and .* has 25 in"):
+        run(state, small_configurations(n_particles=25))
+    assert state.step == 1 and (state.n_particles, state.box_length) == (24, 3.0)
+
+
 def test_a_run_is_decided_by_its_seed():
     states = [TrainingState(settings(seed=seed)) for seed in (5, 5, 6)]
     losses = [[step.loss for step in run(state, small_configurations())] for state in states]
@@ -381,7 +411,7 @@ def test_a_run_is_decided_by_its_seed():
 
 def test_nothing_touches_the_global_random_numbers():
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    state = TrainingState(settings())
+    state = TrainingState(settings(ranges={}))
     source = Configurations(torch.linspace(0, 2.9, 72).reshape(1, 24, 3), None, 3.0)
     run(state, source, 2)
     training.level_losses(state.denoiser, source, state.settings.sigmas()[1:3], n_draws=1)
@@ -391,7 +421,7 @@ def test_nothing_touches_the_global_random_numbers():
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing():
-    run_settings = settings(n_steps=400, batch_size=1, learning_rate=0.02)
+    run_settings = settings(n_steps=400, batch_size=1, learning_rate=0.02, ranges={})
     state, rates = stub_state(run_settings, Stub()), []
     for _ in training.train(state, GaussianSource(1.0, n_particles=2)):
         rates.append(state.optimizer.param_groups[0]["lr"])
@@ -407,7 +437,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing():
 
 
 def test_a_gradient_that_explodes_is_clipped():
-    state = stub_state(settings(), Stub(lambda x_t, *_: 1e6 * x_t))
+    state = stub_state(settings(ranges={}), Stub(lambda x_t, *_: 1e6 * x_t))
     (step,) = run(state, GaussianSource(1.0), 1)
     assert step.loss > 1e9
     assert state.denoiser.weight.grad.norm().item() == pytest.approx(1)
@@ -438,7 +468,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_weights():
     def breaks_at_the_third_call(x_t, sigma, condition, box_length):
         return x_t * (math.nan if next(calls) == 3 else 1.0)
 
-    state = stub_state(settings(), Stub(breaks_at_the_third_call))
+    state = stub_state(settings(ranges={}), Stub(breaks_at_the_third_call))
     steps = training.train(state, GaussianSource(1.0))
     next(steps), next(steps)
     good = state.denoiser.weight.detach().clone()
@@ -452,8 +482,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_weights():
 def test_data_that_are_not_finite_do_not_train_anything(preset):
     source = small_configurations(n_configurations=1, conditions=False)
     source.positions[0, 5, 1] = math.nan
-    state = TrainingState(settings(preset=preset))
-    with pytest.raises((ValueError, FloatingPointError)):
+    state = TrainingState(settings(preset=preset, ranges={}))
+    with pytest.raises((ValueError, FloatingPointError), match=r"finite|nan"):
         run(state, source)
     assert state.step == 0
 
@@ -571,6 +601,7 @@ def test_a_state_that_was_read_is_written_as_the_same_file(tmp_path):
         ("n_levels", 11, "n_levels was 10, is 11"),
         ("sigma_min", 0.01, "sigma_min was 0.005, is 0.01"),
         ("seed", 1, "seed was 0, is 1"),
+        ("ranges", {}, r"ranges was {'k': .*}, is {}"),
         ("architecture", {"n_neighbors": 5}, "n_neighbors was 6, is 5"),
     ],
 )
@@ -598,6 +629,7 @@ def test_a_checkpoint_is_the_averaged_denoiser_ready_to_sample(tmp_path, preset)
         assert not torch.equal(denoiser(*arguments), state.denoiser(*arguments))
     assert header["preset"] == preset and header["step"] == 7 and header["mddm"] == __version__
     assert header["record"] == {"data": "abc123"}
+    assert (header["n_particles"], header["box_length"]) == (24, 3.0)
     assert header["losses"] == pytest.approx(state.losses.tolist(), abs=1e-5)
     assert Settings(**header["settings"]) == state.settings
 

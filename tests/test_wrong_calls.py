@@ -18,6 +18,7 @@ from mddm import (
     bases,
     bragg,
     checkpoint,
+    condition,
     crystal,
     dataset,
     export,
@@ -48,9 +49,9 @@ from mddm import (
 from mddm.study import tasks
 
 MODULES = (
-    bases, checkpoint, crystal, dataset, export, files, formulas, geometry, lammps, lattices, md,
-    model, noise, pairs, phonons, plotting, potential, samplers, sampling, shapes, structure, study,
-    sublattices, tasks, training, viewer, waves,
+    bases, checkpoint, condition, crystal, dataset, export, files, formulas, geometry, lammps,
+    lattices, md, model, noise, pairs, phonons, plotting, potential, samplers, sampling, shapes,
+    structure, study, sublattices, tasks, training, viewer, waves,
 )  # fmt: skip
 # What takes no argument that could be wrong, what a test of files or of the command line holds to
 # account, parts of networks, which their network checks for, and records that the package makes for
@@ -148,16 +149,15 @@ MODEL, BINARY, TABLE, XYZ = (FOLDER / name for name in ("mddm.safetensors", "b.g
 NEW, NO_FOLDER = FOLDER / "new", Path("/proc/none/x")
 READ = [*PATH, FOLDER / "missing.gsd", FOLDER, BINARY]
 WRITE = [*PATH, NO_FOLDER, FOLDER]
-training.save_checkpoint(
-    MODEL,
-    training.TrainingState(
-        training.Settings(
-            architecture={"channels": 8, "n_layers": 1, "hidden_channels": 4, "head_channels": 4},
-            sigma_max=3.2,
-        )
+UNTRAINED = training.TrainingState(
+    training.Settings(
+        architecture={"channels": 8, "n_layers": 1, "hidden_channels": 4, "head_channels": 4},
+        sigma_max=3.2,
     ),
-    {"task": "conditional"},
+    n_particles=262,
+    box_length=6.4,
 )
+training.save_checkpoint(MODEL, UNTRAINED, {"task": "conditional"})
 BINARY.write_bytes(bytes(range(256)))
 TABLE.write_text("1 1\n2 0\n3 0\n4 0\n")
 export.write(XYZ, ONE, 7.0)
@@ -209,9 +209,10 @@ SAMPLER = {
 ANCESTRAL, FLOW = sampling.Ancestral(), sampling.ProbabilityFlow()
 STEP = {"displacement": (X, no_numbers(X))}
 STEP |= {"sigma": (0.1, LENGTHS), "box_length": (7.0, FREE)}
-NETWORK = {name: SAMPLER[name] for name in ("x_t", "condition", "box_length")}
-NETWORK |= {"sigma": (SIGMA, LEVELS)}
+NETWORK = {name: SAMPLER[name] for name in ("x_t", "box_length")}
+NETWORK |= {"sigma": (SIGMA, LEVELS), "condition": (CONDITIONS, spoilt(CONDITIONS))}
 NOISE = {"sigma_min": (0.01, [*POSITIVE, 9.0]), "sigma_max": (5.0, [*POSITIVE, 0.001])}
+RANGES = ({"k": (1.0, 2.0)}, [*OTHER, {"k": (2.0, 1.0)}, {"k": 1.0}, {3: (1.0, 2.0)}])
 PRESETS = {field.name: getattr(training.Settings(), field.name)
            for field in dataclasses.fields(training.Settings)}  # fmt: skip
 STORED = {
@@ -275,7 +276,6 @@ CALLS = [
         "potential": (SMOOTHED, POTENTIAL),
         "r": (torch.linspace(1, 3, 9).double(), [*no_numbers(SIGMA), ONE, [0.0, 1.0], [-1.0]]),
     }),
-    (potential.scale_condition, {"condition": (CONDITIONS, no_numbers(CONDITIONS))}),
     (potential.potential_energy, {
         "positions": (ONE, spoilt(ONE)),
         "potential": (SMOOTHED, POTENTIAL),
@@ -367,17 +367,15 @@ CALLS = [
         "condition": (None, []),
         "box_length": (7.0, []),
     }),
+    (condition.sigma_max, {"box_length": (7.0, FREE)}),
+    (condition.take_ranges, {"value": RANGES, "name": ("value", [])}),
+    (condition.take_conditioning, {"value": (None, [3, "a"]), "name": ("value", [])}),
+    (condition.Conditioning, {"ranges": RANGES, **NOISE, "n_levels": (8, [*COUNT, 1])}),
     (noise.log_schedule, SCHEDULE),
     (noise.power_schedule, SCHEDULE | {"rho": (7.0, POSITIVE)}),
     (noise.linear_variance_schedule, SCHEDULE),
     (noise.log_normal_schedule, SCHEDULE | {"center": (0.1, POSITIVE), "width": (1.0, POSITIVE)}),
     (noise.make_schedule, SCHEDULE | {"name": ("log", WORD)}),
-    (noise.global_features, {
-        "condition": SAMPLER["condition"],
-        "sigma": (SIGMA, LEVELS),
-        "sigma_min": (0.01, []),
-        "sigma_max": (1.0, []),
-    }),
     (noise.add_noise, {
         "x_0": (X, spoilt(X)),
         "sigma": (0.1, [math.nan, math.inf, "a", None, -1.0, torch.ones(5)]),
@@ -447,7 +445,6 @@ CALLS = [
     }),
     (tasks.unconditional_row, {"dataset": (DATA, OTHER)}),
     (tasks.replicas, {"dataset": (DATA, OTHER), "row": (0, ROW), "others": (DATA, OTHER)}),
-    (tasks.sigma_max, {"box_length": (7.0, FREE)}),
     (tasks.score, {"dataset": (DATA, OTHER), "row": (0, ROW), "positions": (ONE, spoilt(ONE))}),
     (tasks.bootstrap_interval, {
         "values": ([1.0, 2.0], [*NO_ARRAY, [math.nan, 1.0]]),
@@ -458,6 +455,7 @@ CALLS = [
         "positions": (X, spoilt(X)),
         "conditions": (CONDITIONS, SAMPLER["condition"][1]),
         "box_length": (7.0, POSITIVE),
+        "ranges": (condition.RANGES, RANGES[1][1:]),
     }),
     (SOURCE.draw, {"batch_size": (2, COUNT), "generator": (RANDOM, GENERATOR)}),
     (training.Settings, {
@@ -470,6 +468,7 @@ CALLS = [
         "n_levels": (10, [*COUNT, 1]),
         "sigma_min": (0.01, [*POSITIVE, 9.0]),
         "sigma_max": (5.0, [*POSITIVE, 0.001]),
+        "ranges": RANGES,
         "seed": (0, [*SEED, 2**32]),
         "data": ("", [None, 3]),
         "precision": ("float32", WORD),
@@ -519,7 +518,7 @@ CALLS = [
     (transolver.TransolverDenoiser, {
         **{name: (4, COUNT) for name in ("channels", "n_layers", "n_slices", "mlp_ratio")},
         "n_heads": (2, [*COUNT, 3]),
-        **NOISE,
+        "conditioning": (None, [3, "a"]),
     }),
     (bragg.BraggDenoiser, {
         **{name: (2, COUNT) for name in ("channels", "n_layers", "n_radial", "n_waves")},
@@ -527,7 +526,7 @@ CALLS = [
         "r_max": (2.2, POSITIVE),
         "n_fields": (0, [*NO_NUMBER, -1, 2.5]),
         "q_max": (9.0, POSITIVE),
-        **NOISE,
+        "conditioning": (None, [3, "a"]),
     }),
     *[(network.forward, NETWORK) for network in (TRANSOLVER, BRAGG, PBCCONV, RADIAL)],
     (structure.rdf, BOX | {

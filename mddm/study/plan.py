@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mddm.potential import CONDITION_RANGES, OscillatingPair, Smoothed
+from mddm.condition import RANGES
+from mddm.potential import OscillatingPair, Smoothed
 
 # The paper's ranges, closed on the left: ten values each.
 K_GRID = tuple(round(1 + 1.4 * i, 1) for i in range(10))
@@ -65,7 +66,7 @@ class Run:
 
 def test_conditions(n: int = 25) -> list[tuple[float, float, float]]:
     """Return the first n of the test set's (k, phi, temperature), drawn uniformly once for all."""
-    low, high = np.array(list(CONDITION_RANGES.values())).T
+    low, high = np.array(list(RANGES.values())).T
     drawn = np.random.default_rng(_TEST_SEED).uniform(low, high, (n, 3))
     return [tuple(row) for row in drawn.round(4).tolist()]
 

@@ -23,6 +23,7 @@ from mddm import (
     study,
     training,
 )
+from mddm.condition import SIGMA_MIN, sigma_max
 from mddm.dataset import Dataset
 from mddm.study import tasks
 
@@ -365,7 +366,7 @@ def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0
     source = shapes.Surface(surface, n_points)
     generator = torch.Generator().manual_seed(2_000_000 + seed)
     true = source.draw(1, generator)[0]
-    sigmas = noise.make_schedule("log", n_levels, 0.005, tasks.sigma_max(None))
+    sigmas = noise.make_schedule("log", n_levels, SIGMA_MIN, sigma_max(None))
     frames = samplers.draw(
         source.ideal_denoiser, "ancestral", sigmas, None, 1, n_points, None, seed
     )

@@ -83,22 +83,6 @@ def replicas(dataset: Dataset, row: int, others: Dataset) -> np.ndarray:
     return np.flatnonzero(same)
 
 
-def sigma_max(box_length: float | None) -> float:
-    """Give the noise level at which nothing is left of the data [length].
-
-    Half a box edge, where a wrapped normal is uniform to 1.4 %; in free space 3, three times the
-    size of the surfaces.
-
-    Args:
-        box_length: edge of the periodic cube [length], or None for free space.
-
-    Raises:
-        TypeError, ValueError: a box that is not positive and finite.
-    """
-    box_length = arguments.box(box_length, free=True)
-    return 3.0 if box_length is None else box_length / 2
-
-
 def score(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any]:
     """Score a sample against the MD configuration of its condition, yardsticks beside it.
 

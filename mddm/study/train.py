@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mddm import arguments, study, training
+from mddm.condition import sigma_max
 from mddm.study import tasks
 
 PROFILES = ("quick", "full")
@@ -63,7 +64,8 @@ def settings_of(
         preset=model,
         **training.RECIPES[model],
         schedule="log" if source.box_length is None else "log_normal",
-        sigma_max=tasks.sigma_max(source.box_length),
+        sigma_max=sigma_max(source.box_length),
+        ranges=source.ranges,
         data=data,
         **run,
     )

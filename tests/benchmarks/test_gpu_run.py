@@ -103,7 +103,8 @@ def test_an_anneal_that_ran_out_of_time_goes_on_and_can_be_trained_on(script, qu
     denoiser, header = training.load_checkpoint(path, "mddm")
     assert header["step"] == header["settings"]["n_steps"]
     x_t = 7 * torch.rand(1, 60, 3)
-    assert torch.isfinite(denoiser(x_t, torch.tensor([0.1]), None, 7.0)).all()
+    condition = torch.tensor([[6.6, 2.4, 0.02]])
+    assert torch.isfinite(denoiser(x_t, torch.tensor([0.1]), condition, 7.0)).all()
 
 
 def test_training_that_ran_out_of_time_goes_on(script, quick, tmp_path, monkeypatch, capsys):

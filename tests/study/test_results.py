@@ -19,6 +19,7 @@ from mddm import (
     study,
     training,
 )
+from mddm.condition import RANGES
 from mddm.study import results, scores, tables, tasks
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
@@ -127,7 +128,8 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text(f"before\n{tables.BEGIN}\n{tables.END}\nafter\n")
     monkeypatch.setattr(study, "project_root", lambda: tmp_path)
     for task, preset in product(tasks.TASKS, scores.MODELS):
-        state = training.TrainingState(training.Settings(preset=preset))
+        ranges = RANGES if task == "conditional" else {}
+        state = training.TrainingState(training.Settings(preset=preset, ranges=ranges))
         training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
     few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
     few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
@@ -241,7 +243,8 @@ def test_models_of_other_data_are_scored_against_it(project, capsys):
     assert "checkpoints/mine/unconditional-mddm.safetensors; make it with" in told
     assert "-p task unconditional -p model mddm -p profile full -p data data/mine.h5" in told
     for task, preset in product(("unconditional", "conditional"), scores.MODELS):
-        state = training.TrainingState(training.Settings(preset=preset, seed=1))
+        ranges = RANGES if task == "conditional" else {}
+        state = training.TrainingState(training.Settings(preset=preset, ranges=ranges, seed=1))
         training.save_checkpoint(study.checkpoint_path("full", task, preset, mine), state)
     sources = {}
     for own in (False, True):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mddm import dataset, lammps, phonons, sampling, shapes, study, training
+from mddm.condition import RANGES
 from mddm.crystal import Crystal
 from mddm.potential import potential_energy
 from mddm.study import results, scores, tasks
@@ -23,7 +24,8 @@ def checkpoints(tmp_path, monkeypatch):
     """Untrained checkpoints in place of the study's."""
     monkeypatch.setattr(study, "project_root", lambda: tmp_path)
     for task in ("unconditional", "conditional", "sphere"):
-        state = training.TrainingState(training.Settings(preset="mddm"))
+        ranges = RANGES if task == "conditional" else {}
+        state = training.TrainingState(training.Settings(preset="mddm", ranges=ranges))
         training.save_checkpoint(study.checkpoint_path("full", task, "mddm"), state)
 
 
@@ -170,7 +172,7 @@ def test_cloud_of_a_checkpoint_is_scored_by_the_true_surface(checkpoints):
 
 
 def test_losses_of_a_network_that_guesses_nothing_are_one_at_every_level(data, checkpoints):
-    state = training.TrainingState(training.Settings(preset="mddm"))
+    state = training.TrainingState(training.Settings(preset="mddm", ranges={}))
     for parameter in state.average.module.parameters():
         parameter.detach().zero_()
     path = study.checkpoint_path("full", "unconditional", "mddm")
