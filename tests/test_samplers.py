@@ -40,7 +40,7 @@ def test_a_sampler_is_equal_to_another_of_its_settings_and_can_be_looked_up(samp
     assert samplers.name_of(replace(known)) == sampler
     by_name, by_settings = (drawn(which)[-1].positions for which in (sampler, replace(known)))
     assert torch.equal(by_name, by_settings)
-    with pytest.raises(ValueError, match="sampler must be one of polished, cooled"):
+    with pytest.raises(ValueError, match="sampler must be one of polished, "):
         samplers.name_of(Ancestral(hops=(0.1, 0.2)))
 
 
