@@ -95,7 +95,7 @@ def test_wrong_requests_are_refused_at_the_call():
         drawn("euler")
     with pytest.raises(TypeError, match="relax must be a function"):
         samplers.draw(silent, "polished", torch.tensor([0.0, 1.0]), None, 1, 30, BOX, 0)
-    with pytest.raises(ValueError, match=r"conditions must have the shape \(2, 3\), got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"conditions must have the shape \(2, n_.*, got \(1, 3\)"):
         drawn("ancestral", conditions=np.ones((1, 3)))
     with pytest.raises(ValueError, match="conditions must be finite"):
         drawn("ancestral", conditions=np.full((2, 3), np.nan))
