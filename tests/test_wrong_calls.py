@@ -27,10 +27,8 @@ from mddm import (
     geometry,
     lammps,
     lattices,
-    md,
     model,
     noise,
-    pairs,
     pbcconv,
     phonons,
     plotting,
@@ -50,7 +48,7 @@ from mddm.study import tasks
 
 MODULES = (
     bases, checkpoint, condition, crystal, dataset, export, files, formulas, geometry, lammps,
-    lattices, md, model, noise, pairs, phonons, plotting, potential, samplers, sampling, shapes,
+    lattices, model, noise, phonons, plotting, potential, samplers, sampling, shapes,
     structure, study, sublattices, tasks, training, viewer, waves,
 )  # fmt: skip
 # What takes no argument that could be wrong, what a test of files or of the command line holds to
@@ -67,8 +65,6 @@ LEFT_OUT = {
     study: {"project_root", "device"},
     sublattices: {"cache_folder"},
     lammps: {"version", "Harvest"},
-    md: {"State"},
-    pairs: {"compiled", "Pairs", "TritonPairs"},
     plotting: {"set_style"},
     potential: {"PairPotential"},
     noise: {"Denoiser"},
@@ -195,7 +191,6 @@ BOX = {
 }
 MD = {"n_particles": (64, COUNT), "box_length": (7.0, POSITIVE), "time_step": (0.01, POSITIVE)}
 MD |= {"damping": (1.0, TIME), "start_temperature": (0.1, FREE)}
-ENGINE = {"skin": (0.3, POSITIVE), "engine": ("torch", WORD)}
 SCHEDULE = {"n_steps": (3, [*COUNT, 1]), "sigma_min": (0.01, POSITIVE), "sigma_max": (1, POSITIVE)}
 SAMPLER = {
     "denoiser": (silent, [None, 3, wrong_shape]),
@@ -327,38 +322,6 @@ CALLS = [
         "positions": (HARVEST.positions, [*spoilt(HARVEST.positions), np.zeros((2, 3))]),
         "potential": (SMOOTHED, POTENTIAL),
         "box_length": (7.0, [*POSITIVE, 6.0]),
-    }),
-    (md.anneal, {
-        "conditions": (CONDITIONS, [*spoilt(CONDITIONS), -CONDITIONS]),
-        "n_steps": (10, [*COUNT, 9]),
-        "seed": (0, SEED),
-        "every": (1, COUNT),
-        "device": ("cpu", DEVICE),
-        "previous": (None, OTHER[1:]),
-        **MD,
-        "start_temperature": (0.1, ["abc", 1j, [], 0, -1.0, math.nan, torch.ones(3)]),
-        **ENGINE,
-    }),
-    (md.minimize, {
-        "positions": (X, spoilt(X)),
-        "conditions": (CONDITIONS, spoilt(CONDITIONS)),
-        "box_length": (7.0, [*POSITIVE, 6.0]),
-        "tolerance": (0.1, POSITIVE),
-        "n_steps": (0, [*NO_NUMBER, -1, 2.5]),
-        **ENGINE,
-    }),
-    (pairs.make_pairs, {
-        "conditions": (CONDITIONS, spoilt(CONDITIONS)),
-        "box_length": (7.0, [*POSITIVE, 6.0]),
-        "device": ("cpu", DEVICE),
-        "dtype": (torch.float32, OTHER),
-        **ENGINE,
-    }),
-    (pairs.TorchPairs, {
-        "potential": (SMOOTHED, POTENTIAL),
-        "box_length": (7.0, [*POSITIVE, 6.0]),
-        "skin": (0.3, POSITIVE),
-        "compile": (False, []),
     }),
     (noise.estimate, {
         "denoiser": (silent, [wrong_shape, lambda *_: None]),

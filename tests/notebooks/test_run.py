@@ -18,7 +18,7 @@ TINY = {
     "when_md": [{}],
     "wrapped_gaussian": [{}],
     "posterior": [{}],
-    "generate_data": [{"n_steps": 200, "n_seeds": 2}],
+    "generate_data": [{"n_steps": 200}],
     "ground_truth": [{"n_conditions": 1}],
     "models": [{}],
     "shapes": [{"n_points": 64}],
