@@ -18,6 +18,7 @@ from mddm import dataset, files, optional, samplers, study
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
 from mddm.study import plan, scores, tables, tasks
+from mddm.study.scores import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ _POINTS = 1000
 _ALGORITHM_2 = ("ancestral", "paper")
 
 # The key of a job's first entry, and the job.
-Job = tuple[tuple, Callable[[], list[dict]]]
+Job = tuple[Key, Callable[[], list[dict]]]
 
 
 def folder_of(data: str, profile: str = "full") -> Path:
@@ -127,16 +128,16 @@ def _again(data: Dataset, sizes: Mapping) -> list[tuple]:
 def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     jobs, source = [], scores.md_source(data)
     for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes)[:1]:
-        key = ("ideal gas", task, split, "", row, seed, False, source)
+        key = Key("ideal gas", task, split, row, seed, source)
         jobs.append((key, partial(scores.yardsticks, data, row)))
     for row in choose_rows(data, "test", sizes["test"]):
-        key = (scores.LOOKED_UP, "conditional", "test", "", row, 0, False, source)
+        key = Key(scores.LOOKED_UP, "conditional", "test", row, 0, source)
         jobs.append((key, partial(scores.look_up, data, row)))
     row, others = tasks.unconditional_row(data), _more_replicas()
     source = scores.md_source(others)
     for partner in tasks.replicas(data, row, others):
         seed = int(others.seed[partner])
-        key = ("MD replica", "unconditional", "train", "", row, seed, False, source)
+        key = Key("MD replica", "unconditional", "train", row, seed, source)
         jobs.append((key, partial(scores.replica, data, row, others, partner)))
     return jobs
 
@@ -146,7 +147,7 @@ def _quench_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     conditions = _chosen(data, sizes)[-sizes["quenched"] :] + _again(data, sizes)[:1]
     for n_steps in QUENCH_STEPS[: sizes["quenches"]]:
         for task, split, row, seed in conditions:
-            key = (scores.quench_name(n_steps), task, split, "", row, seed, False, source)
+            key = Key(scores.QUENCH, task, split, row, seed, source, n_steps=n_steps)
             jobs.append((key, partial(scores.quench, data, row, n_steps, seed)))
     return jobs
 
@@ -154,7 +155,7 @@ def _quench_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
 def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     jobs, source = [], scores.md_source(data)
     for row in choose_rows(data, "test", sizes["lattices"]):
-        key = (scores.LATTICE_SEARCH, "conditional", "test", "", row, 0, False, source)
+        key = Key(scores.LATTICE_SEARCH, "conditional", "test", row, 0, source)
         jobs.append((key, partial(scores.lattice_search, data, row)))
     return jobs
 
@@ -174,7 +175,7 @@ def _sample_jobs(
             for task in both
         }
         for task, split, row, seed in _again(data, fewer) + _chosen(data, fewer, tries):
-            key = (preset, task, split, sampler, row, seed, False, sources[task])
+            key = Key(preset, task, split, row, seed, sources[task], sampler)
             jobs.append((key, partial(scores.sample, data, row, drawn_by[task], seed)))
     return jobs
 
@@ -182,7 +183,7 @@ def _sample_jobs(
 def _surface_jobs(sizes: Mapping) -> list[Job]:
     jobs = []
     for surface, seed in product(SURFACES, range(sizes["surfaces"])):
-        key = (scores.TRUE_CLOUD, surface, "", "", 0, seed, False, scores.CLOSED_FORM)
+        key = Key(scores.TRUE_CLOUD, surface, "", 0, seed, scores.CLOSED_FORM)
         levels = sizes["levels"]
         job = partial(scores.surface_yardsticks, surface, levels, _POINTS, seed)
         jobs.append((key, job))
@@ -191,7 +192,7 @@ def _surface_jobs(sizes: Mapping) -> list[Job]:
         asked = _samplers(samplers.BEST_IN_FREE_SPACE)
         for sampler, seed in product(asked, range(sizes["surfaces"])):
             surrogate = scores.Surrogate(preset, surface, sampler, _levels(sampler, sizes))
-            key = (preset, surface, "", sampler, 0, seed, False, source)
+            key = Key(preset, surface, "", 0, seed, source, sampler)
             jobs.append((key, partial(scores.surface_sample, surrogate, _POINTS, seed)))
     return jobs
 
@@ -208,7 +209,7 @@ def _loss_jobs(data: Dataset, sizes: Mapping, trained_on: str) -> list[Job]:
         source = scores.checkpoint_source(task, preset, trained_on)
         asked = (preset, task, 13, sizes["draws"], trained_on)
         job = partial(scores.losses, data, replicas[task], *asked)
-        jobs.append(((preset, task, "", "", 0, 0, False, source), job))
+        jobs.append((Key(preset, task, "", 0, 0, source), job))
     return jobs
 
 
@@ -253,18 +254,18 @@ def collect(
         if tuple(found.columns) != columns:
             raise ValueError(f"{path} has other columns than {', '.join(columns)}; move it away")
         found = found[~_torn(path, found, {key for key, _ in jobs})]
-        found = found[found["source"].isin({key[-1] for key, _ in jobs})]
+        found = found[found["source"].isin({key.source for key, _ in jobs})]
     done = set(found[list(scores.KEYS)].itertuples(index=False, name=None))
     missing = [(key, job) for key, job in jobs if key not in done]
     for key, job in study.progress(missing, label=path.stem):
-        entries = [entry | {"task": key[1], "split": key[2]} for entry in job()]
+        entries = [entry | {"task": key.task, "split": key.split} for entry in job()]
         more = pd.DataFrame(entries)[list(columns)]
         found = more if found.empty else pd.concat([found, more], ignore_index=True)
         tables.write_csv(path, found)
     return found
 
 
-def _torn(path: Path, found: "pd.DataFrame", first: set[tuple]) -> np.ndarray:
+def _torn(path: Path, found: "pd.DataFrame", first: set[Key]) -> np.ndarray:
     """Tell which whole lines are of a job that lost another: from its first one to the next's."""
     keys = found[list(scores.KEYS)].itertuples(index=False, name=None)
     job_of = np.cumsum([key in first for key in keys])

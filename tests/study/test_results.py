@@ -33,6 +33,7 @@ def _entry(model="a", row=0, source="now", rdf_mse=0.1, **changes):
     values = dict.fromkeys(scores.COLUMNS, 0.0)
     values |= {"model": model, "task": "conditional", "split": "test", "sampler": ""}
     values |= {"row": row, "seed": 0, "relaxed": False, "source": source, "rdf_mse": rdf_mse}
+    values |= {"n_steps": 0, "n_tries": 1}
     return values | changes
 
 
@@ -43,7 +44,7 @@ def _job(done, row, **changes):
         done.append(row)
         return [entry, entry | {"relaxed": True}]
 
-    return tuple(entry[name] for name in scores.KEYS), job
+    return scores.Key(**{name: entry[name] for name in scores.KEYS}), job
 
 
 def test_replicated_rows_are_chosen_first(data):
@@ -152,21 +153,23 @@ def test_plans_have_no_job_twice_and_wrong_names_are_refused(data, project):
 
 
 def test_samplers_other_than_the_best_are_asked_for_fewer_conditions(data, project):
-    asked = [key[3] for key, _ in results.jobs_of(data, "mddm", "full") if key[2] == "train"]
+    asked = [
+        key.sampler for key, _ in results.jobs_of(data, "mddm", "full") if key.split == "train"
+    ]
     assert asked.count("polished") == 3
     assert asked.count("ancestral") == asked.count("paper") == 1
     assert asked[0] == "polished"
-    asked = [key[3] for key, _ in results.jobs_of(data, "transolver", "full") if key[2] == "train"]
+    jobs = results.jobs_of(data, "transolver", "full")
+    asked = [key.sampler for key, _ in jobs if key.split == "train"]
     assert asked == ["ancestral", "ancestral", "paper"]
 
 
 def test_several_samples_of_a_condition_are_asked_for_where_the_potential_is(data, project):
     for preset, split in product(("transolver", "mddm"), ("train", "test")):
         jobs = results.jobs_of(data, preset, "full")
-        keys = [key for key, _ in jobs if key[1:3] == ("conditional", split)]
-        for _, _, _, sampler, _, seed, *_ in keys:
-            assert seed == 0 or sampler == "polished"
-        assert len({key[5] for key in keys}) == (2 if preset == "mddm" else 1)
+        keys = [key for key, _ in jobs if (key.task, key.split) == ("conditional", split)]
+        assert all(key.seed == 0 or key.sampler == "polished" for key in keys)
+        assert len({key.seed for key in keys}) == (2 if preset == "mddm" else 1)
 
 
 def test_checkpoint_that_is_missing_is_named_with_the_command_that_makes_it(data, project):
@@ -186,8 +189,10 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     in_box = pd.read_csv(folder / "table1.csv")
     marks = {"ideal gas", scores.LOOKED_UP, "MD replica"}
     assert {*scores.MODELS, *marks, "mddm (paper)"} <= set(in_box["model"])
-    best = {"polished", "polished, best of 2"}
-    assert best | {"paper", "ancestral"} <= set(in_box["sampler"])
+    assert {"polished", "paper", "ancestral"} <= set(in_box["sampler"])
+    tries = in_box[in_box["n_tries"] == 2]
+    assert set(tries["sampler"].fillna("")) == {"polished", "cooled", ""}
+    assert set(in_box[in_box["model"] == "quench"]["n_steps"]) == {100}
     surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
     assert set(scores.SURFACE_MODELS) <= set(surfaces.loc["torus"].index)
     assert surfaces.loc[("torus", "true cloud"), "n"] == 2
@@ -249,7 +254,7 @@ def test_models_of_other_data_are_scored_against_it(project, capsys):
         data = dataset.read(project / mine)
         for what in (*scores.MODELS, "losses"):
             jobs = results.jobs_of(data, what, "quick", trained_on=of)
-            sources[own, what] = {key[-1] for key, _ in jobs}
+            sources[own, what] = {key.source for key, _ in jobs}
             for _, job in jobs if what in ("mddm", "losses") else ():
                 (entry, *_) = job()
                 assert entry["source"] in sources[own, what]
@@ -285,7 +290,7 @@ def scored_data(root):
 
 def test_every_committed_score_is_of_this_data_and_of_these_checkpoints(committed, scored_data):
     for what, scored in committed.items():
-        wanted = {key[-1] for key, _ in results.jobs_of(scored_data, what, "full")}
+        wanted = {key.source for key, _ in results.jobs_of(scored_data, what, "full")}
         assert set(scored["source"]) == wanted, f"run `python -m mddm.study.results {what}`"
 
 
@@ -335,9 +340,9 @@ def test_committed_scores_of_bragg_are_what_its_checkpoint_gives_again(committed
 @pytest.mark.parametrize("surface", shapes.SURFACES)
 def test_committed_score_of_a_cloud_is_what_its_checkpoint_gives(committed, surface):
     scored = committed["surfaces"]
-    asked = (scored["task"] == surface) & (scored["sampler"] == scores.SURFACE_SAMPLER)
+    asked = (scored["task"] == surface) & (scored["sampler"] == samplers.BEST_IN_FREE_SPACE)
     first = scored[asked & (scored["model"] == "transolver")].iloc[0]
-    surrogate = scores.Surrogate("transolver", surface, scores.SURFACE_SAMPLER)
+    surrogate = scores.Surrogate("transolver", surface, samplers.BEST_IN_FREE_SPACE)
     (again,) = scores.surface_sample(surrogate, results._POINTS, int(first["seed"]))
     assert again["sinkhorn"] == pytest.approx(first["sinkhorn"], rel=0.05)
 
