@@ -448,7 +448,7 @@ CALLS = [
     (tasks.unconditional_row, {"dataset": (DATA, OTHER)}),
     (tasks.replicas, {"dataset": (DATA, OTHER), "row": (0, ROW), "others": (DATA, OTHER)}),
     (tasks.sigma_max, {"box_length": (7.0, FREE)}),
-    (tasks.score, {"dataset": (DATA, OTHER), "row": (0, ROW), "positions": (ONE, spoilt(ONE))}),
+    (tasks.evaluate, {"dataset": (DATA, OTHER), "row": (0, ROW), "positions": (ONE, spoilt(ONE))}),
     (tasks.bootstrap_interval, {
         "values": ([1.0, 2.0], [*NO_ARRAY, [math.nan, 1.0]]),
         "seed": (0, SEED),

@@ -11,7 +11,7 @@ import numpy as np
 
 from mddm import files, optional, samplers, sampling, structure
 from mddm.dataset import Dataset
-from mddm.study import scores, tasks
+from mddm.study import evaluation, tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     the best is scored too, by its energy at rest, which is known without MD.
 
     Args:
-        scored: `scores.COLUMNS`, one line a sample.
+        scored: `evaluation.COLUMNS`, one line a sample.
         quoted: model, task, split, rdf_mse and source of values from elsewhere.
 
     Returns:
@@ -68,7 +68,7 @@ def best_of_several(scored: "pd.DataFrame") -> "pd.DataFrame":
     by more than one lattice differs from another.
 
     Args:
-        scored: `scores.COLUMNS`, one line a sample, and one for it relaxed.
+        scored: `evaluation.COLUMNS`, one line a sample, and one for it relaxed.
 
     Returns:
         The lines of the chosen samples, as they are and relaxed, with what was spent on all to
@@ -117,14 +117,14 @@ def _best_of(lines: "pd.DataFrame") -> "pd.Series":
 
 def quenches(lines: "pd.DataFrame") -> "pd.DataFrame":
     """Take the lines, of scores or of their summary, of quenches of any number of steps."""
-    return lines[lines["model"] == scores.QUENCH]
+    return lines[lines["model"] == evaluation.QUENCH]
 
 
 def table_a1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     """Sum up the scores of sphere and torus, with bootstrap intervals of the mean.
 
     Args:
-        scored: `scores.SURFACE_COLUMNS`, one line a cloud.
+        scored: `evaluation.SURFACE_COLUMNS`, one line a cloud.
         quoted: model, task, sinkhorn and source of values from elsewhere.
 
     Returns:
@@ -164,7 +164,7 @@ def figure_5(
 
     Args:
         data: the MD data.
-        scored: `scores.COLUMNS` of all presets.
+        scored: `evaluation.COLUMNS` of all presets.
         levels: of noise, that the samples of each preset's best sampler were drawn with.
         seed: of the draw of four conditions.
         trained_on: file of the data that the presets were trained on; "" for the study's.
@@ -191,9 +191,9 @@ def figure_5(
         curves = {"MD": reference}
         for partner in data.partners(row)[:1]:
             curves["MD replica"] = structure.rdf(data.positions[partner], data.box_length)[1]
-        for preset in scores.MODELS:
+        for preset in evaluation.MODELS:
             drawn_by = (preset, "conditional", samplers.BEST[preset], levels[preset])
-            surrogate = scores.Surrogate(*drawn_by, trained_on=trained_on)
+            surrogate = evaluation.Surrogate(*drawn_by, trained_on=trained_on)
             final = sampling.last(surrogate.frames(data, row))
             curves[preset] = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]
         named = {"chosen": why, "split": str(data.split[row]), "row": row}
@@ -214,12 +214,12 @@ def summary(summed: "pd.DataFrame") -> str:
     """
     shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
     shown = shown.assign(label=labels(shown))
-    rows = [*scores.MODELS, "mddm (paper)", "transolver (paper)", "ideal gas"]
+    rows = [*evaluation.MODELS, "mddm (paper)", "transolver (paper)", "ideal gas"]
     by_length = quenches(shown).sort_values("n_steps")["label"]
     rows += dict.fromkeys([*by_length[:1], *by_length[-1:]])
-    if (shown["label"] == scores.LATTICE_SEARCH).any():
-        rows.append(scores.LATTICE_SEARCH)
-    rows += [scores.LOOKED_UP, "MD replica"]
+    if (shown["label"] == evaluation.LATTICE_SEARCH).any():
+        rows.append(evaluation.LATTICE_SEARCH)
+    rows += [evaluation.LOOKED_UP, "MD replica"]
     lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
     for row in rows:
         of = shown[shown["label"] == row]

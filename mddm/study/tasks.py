@@ -99,12 +99,12 @@ def sigma_max(box_length: float | None) -> float:
     return 3.0 if box_length is None else box_length / 2
 
 
-def score(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any]:
-    """Score a sample against the MD configuration of its condition, yardsticks beside it.
+def evaluate(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any]:
+    """Judge a sample against the MD configuration of its condition, yardsticks beside it.
 
     Args:
         dataset: the MD data.
-        row: the configuration to score against.
+        row: the configuration to judge by.
         positions: (n_particles, 3) the sample [length].
 
     Returns:

@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mddm.study import scores, tables, tasks
+from mddm.study import evaluation, tables, tasks
 
 
-def _entry(model="a", row=0, rdf_mse=0.1, columns=scores.COLUMNS, **changes):
+def _entry(model="a", row=0, rdf_mse=0.1, columns=evaluation.COLUMNS, **changes):
     values = dict.fromkeys(columns, 0.0)
     values |= {"model": model, "task": "conditional", "split": "test", "sampler": ""}
     values |= {"row": row, "seed": 0, "relaxed": False, "source": "now", "rdf_mse": rdf_mse}
@@ -67,7 +67,9 @@ def test_surfaces_are_summed_up_by_model_task_and_sampler():
     losses = [0.1, 0.3, 0.5]
     scored = pd.DataFrame(
         [
-            _entry(columns=scores.SURFACE_COLUMNS, task="torus", seed=i, sinkhorn=loss, distance=i)
+            _entry(
+                columns=evaluation.SURFACE_COLUMNS, task="torus", seed=i, sinkhorn=loss, distance=i
+            )
             for i, loss in enumerate(losses)
         ]
     )

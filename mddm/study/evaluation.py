@@ -1,6 +1,6 @@
-"""Single scores: of a model's sample, of a quench, of the marks that both are held against.
+"""What judges a model's sample, a quench, and the marks that both are held against.
 
-Each function scores one thing and returns entries, dictionaries that `results` collects.
+Each function judges one thing and returns entries, dictionaries that `results` collects.
 """
 
 import math
@@ -119,7 +119,7 @@ def yardsticks(data: Dataset, row: int) -> list[dict]:
     entries = [
         entry for partner in data.partners(row) for entry in replica(data, row, data, partner)
     ]
-    gas = _score(data, row, data.positions[row])
+    gas = _evaluate(data, row, data.positions[row])
     gas |= {"model": "ideal gas", "seed": 0, "rdf_mse": gas["ideal_gas"], "calls": 0}
     gas |= {"energy_gap": math.nan, "crystallinity": 0.0, "source": source}
     return [gas, *entries]
@@ -378,7 +378,7 @@ def surface_sample(surrogate: Surrogate, n_points: int, seed: int = 0) -> list[d
     seconds = lammps_process.process_time() - clock
     named = {"model": surrogate.preset, "sampler": surrogate.sampler, "calls": final.calls}
     named |= {"seconds": seconds, "source": surrogate.source}
-    return [_surface_score(surrogate.task, final.positions[0].cpu(), seed) | named]
+    return [_evaluate_cloud(surrogate.task, final.positions[0].cpu(), seed) | named]
 
 
 def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0) -> list[dict]:
@@ -402,7 +402,7 @@ def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0
         NORMAL_CLOUD: (shapes.normal_cloud(true, generator)[0], "", 0),
     }
     return [
-        _surface_score(surface, cloud, seed)
+        _evaluate_cloud(surface, cloud, seed)
         | {"model": model, "sampler": sampler, "calls": calls, "seconds": math.nan}
         | {"source": CLOSED_FORM}
         for model, (cloud, sampler, calls) in clouds.items()
@@ -463,8 +463,8 @@ def _load(task: str, preset: str, trained_on: str) -> tuple[Callable, training.S
     return denoiser.to(study.device()), training.Settings(**header["settings"])
 
 
-def _score(data: Dataset, row: int, positions: np.ndarray) -> dict:
-    entry = tasks.score(data, row, positions)
+def _evaluate(data: Dataset, row: int, positions: np.ndarray) -> dict:
+    entry = tasks.evaluate(data, row, positions)
     entry |= {"row": row, "task": "conditional", **_COMMON}
     entry |= {"seconds": math.nan, "crystallinity": _crystallinity(data, positions)}
     return entry | {"md_crystallinity": _crystallinity(data, data.positions[row])}
@@ -486,12 +486,12 @@ def _raw_and_relaxed(
         clock = lammps_process.process_time()
         relaxed, *_ = lammps.minimize(positions, data.potential(row), data.box_length)
         at_rest = relaxed, seconds + lammps_process.process_time() - clock
-    raw = _score(data, row, positions) | {"seconds": seconds}
-    rest = _score(data, row, at_rest[0]) | {"seconds": at_rest[1], "relaxed": True}
+    raw = _evaluate(data, row, positions) | {"seconds": seconds}
+    rest = _evaluate(data, row, at_rest[0]) | {"seconds": at_rest[1], "relaxed": True}
     return [raw | named, rest | named]
 
 
-def _surface_score(surface: str, cloud: torch.Tensor, seed: int) -> dict:
+def _evaluate_cloud(surface: str, cloud: torch.Tensor, seed: int) -> dict:
     source = shapes.Surface(surface, len(cloud))
     fresh = source.draw(1, torch.Generator().manual_seed(1_000_000 + seed))[0][0]
     entry = {"task": surface, "split": "", "row": 0, "seed": seed, **_COMMON}
