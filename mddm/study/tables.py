@@ -102,8 +102,13 @@ def asks_potential(lines: "pd.DataFrame") -> "pd.Series":
 
 def labels(lines: "pd.DataFrame") -> "pd.Series":
     """Say in words what each line is of, but for the sampler, as "quench, 100 steps"."""
-    steps = lines["n_steps"].map(lambda n: f", {n:,} steps" if n else "")
-    return lines["model"] + steps + _best_of(lines).where(lines["sampler"] == "", "")
+    named = with_steps(lines["model"], lines["n_steps"])
+    return named + _best_of(lines).where(lines["sampler"] == "", "")
+
+
+def with_steps(names: "pd.Series", n_steps: "pd.Series") -> "pd.Series":
+    """Add to each name how many steps it took, as "quench, 1,000 steps", where it took any."""
+    return names + n_steps.map(lambda n: f", {n:,} steps" if n else "")
 
 
 def sampler_labels(lines: "pd.DataFrame") -> "pd.Series":
