@@ -196,7 +196,7 @@ BOX = {
 MD = {"n_particles": (64, COUNT), "box_length": (7.0, POSITIVE), "time_step": (0.01, POSITIVE)}
 MD |= {"damping": (1.0, TIME), "start_temperature": (0.1, FREE)}
 ENGINE = {"skin": (0.3, POSITIVE), "engine": ("torch", WORD)}
-SCHEDULE = {"n_steps": (3, [*COUNT, 1]), "sigma_min": (0.01, POSITIVE), "sigma_max": (1, POSITIVE)}
+SCHEDULE = {"n_levels": (3, [*COUNT, 1]), "sigma_min": (0.01, POSITIVE), "sigma_max": (1, POSITIVE)}
 SAMPLER = {
     "denoiser": (silent, [None, 3, wrong_shape]),
     "x_t": (X, spoilt(X)),
