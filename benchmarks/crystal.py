@@ -28,7 +28,7 @@ from mddm import (
     training,
 )
 from mddm.condition import sigma_max
-from mddm.study import results, scores, tables, tasks
+from mddm.study import evaluation, results, tables, tasks
 
 # Name, preset and the settings that are not those of its recipe.
 NETWORKS = {
@@ -55,7 +55,7 @@ def parse_arguments():
     parser.add_argument("--condition", nargs=3, type=float, default=(6.6, 2.4, 0.046))
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
     parser.add_argument("--steps", type=int, default=1500, help="of training")
-    parser.add_argument("--levels", type=int, default=scores.N_LEVELS, help="of sampling")
+    parser.add_argument("--levels", type=int, default=evaluation.N_LEVELS, help="of sampling")
     parser.add_argument("--samples", type=int, default=4, help="of each network")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -176,7 +176,7 @@ def judge(md, row, positions):
     relaxed, _, _ = lammps.minimize(positions, md.potential(row), md.box_length)
     entry = {}
     for prefix, places in (("", positions), ("relaxed_", relaxed)):
-        scored = tasks.score(md, row, places)
+        scored = tasks.evaluate(md, row, places)
         entry[f"{prefix}rdf_mse"] = f"{scored['rdf_mse']:.4f}"
         entry[f"{prefix}energy_gap"] = f"{scored['energy_gap']:.3f}"
     entry["crystallinity"] = f"{structure.crystallinity(positions, md.box_length):.3f}"

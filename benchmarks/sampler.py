@@ -142,7 +142,7 @@ def measure(denoiser, sampler, smallest, task, rows, md, options):
     frame = sampling.last(sampler(denoiser, x_t, sigmas, generator, condition, box_length))
     seconds = time.process_time() - start
     positions = frame.positions.double().numpy()
-    scores = [tasks.score(md, row, sample) for row, sample in zip(rows, positions, strict=True)]
+    scores = [tasks.evaluate(md, row, sample) for row, sample in zip(rows, positions, strict=True)]
     return {
         "levels": n_levels,
         "calls": frame.calls,

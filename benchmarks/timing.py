@@ -17,7 +17,7 @@ from mddm import dataset, files, lammps, noise, samplers, study, training
 from mddm.condition import SIGMA_MIN, sigma_max
 from mddm.study import plan, results, tables, tasks
 
-COLUMNS = ("what", "model", "seconds", "device", "source")
+COLUMNS = ("what", "n_steps", "model", "seconds", "device", "source")
 MEASURED, EXTRAPOLATED = "measured", "from {} steps"
 
 
@@ -53,7 +53,7 @@ def networks(data, device, repeats):
         state = training.TrainingState(settings, device)
         steps = training.train(state, source)
         step = median_seconds(lambda steps=steps: next(steps), device, repeats)
-        yield "training, 1000 steps", preset, 1000 * step, EXTRAPOLATED.format(repeats)
+        yield "training", 1000, preset, 1000 * step, EXTRAPOLATED.format(repeats)
         denoiser = settings.new_denoiser().to(device).eval()
         frames = samplers.draw(
             denoiser,
@@ -68,7 +68,7 @@ def networks(data, device, repeats):
         )
         with torch.no_grad():
             call = median_seconds(lambda frames=frames: next(frames), device, repeats)
-        yield "one sample, 500 steps", preset, 500 * call, EXTRAPOLATED.format(repeats)
+        yield "one sample", 500, preset, 500 * call, EXTRAPOLATED.format(repeats)
 
 
 def molecular_dynamics(data, anneal_steps):
@@ -78,17 +78,17 @@ def molecular_dynamics(data, anneal_steps):
         start = time.perf_counter()
         quenched = lammps.anneal(potential, temperature, n_steps, seed=0)
         shortest = time.perf_counter() - start
-        yield f"quench, {n_steps:,} steps", "LAMMPS", shortest, MEASURED
+        yield "quench", n_steps, "LAMMPS", shortest, MEASURED
     start = time.perf_counter()
     lammps.minimize(quenched.positions, potential, data.box_length)
-    yield "relaxing a sample", "LAMMPS", time.perf_counter() - start, MEASURED
+    yield "relaxing a sample", 0, "LAMMPS", time.perf_counter() - start, MEASURED
     start = time.perf_counter()
     lammps.anneal(potential, temperature, anneal_steps, seed=0)
     # The start and its minimisation cost the same, however many steps follow.
     per_step = (time.perf_counter() - start - shortest) / (anneal_steps - n_steps)
     long = plan.ramp_runs()[0].n_steps_first
     extrapolated = EXTRAPOLATED.format(f"{anneal_steps:,}")
-    yield f"anneal, {long:,} steps", "LAMMPS", shortest + per_step * long, extrapolated
+    yield "anneal", long, "LAMMPS", shortest + per_step * long, extrapolated
 
 
 def main():
@@ -102,9 +102,10 @@ def main():
         (networks(data, device, arguments.repeats), record["device"]),
         (molecular_dynamics(data, arguments.anneal_steps), "cpu"),
     ):
-        for what, model, seconds, source in entries:
-            rows.append(dict(zip(COLUMNS, (what, model, seconds, place, source), strict=True)))
-            print(f"{what:24} {model:12} {seconds:9.3g} s  {source}", flush=True)
+        for what, n_steps, model, seconds, source in entries:
+            line = (what, n_steps, model, seconds, place, source)
+            rows.append(dict(zip(COLUMNS, line, strict=True)))
+            print(f"{what:20} {n_steps:7} {model:12} {seconds:9.3g} s  {source}", flush=True)
     output = root / (arguments.output or "data/results/timing.csv")
     tables.write_csv(output, pd.DataFrame(rows))
     files.write_whole(output.with_suffix(".json"), json.dumps(record, indent=1) + "\n")

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from mddm import dataset, plotting, samplers, structure, study
-from mddm.study import results, scores, tables, tasks
+from mddm.study import evaluation, results, tables, tasks
 
 # A moment of the process that is shown [length].
 LEVEL = 0.3
@@ -28,13 +28,13 @@ def typical_crystal(model):
 def main():
     """Sample, compare with MD, draw and save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="bragg", choices=scores.MODELS)
+    parser.add_argument("--model", default="bragg", choices=evaluation.MODELS)
     options = parser.parse_args()
     root = study.project_root()
     md = dataset.read(root / study.DATA)
     row = typical_crystal(options.model)
     sampler = samplers.BEST[options.model]
-    frames = scores.Surrogate(options.model, "conditional", sampler).frames(md, row)
+    frames = evaluation.Surrogate(options.model, "conditional", sampler).frames(md, row)
     frames = list(study.progress(frames, label="sampling"))
     between = min(frames, key=lambda frame: abs(frame.sigma - LEVEL))
     shown = [frames[0], between, frames[-1]]
@@ -67,7 +67,7 @@ def main():
     )
     target = root / "book" / "_assets" / "overview.png"
     figure.savefig(target)
-    print(f"wrote {target.relative_to(root)}; {tasks.score(md, row, np.asarray(clouds[2]))}")
+    print(f"wrote {target.relative_to(root)}; {tasks.evaluate(md, row, np.asarray(clouds[2]))}")
 
 
 if __name__ == "__main__":

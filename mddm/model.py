@@ -377,11 +377,11 @@ def _watch(frames, number: int, n_samples: int, start: float, progress: bool) ->
     due = time.perf_counter() + 5
     total = None
     for frame in frames:
-        total = frame.step + 1 if total is None else total
+        total = frame.n_left + 1 if total is None else total
         if progress and time.perf_counter() >= due:
             due = time.perf_counter() + 5
             so_far = time.perf_counter() - start
-            done = number + (total - frame.step) / (total + 1)
+            done = number + (total - frame.n_left) / (total + 1)
             print(
                 f"sample {number + 1}/{n_samples}, noise {frame.sigma:.3g}, {so_far:.0f} s so far, "
                 f"about {so_far / done * (n_samples - done):.0f} s to go",

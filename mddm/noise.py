@@ -65,28 +65,28 @@ def estimate(
 
 
 def log_schedule(
-    n_steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
+    n_levels: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
 ) -> Tensor:
     """Space the noise levels evenly in log sigma: every scale gets the same number of steps.
 
     Args:
-        n_steps: number of noise levels above zero, at least 2.
+        n_levels: number of noise levels above zero, at least 2.
         sigma_min: the level of step 1 [length].
-        sigma_max: the level of step `n_steps` [length]; half a box edge is uniform to 1.4 %.
+        sigma_max: the last level [length]; half a box edge is uniform to 1.4 %.
 
     Returns:
-        (n_steps + 1,) float64 levels [length], increasing, the first one zero.
+        (n_levels + 1,) float64 levels [length], increasing, the first one zero.
 
     Raises:
         ValueError: too few steps, or not 0 < sigma_min < sigma_max.
     """
-    u, sigma_min, sigma_max = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
+    u, sigma_min, sigma_max = _from_zero_to_one(n_levels, sigma_min, sigma_max)
     log_ratio = math.log(sigma_max / sigma_min)
     return _with_ends(sigma_min * torch.exp(log_ratio * u), sigma_min, sigma_max)
 
 
 def power_schedule(
-    n_steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = 7.0
+    n_levels: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = 7.0
 ) -> Tensor:
     """Space the noise levels evenly in sigma^(1 / rho).
 
@@ -94,11 +94,11 @@ def power_schedule(
     limit of large `rho` is `log_schedule`.
 
     Args:
-        n_steps, sigma_min, sigma_max: those of `log_schedule`.
+        n_levels, sigma_min, sigma_max: those of `log_schedule`.
         rho: positive; the larger, the more levels lie near `sigma_min`.
 
     Returns:
-        (n_steps + 1,) float64 levels [length], increasing, the first one zero.
+        (n_levels + 1,) float64 levels [length], increasing, the first one zero.
 
     Raises:
         ValueError: too few steps, not 0 < sigma_min < sigma_max, or `rho` not positive.
@@ -106,28 +106,28 @@ def power_schedule(
     Source: Karras et al. 2022 (EDM), eq. 5.
     """
     rho = arguments.number("rho", rho, above=0)
-    u, sigma_min, sigma_max = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
+    u, sigma_min, sigma_max = _from_zero_to_one(n_levels, sigma_min, sigma_max)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return _with_ends((low + u * (high - low)) ** rho, sigma_min, sigma_max)
 
 
 def linear_variance_schedule(
-    n_steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
+    n_levels: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
 ) -> Tensor:
     """Space the noise levels evenly in the variance, the plain reading of MDDM.
 
-    Its second level lies at about sigma_max / sqrt(n_steps), which for a box of ten particle
+    Its second level lies at about sigma_max / sqrt(n_levels), which for a box of ten particle
     spacings and hundreds of steps is half a spacing: where structure forms there are no steps.
 
     Args, Returns, Raises: those of `log_schedule`.
 
     Source: MDDM section 4.3, which leaves alpha_t open.
     """
-    return power_schedule(n_steps, sigma_min, sigma_max, rho=0.5)
+    return power_schedule(n_levels, sigma_min, sigma_max, rho=0.5)
 
 
 def log_normal_schedule(
-    n_steps: int,
+    n_levels: int,
     sigma_min: float = SIGMA_MIN,
     sigma_max: float = SIGMA_MAX,
     center: float = 0.1,
@@ -139,12 +139,12 @@ def log_normal_schedule(
     where there is little to know.
 
     Args:
-        n_steps, sigma_min, sigma_max: those of `log_schedule`.
+        n_levels, sigma_min, sigma_max: those of `log_schedule`.
         center: where the levels are densest [length].
         width: standard deviation of log sigma; the larger, the nearer to `log_schedule`.
 
     Returns:
-        (n_steps + 1,) float64 levels [length], increasing, the first one zero.
+        (n_levels + 1,) float64 levels [length], increasing, the first one zero.
 
     Raises:
         ValueError: too few steps, not 0 < sigma_min < sigma_max, or a center or width that is
@@ -154,7 +154,7 @@ def log_normal_schedule(
     """
     center = arguments.number("center", center, above=0)
     width = arguments.number("width", width, above=0)
-    u, sigma_min, sigma_max = _steps_from_zero_to_one(n_steps, sigma_min, sigma_max)
+    u, sigma_min, sigma_max = _from_zero_to_one(n_levels, sigma_min, sigma_max)
     ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64)
     low, high = torch.special.ndtr((ends / center).log() / width)
     quantiles = torch.special.ndtri(low + u * (high - low))
@@ -170,27 +170,27 @@ SCHEDULES = {
 
 
 def make_schedule(
-    name: str, n_steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
+    name: str, n_levels: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
 ) -> Tensor:
     """Build the noise levels of the schedule with this name.
 
     Args:
         name: a key of `SCHEDULES`.
-        n_steps, sigma_min, sigma_max: those of `log_schedule`.
+        n_levels, sigma_min, sigma_max: those of `log_schedule`.
 
     Returns:
-        (n_steps + 1,) float64 levels [length], increasing, the first one zero.
+        (n_levels + 1,) float64 levels [length], increasing, the first one zero.
 
     Raises:
         ValueError: an unknown name, too few steps, or not 0 < sigma_min < sigma_max.
     """
     return SCHEDULES[arguments.choice("name of a schedule", name, SCHEDULES)](
-        n_steps, sigma_min, sigma_max
+        n_levels, sigma_min, sigma_max
     )
 
 
-def _steps_from_zero_to_one(n_steps, sigma_min, sigma_max) -> tuple[Tensor, float, float]:
-    n_steps = arguments.whole("n_steps", n_steps, at_least=2)
+def _from_zero_to_one(n_levels, sigma_min, sigma_max) -> tuple[Tensor, float, float]:
+    n_levels = arguments.whole("n_levels", n_levels, at_least=2)
     sigma_min = arguments.number("sigma_min", sigma_min)
     sigma_max = arguments.number("sigma_max", sigma_max)
     if not 0 < sigma_min < sigma_max:
@@ -198,7 +198,7 @@ def _steps_from_zero_to_one(n_steps, sigma_min, sigma_max) -> tuple[Tensor, floa
             "noise levels must satisfy 0 < sigma_min < sigma_max, got "
             f"sigma_min={sigma_min}, sigma_max={sigma_max}"
         )
-    return torch.linspace(0, 1, n_steps, dtype=torch.float64), sigma_min, sigma_max
+    return torch.linspace(0, 1, n_levels, dtype=torch.float64), sigma_min, sigma_max
 
 
 def _with_ends(levels: Tensor, sigma_min: float, sigma_max: float) -> Tensor:

@@ -148,7 +148,7 @@ def draw(
     Args:
         denoiser: a trained network, on `device`.
         sampler: a key of `SAMPLERS`, or a sampler.
-        sigmas: (n_steps + 1,) noise levels to walk down [length].
+        sigmas: (n_levels + 1,) noise levels to walk down [length].
         conditions: (n_samples, 3), k, phi and temperature; None for a model of one structure.
         n_samples: number of samples.
         n_particles: particles in each.
@@ -170,7 +170,7 @@ def draw(
     device = arguments.device(device)
     if conditions is not None:
         conditions = arguments.conditions(conditions, n_samples).to(device, torch.float32)
-    sigmas = arguments.tensor("sigmas", sigmas, ("n_steps + 1",))
+    sigmas = arguments.tensor("sigmas", sigmas, ("n_levels + 1",))
     generator = torch.Generator(device).manual_seed(arguments.seed(seed))
     start = pure_noise(n_samples, n_particles, box_length, sigmas[-1].item(), generator)
     return sampler(denoiser, start, sigmas, generator, conditions, box_length, center, relax)

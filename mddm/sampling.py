@@ -26,7 +26,7 @@ class Frame:
     """A moment of sampling.
 
     Args:
-        step: noise levels still to go; 0 is the result.
+        n_left: noise levels still to go; 0 is the result.
         sigma: noise level of the positions [length].
         positions: (batch, n_particles, 3) [length].
         calls: calls of the network so far.
@@ -34,7 +34,7 @@ class Frame:
             "polished" afterwards, where it does that too.  The last frame of a stage is its result.
     """
 
-    step: int
+    n_left: int
     sigma: float
     positions: Tensor
     calls: int
@@ -107,7 +107,7 @@ class Sampler:
         Args:
             denoiser: the network.
             x_t: (batch, n_particles, 3) start, at the level sigmas[-1] [length].
-            sigmas: (n_steps + 1,) increasing noise levels, the first one zero [length].
+            sigmas: (n_levels + 1,) increasing noise levels, the first one zero [length].
             generator: source of randomness.
             condition: (batch, 3), k, phi and temperature; None for a model of one structure.
             box_length: edge of the periodic cube [length], or None for free space.
@@ -117,7 +117,7 @@ class Sampler:
                 for samplers with `asks_potential`.
 
         Yields:
-            The start, then a frame after each of the n_steps steps.
+            The start, then a frame at each level below.
 
         Raises:
             TypeError, ValueError: at the call, before any frame: noise levels that do not increase
@@ -141,7 +141,7 @@ class Sampler:
                 "relax must be a function that takes (n_particles, 3) positions to a minimum of "
                 f"their energy, for this sampler asks the potential; got {relax!r}"
             )
-        sigmas = arguments.tensor("sigmas", sigmas, ("n_steps + 1",)).double().cpu()
+        sigmas = arguments.tensor("sigmas", sigmas, ("n_levels + 1",)).double().cpu()
         if len(sigmas) < 2 or sigmas[0] != 0 or not (sigmas.diff() > 0).all():
             raise ValueError(
                 "sigmas must be at least two noise levels that increase from zero, as "

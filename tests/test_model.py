@@ -10,6 +10,8 @@ from mddm import __main__ as command
 from mddm import model, training
 from mddm.condition import RANGES, sigma_max
 from mddm.potential import OscillatingPair, Smoothed
+from mddm.samplers import SAMPLERS
+from mddm.sampling import Ancestral
 
 ASKED = {"k": 9.0, "phi": 0.75, "temperature": 0.02}
 FAST = {"n_levels": 2, "progress": False}
@@ -77,6 +79,15 @@ def test_every_sample_has_a_seed_of_its_own_whatever_it_is_drawn_with():
     one = network.sample(**ASKED, sampler="ancestral", seed=7, **FAST)
     assert np.array_equal(three.positions[2], one.positions[0])
     assert not np.array_equal(three.positions[0], three.positions[1])
+
+
+def test_samplers_are_named_the_best_first_or_given_with_settings_of_ones_own():
+    network, cloud = mddm.load("mddm"), mddm.load("sphere-mddm")
+    assert network.samplers[0] == "polished" and set(network.samplers) == set(SAMPLERS)
+    assert cloud.samplers[0] == "corrected" and "polished" not in cloud.samplers
+    named = network.sample(**ASKED, sampler="paper", **FAST)
+    given = network.sample(**ASKED, sampler=Ancestral(variance="paper"), **FAST)
+    assert np.array_equal(named.positions, given.positions)
 
 
 def test_whole_turns_of_the_phase_change_nothing():

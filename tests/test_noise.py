@@ -86,12 +86,12 @@ def test_unknown_schedule_suggests_the_nearest_name():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_steps": 1}, "n_steps"),
-        ({"n_steps": 2.5}, "n_steps"),
-        ({"n_steps": 10, "sigma_min": 0.0}, "sigma_min"),
-        ({"n_steps": 10, "sigma_min": 6.0}, "sigma_min"),
-        ({"n_steps": 10, "sigma_max": math.inf}, "sigma_max"),
-        ({"n_steps": 10, "sigma_max": math.nan}, "sigma_max"),
+        ({"n_levels": 1}, "n_levels"),
+        ({"n_levels": 2.5}, "n_levels"),
+        ({"n_levels": 10, "sigma_min": 0.0}, "sigma_min"),
+        ({"n_levels": 10, "sigma_min": 6.0}, "sigma_min"),
+        ({"n_levels": 10, "sigma_max": math.inf}, "sigma_max"),
+        ({"n_levels": 10, "sigma_max": math.nan}, "sigma_max"),
     ],
 )
 @pytest.mark.parametrize("name", noise.SCHEDULES)

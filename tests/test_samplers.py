@@ -86,7 +86,7 @@ def test_polishing_gives_a_crystal_at_rest_its_thermal_motion():
     away = ((frames[-1].positions - sites + 4) % 8 - 4).std().item()
     assert away == pytest.approx(0.1, rel=0.04)
     n_below = int((sigmas < 0.5).sum())
-    assert [frame.step for frame in frames][-n_below - 2 :] == list(range(n_below + 1, -1, -1))
+    assert [frame.n_left for frame in frames][-n_below - 2 :] == list(range(n_below + 1, -1, -1))
     assert frames[-1].calls == 100 + n_below
 
 
@@ -112,4 +112,4 @@ def test_a_step_of_your_own_makes_a_sampler():
 
     first, *_, final = drawn(Still())
     torch.testing.assert_close(final.positions, first.positions, atol=1e-5, rtol=0)
-    assert (final.step, final.calls) == (0, 0)
+    assert (final.n_left, final.calls) == (0, 0)

@@ -346,7 +346,7 @@ def test_frames_count_steps_and_calls(sampler, calls):
     denoiser, sigmas = Counting(), torch.tensor([0.0, 0.05, 0.1, 1.0, 2.0, 4.0])
     x_t = torch.randn(2, 6, 3, generator=generator())
     frames = frames_of(sampler, denoiser, x_t, sigmas)
-    assert [frame.step for frame in frames] == [5, 4, 3, 2, 1, 0]
+    assert [frame.n_left for frame in frames] == [5, 4, 3, 2, 1, 0]
     assert [frame.sigma for frame in frames] == pytest.approx(sigmas.flip(0).tolist())
     assert [frame.calls for frame in frames] == calls
     assert len(denoiser.sigmas) == calls[-1]
@@ -419,7 +419,7 @@ def test_the_callers_grad_mode_is_not_changed(sampler, outside):
 def test_last_runs_a_sampler_to_its_end(sampler):
     x_t, sigmas = torch.randn(1, 6, 3, generator=generator()), log_schedule(4)
     frame = sampling.last(sampler(normal_denoiser, x_t, sigmas, generator()))
-    assert (frame.step, frame.sigma, frame.stage) == (0, 0, "sampled")
+    assert (frame.n_left, frame.sigma, frame.stage) == (0, 0, "sampled")
     assert torch.equal(frame.positions, result_of(sampler, normal_denoiser, x_t, sigmas))
 
 

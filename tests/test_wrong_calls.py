@@ -191,7 +191,7 @@ BOX = {
 }
 MD = {"n_particles": (64, COUNT), "box_length": (7.0, POSITIVE), "time_step": (0.01, POSITIVE)}
 MD |= {"damping": (1.0, TIME), "start_temperature": (0.1, FREE)}
-SCHEDULE = {"n_steps": (3, [*COUNT, 1]), "sigma_min": (0.01, POSITIVE), "sigma_max": (1, POSITIVE)}
+SCHEDULE = {"n_levels": (3, [*COUNT, 1]), "sigma_min": (0.01, POSITIVE), "sigma_max": (1, POSITIVE)}
 SAMPLER = {
     "denoiser": (silent, [None, 3, wrong_shape]),
     "x_t": (X, spoilt(X)),
@@ -408,7 +408,7 @@ CALLS = [
     }),
     (tasks.unconditional_row, {"dataset": (DATA, OTHER)}),
     (tasks.replicas, {"dataset": (DATA, OTHER), "row": (0, ROW), "others": (DATA, OTHER)}),
-    (tasks.score, {"dataset": (DATA, OTHER), "row": (0, ROW), "positions": (ONE, spoilt(ONE))}),
+    (tasks.evaluate, {"dataset": (DATA, OTHER), "row": (0, ROW), "positions": (ONE, spoilt(ONE))}),
     (tasks.bootstrap_interval, {
         "values": ([1.0, 2.0], [*NO_ARRAY, [math.nan, 1.0]]),
         "seed": (0, SEED),

@@ -17,14 +17,15 @@ import numpy as np
 from mddm import dataset, files, optional, samplers, study
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
-from mddm.study import plan, scores, tables, tasks
+from mddm.study import evaluation, plan, tables, tasks
+from mddm.study.evaluation import Key
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # A file of scores each; the columns of the last two are their own.
-GROUPS = ("yardsticks", "quench", "lattices", *scores.MODELS, "surfaces", "losses")
-_COLUMNS = {"surfaces": scores.SURFACE_COLUMNS, "losses": scores.LOSS_COLUMNS}
+GROUPS = ("yardsticks", "quench", "lattices", *evaluation.MODELS, "surfaces", "losses")
+_COLUMNS = {"surfaces": evaluation.SURFACE_COLUMNS, "losses": evaluation.LOSS_COLUMNS}
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and clouds
 # of a surface; conditions that lattices are searched for, that are quenched, and in how many of
@@ -40,7 +41,7 @@ _PROFILES = {
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
         **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
-        **{"best levels": scores.N_LEVELS, "lattices": 25},
+        **{"best levels": evaluation.N_LEVELS, "lattices": 25},
     },
 }
 _POINTS = 1000
@@ -48,7 +49,7 @@ _POINTS = 1000
 _ALGORITHM_2 = ("ancestral", "paper")
 
 # The key of a job's first entry, and the job.
-Job = tuple[tuple, Callable[[], list[dict]]]
+Job = tuple[Key, Callable[[], list[dict]]]
 
 
 def folder_of(data: str, profile: str = "full") -> Path:
@@ -125,37 +126,37 @@ def _again(data: Dataset, sizes: Mapping) -> list[tuple]:
 
 
 def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
-    jobs, source = [], scores.md_source(data)
+    jobs, source = [], evaluation.md_source(data)
     for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes)[:1]:
-        key = ("ideal gas", task, split, "", row, seed, False, source)
-        jobs.append((key, partial(scores.yardsticks, data, row)))
+        key = Key("ideal gas", task, split, row, seed, source)
+        jobs.append((key, partial(evaluation.yardsticks, data, row)))
     for row in choose_rows(data, "test", sizes["test"]):
-        key = (scores.LOOKED_UP, "conditional", "test", "", row, 0, False, source)
-        jobs.append((key, partial(scores.look_up, data, row)))
+        key = Key(evaluation.LOOKED_UP, "conditional", "test", row, 0, source)
+        jobs.append((key, partial(evaluation.look_up, data, row)))
     row, others = tasks.unconditional_row(data), _more_replicas()
-    source = scores.md_source(others)
+    source = evaluation.md_source(others)
     for partner in tasks.replicas(data, row, others):
         seed = int(others.seed[partner])
-        key = ("MD replica", "unconditional", "train", "", row, seed, False, source)
-        jobs.append((key, partial(scores.replica, data, row, others, partner)))
+        key = Key("MD replica", "unconditional", "train", row, seed, source)
+        jobs.append((key, partial(evaluation.replica, data, row, others, partner)))
     return jobs
 
 
 def _quench_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
-    jobs, source = [], scores.md_source(data)
+    jobs, source = [], evaluation.md_source(data)
     conditions = _chosen(data, sizes)[-sizes["quenched"] :] + _again(data, sizes)[:1]
     for n_steps in QUENCH_STEPS[: sizes["quenches"]]:
         for task, split, row, seed in conditions:
-            key = (scores.quench_name(n_steps), task, split, "", row, seed, False, source)
-            jobs.append((key, partial(scores.quench, data, row, n_steps, seed)))
+            key = Key(evaluation.QUENCH, task, split, row, seed, source, n_steps=n_steps)
+            jobs.append((key, partial(evaluation.quench, data, row, n_steps, seed)))
     return jobs
 
 
 def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
-    jobs, source = [], scores.md_source(data)
+    jobs, source = [], evaluation.md_source(data)
     for row in choose_rows(data, "test", sizes["lattices"]):
-        key = (scores.LATTICE_SEARCH, "conditional", "test", "", row, 0, False, source)
-        jobs.append((key, partial(scores.lattice_search, data, row)))
+        key = Key(evaluation.LATTICE_SEARCH, "conditional", "test", row, 0, source)
+        jobs.append((key, partial(evaluation.lattice_search, data, row)))
     return jobs
 
 
@@ -163,36 +164,36 @@ def _sample_jobs(
     data: Dataset, sizes: Mapping, preset: str, compiled: bool, trained_on: str
 ) -> list[Job]:
     jobs, both = [], ("unconditional", "conditional")
-    sources = {task: scores.checkpoint_source(task, preset, trained_on) for task in both}
+    sources = {task: evaluation.checkpoint_source(task, preset, trained_on) for task in both}
     best = samplers.BEST[preset]
     for sampler in _samplers(best):
         fewer = sizes if sampler == best else sizes | sizes["others"]
         tries = sizes["tries"] if samplers.SAMPLERS[sampler].asks_potential else 1
         levels = _levels(sampler, sizes)
         drawn_by = {
-            task: scores.Surrogate(preset, task, sampler, levels, compiled, trained_on)
+            task: evaluation.Surrogate(preset, task, sampler, levels, compiled, trained_on)
             for task in both
         }
         for task, split, row, seed in _again(data, fewer) + _chosen(data, fewer, tries):
-            key = (preset, task, split, sampler, row, seed, False, sources[task])
-            jobs.append((key, partial(scores.sample, data, row, drawn_by[task], seed)))
+            key = Key(preset, task, split, row, seed, sources[task], sampler)
+            jobs.append((key, partial(evaluation.sample, data, row, drawn_by[task], seed)))
     return jobs
 
 
 def _surface_jobs(sizes: Mapping) -> list[Job]:
     jobs = []
     for surface, seed in product(SURFACES, range(sizes["surfaces"])):
-        key = (scores.TRUE_CLOUD, surface, "", "", 0, seed, False, scores.CLOSED_FORM)
+        key = Key(evaluation.TRUE_CLOUD, surface, "", 0, seed, evaluation.CLOSED_FORM)
         levels = sizes["levels"]
-        job = partial(scores.surface_yardsticks, surface, levels, _POINTS, seed)
+        job = partial(evaluation.surface_yardsticks, surface, levels, _POINTS, seed)
         jobs.append((key, job))
-    for surface, preset in product(SURFACES, scores.SURFACE_MODELS):
-        source = scores.checkpoint_source(surface, preset)
+    for surface, preset in product(SURFACES, evaluation.SURFACE_MODELS):
+        source = evaluation.checkpoint_source(surface, preset)
         asked = _samplers(samplers.BEST_IN_FREE_SPACE)
         for sampler, seed in product(asked, range(sizes["surfaces"])):
-            surrogate = scores.Surrogate(preset, surface, sampler, _levels(sampler, sizes))
-            key = (preset, surface, "", sampler, 0, seed, False, source)
-            jobs.append((key, partial(scores.surface_sample, surrogate, _POINTS, seed)))
+            surrogate = evaluation.Surrogate(preset, surface, sampler, _levels(sampler, sizes))
+            key = Key(preset, surface, "", 0, seed, source, sampler)
+            jobs.append((key, partial(evaluation.surface_sample, surrogate, _POINTS, seed)))
     return jobs
 
 
@@ -204,11 +205,11 @@ def _loss_jobs(data: Dataset, sizes: Mapping, trained_on: str) -> list[Job]:
         "conditional": data.subset("replica"),
     }
     jobs = []
-    for task, preset in product(replicas, scores.MODELS):
-        source = scores.checkpoint_source(task, preset, trained_on)
+    for task, preset in product(replicas, evaluation.MODELS):
+        source = evaluation.checkpoint_source(task, preset, trained_on)
         asked = (preset, task, 13, sizes["draws"], trained_on)
-        job = partial(scores.losses, data, replicas[task], *asked)
-        jobs.append(((preset, task, "", "", 0, 0, False, source), job))
+        job = partial(evaluation.losses, data, replicas[task], *asked)
+        jobs.append((Key(preset, task, "", 0, 0, source), job))
     return jobs
 
 
@@ -226,14 +227,14 @@ def _levels(sampler: str, sizes: Mapping) -> int:
 
 
 def collect(
-    path: Path, jobs: list[Job], columns: tuple[str, ...] = scores.COLUMNS
+    path: Path, jobs: list[Job], columns: tuple[str, ...] = evaluation.COLUMNS
 ) -> "pd.DataFrame":
     """Do the jobs whose scores a file lacks, and add each to it at once.
 
     Args:
         path: of a CSV file with the `columns`, there or not.
         jobs: as from `jobs_of`.
-        columns: what to keep of the jobs' entries, `scores.KEYS` among them.
+        columns: what to keep of the jobs' entries, `evaluation.KEYS` among them.
 
     Returns:
         The scores in the file.  Those of other sources than the jobs' have been left behind: an
@@ -253,20 +254,20 @@ def collect(
         if tuple(found.columns) != columns:
             raise ValueError(f"{path} has other columns than {', '.join(columns)}; move it away")
         found = found[~_torn(path, found, {key for key, _ in jobs})]
-        found = found[found["source"].isin({key[-1] for key, _ in jobs})]
-    done = set(found[list(scores.KEYS)].itertuples(index=False, name=None))
+        found = found[found["source"].isin({key.source for key, _ in jobs})]
+    done = set(found[list(evaluation.KEYS)].itertuples(index=False, name=None))
     missing = [(key, job) for key, job in jobs if key not in done]
     for key, job in study.progress(missing, label=path.stem):
-        entries = [entry | {"task": key[1], "split": key[2]} for entry in job()]
+        entries = [entry | {"task": key.task, "split": key.split} for entry in job()]
         more = pd.DataFrame(entries)[list(columns)]
         found = more if found.empty else pd.concat([found, more], ignore_index=True)
         tables.write_csv(path, found)
     return found
 
 
-def _torn(path: Path, found: "pd.DataFrame", first: set[tuple]) -> np.ndarray:
+def _torn(path: Path, found: "pd.DataFrame", first: set[Key]) -> np.ndarray:
     """Tell which whole lines are of a job that lost another: from its first one to the next's."""
-    keys = found[list(scores.KEYS)].itertuples(index=False, name=None)
+    keys = found[list(evaluation.KEYS)].itertuples(index=False, name=None)
     job_of = np.cumsum([key in first for key in keys])
     return np.isin(job_of, [job_of[n - 1] if n else 0 for n in tables.torn_lines(path)])
 
@@ -298,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
             tables.with_summary(readme.read_text(), "")
             files.check_writable(readme)
         for what in groups:
-            columns = _COLUMNS.get(what, scores.COLUMNS)
+            columns = _COLUMNS.get(what, evaluation.COLUMNS)
             collect(folder / f"scores-{what}.csv", jobs[what], columns)
         made = _sum_up(folder, data, options.profile, options.data)
         for path, content in made.items():
@@ -330,10 +331,10 @@ def _sum_up(
         scored = pd.concat(in_box, ignore_index=True)
         paper = pd.read_csv(quoted / "paper-table1.csv")
         made[folder / "table1.csv"] = tables.table_1(scored, paper)
-        if set(scores.MODELS) <= set(found):
+        if set(evaluation.MODELS) <= set(found):
             levels = {
                 preset: _levels(samplers.BEST[preset], _PROFILES[profile])
-                for preset in scores.MODELS
+                for preset in evaluation.MODELS
             }
             made[folder / "figure5.csv"] = tables.figure_5(
                 data, scored, levels, trained_on=trained_on

@@ -11,7 +11,7 @@ import numpy as np
 
 from mddm import files, optional, samplers, sampling, structure
 from mddm.dataset import Dataset
-from mddm.study import scores, tasks
+from mddm.study import evaluation, tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,13 +33,14 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     the best is scored too, by its energy at rest, which is known without MD.
 
     Args:
-        scored: `scores.COLUMNS`, one line a sample.
+        scored: `evaluation.COLUMNS`, one line a sample.
         quoted: model, task, split, rdf_mse and source of values from elsewhere.
 
     Returns:
-        One line for each model, task, split, sampler, relaxed or not, and `reference` ("all",
-        "crystal" or "glass"): rdf_mse, ci_low, ci_high, energy_gap (median), n (conditions, or
-        samples of the one configuration), calls and seconds_per_sample (means), source.
+        One line for each model, task, split, sampler, n_steps, n_tries, relaxed or not, and
+        `reference` ("all", "crystal" or "glass"): rdf_mse, ci_low, ci_high, energy_gap (median), n
+        (conditions, or samples of the one configuration), calls and seconds_per_sample (means),
+        source.
     """
     with optional.packages():
         import pandas as pd
@@ -47,7 +48,7 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     scored = pd.concat([scored, best_of_several(scored)], ignore_index=True)
     crystal = np.where(scored["md_crystallinity"] > structure.CRYSTAL, "crystal", "glass")
     parts = [scored.assign(reference="all"), scored.assign(reference=crystal)]
-    by = ["model", "task", "split", "sampler", "relaxed", "reference"]
+    by = ["model", "task", "split", "sampler", "n_steps", "n_tries", "relaxed", "reference"]
     lines = []
     for key, group in pd.concat(parts).groupby(by, sort=False):
         errors = group.groupby("seed" if key[1] == "unconditional" else "row")["rdf_mse"].mean()
@@ -56,7 +57,7 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
         values |= {"energy_gap": group["energy_gap"].median(), "n": len(errors)}
         values |= _spent(group)
         lines.append(dict(zip(by, key, strict=True)) | values)
-    paper = _as_quoted(quoted).assign(relaxed=False, reference="all")
+    paper = _as_quoted(quoted).assign(n_steps=0, n_tries=1, relaxed=False, reference="all")
     return pd.concat([pd.DataFrame(lines), paper], ignore_index=True)
 
 
@@ -67,42 +68,68 @@ def best_of_several(scored: "pd.DataFrame") -> "pd.DataFrame":
     by more than one lattice differs from another.
 
     Args:
-        scored: `scores.COLUMNS`, one line a sample, and one for it relaxed.
+        scored: `evaluation.COLUMNS`, one line a sample, and one for it relaxed.
 
     Returns:
         The lines of the chosen samples, as they are and relaxed, with what was spent on all to
-        choose, and a sampler called "..., best of n".
+        choose, and how many they were as `n_tries`.
     """
     with optional.packages():
         import pandas as pd
 
     drawn = scored[(scored["task"] == "conditional") & (scored["sampler"] != "")]
     chosen = []
-    for key, tries in drawn.groupby(["model", "split", "sampler", "row"], sort=False):
+    for _, tries in drawn.groupby(["model", "split", "sampler", "row"], sort=False):
         at_rest = tries[tries["relaxed"].astype(bool)]
         if len(at_rest) > 1:
             best = tries["seed"] == at_rest.loc[at_rest["energy_gap"].idxmin(), "seed"]
             spent = {name: at_rest[name].sum() for name in ("calls", "seconds")}
-            spent["sampler"] = f"{key[2]}, best of {len(at_rest)}"
+            spent["n_tries"] = len(at_rest)
             chosen.append(tries[best].assign(**spent))
     return pd.concat(chosen) if chosen else scored[:0]
 
 
 def by_best_sampler(lines: "pd.DataFrame") -> "pd.Series":
-    """Tell which lines, of scores or of their summary, are of a preset's best sampler."""
-    return lines["sampler"] == lines["model"].map(samplers.BEST)
+    """Tell which lines, of scores or of their summary, are of one try by a preset's best."""
+    return (lines["sampler"] == lines["model"].map(samplers.BEST)) & (lines["n_tries"] == 1)
+
+
+def asks_potential(lines: "pd.DataFrame") -> "pd.Series":
+    """Tell which lines are of samples that were relaxed on the way, or chosen by their energy."""
+    asking = [name for name, sampler in samplers.SAMPLERS.items() if sampler.asks_potential]
+    return lines["sampler"].isin(asking) | (lines["n_tries"] > 1)
+
+
+def labels(lines: "pd.DataFrame") -> "pd.Series":
+    """Say in words what each line is of, but for the sampler, as "quench, 100 steps"."""
+    named = with_steps(lines["model"], lines["n_steps"])
+    return named + _best_of(lines).where(lines["sampler"] == "", "")
+
+
+def with_steps(names: "pd.Series", n_steps: "pd.Series") -> "pd.Series":
+    """Add to each name how many steps it took, as "quench, 1,000 steps", where it took any."""
+    return names + n_steps.map(lambda n: f", {n:,} steps" if n else "")
+
+
+def sampler_labels(lines: "pd.DataFrame") -> "pd.Series":
+    """Say in words how each line was sampled, as "polished, best of 4"; "" where it was not."""
+    return lines["sampler"] + _best_of(lines).where(lines["sampler"] != "", "")
+
+
+def _best_of(lines: "pd.DataFrame") -> "pd.Series":
+    return lines["n_tries"].map(lambda n: f", best of {n}" if n > 1 else "")
 
 
 def quenches(lines: "pd.DataFrame") -> "pd.DataFrame":
     """Take the lines, of scores or of their summary, of quenches of any number of steps."""
-    return lines[lines["model"].str.startswith("quench")]
+    return lines[lines["model"] == evaluation.QUENCH]
 
 
 def table_a1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     """Sum up the scores of sphere and torus, with bootstrap intervals of the mean.
 
     Args:
-        scored: `scores.SURFACE_COLUMNS`, one line a cloud.
+        scored: `evaluation.SURFACE_COLUMNS`, one line a cloud.
         quoted: model, task, sinkhorn and source of values from elsewhere.
 
     Returns:
@@ -142,7 +169,7 @@ def figure_5(
 
     Args:
         data: the MD data.
-        scored: `scores.COLUMNS` of all presets.
+        scored: `evaluation.COLUMNS` of all presets.
         levels: of noise, that the samples of each preset's best sampler were drawn with.
         seed: of the draw of four conditions.
         trained_on: file of the data that the presets were trained on; "" for the study's.
@@ -169,9 +196,9 @@ def figure_5(
         curves = {"MD": reference}
         for partner in data.partners(row)[:1]:
             curves["MD replica"] = structure.rdf(data.positions[partner], data.box_length)[1]
-        for preset in scores.MODELS:
+        for preset in evaluation.MODELS:
             drawn_by = (preset, "conditional", samplers.BEST[preset], levels[preset])
-            surrogate = scores.Surrogate(*drawn_by, trained_on=trained_on)
+            surrogate = evaluation.Surrogate(*drawn_by, trained_on=trained_on)
             final = sampling.last(surrogate.frames(data, row))
             curves[preset] = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]
         named = {"chosen": why, "split": str(data.split[row]), "row": row}
@@ -191,20 +218,21 @@ def summary(summed: "pd.DataFrame") -> str:
             quenches the shortest and the longest are shown.
     """
     shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
-    models = [*scores.MODELS, "mddm (paper)", "transolver (paper)", "ideal gas"]
-    by_length = quenches(shown).sort_values("calls")["model"]
-    models += dict.fromkeys([*by_length[:1], *by_length[-1:]])
-    if (shown["model"] == scores.LATTICE_SEARCH).any():
-        models.append(scores.LATTICE_SEARCH)
-    models += [scores.LOOKED_UP, "MD replica"]
+    shown = shown.assign(label=labels(shown))
+    rows = [*evaluation.MODELS, "mddm (paper)", "transolver (paper)", "ideal gas"]
+    by_length = quenches(shown).sort_values("n_steps")["label"]
+    rows += dict.fromkeys([*by_length[:1], *by_length[-1:]])
+    if (shown["label"] == evaluation.LATTICE_SEARCH).any():
+        rows.append(evaluation.LATTICE_SEARCH)
+    rows += [evaluation.LOOKED_UP, "MD replica"]
     lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
-    for model in models:
-        of = shown[shown["model"] == model]
+    for row in rows:
+        of = shown[shown["label"] == row]
         cells = []
         for task, split in SPLITS:
             found = of[(of["task"] == task) & (of["split"] == split)].sort_values("rdf_mse")
             cells.append(_cell(found.iloc[0]) if len(found) else "")
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

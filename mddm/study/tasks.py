@@ -83,12 +83,12 @@ def replicas(dataset: Dataset, row: int, others: Dataset) -> np.ndarray:
     return np.flatnonzero(same)
 
 
-def score(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any]:
-    """Score a sample against the MD configuration of its condition, yardsticks beside it.
+def evaluate(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any]:
+    """Judge a sample against the MD configuration of its condition, yardsticks beside it.
 
     Args:
         dataset: the MD data.
-        row: the configuration to score against.
+        row: the configuration to judge by.
         positions: (n_particles, 3) the sample [length].
 
     Returns:

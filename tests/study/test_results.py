@@ -20,7 +20,7 @@ from mddm import (
     training,
 )
 from mddm.condition import RANGES
-from mddm.study import results, scores, tables, tasks
+from mddm.study import evaluation, results, tables, tasks
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
@@ -31,9 +31,10 @@ def data():
 
 
 def _entry(model="a", row=0, source="now", rdf_mse=0.1, **changes):
-    values = dict.fromkeys(scores.COLUMNS, 0.0)
+    values = dict.fromkeys(evaluation.COLUMNS, 0.0)
     values |= {"model": model, "task": "conditional", "split": "test", "sampler": ""}
     values |= {"row": row, "seed": 0, "relaxed": False, "source": source, "rdf_mse": rdf_mse}
+    values |= {"n_steps": 0, "n_tries": 1}
     return values | changes
 
 
@@ -44,7 +45,7 @@ def _job(done, row, **changes):
         done.append(row)
         return [entry, entry | {"relaxed": True}]
 
-    return tuple(entry[name] for name in scores.KEYS), job
+    return evaluation.Key(**{name: entry[name] for name in evaluation.KEYS}), job
 
 
 def test_replicated_rows_are_chosen_first(data):
@@ -62,7 +63,7 @@ def test_only_what_is_missing_is_scored(tmp_path):
     assert done == [0, 1, 2]
     assert found["row"].tolist() == [0, 0, 1, 1, 2, 2]
     again = tables.read_scores(path)
-    assert tuple(again.columns) == scores.COLUMNS
+    assert tuple(again.columns) == evaluation.COLUMNS
     assert again["sampler"].tolist() == [""] * 6
 
 
@@ -127,7 +128,7 @@ def project(tmp_path, monkeypatch):
     shutil.copy(SHIPPED.with_name("opp-replica.h5"), tmp_path / "data")
     (tmp_path / "README.md").write_text(f"before\n{tables.BEGIN}\n{tables.END}\nafter\n")
     monkeypatch.setattr(study, "project_root", lambda: tmp_path)
-    for task, preset in product(tasks.TASKS, scores.MODELS):
+    for task, preset in product(tasks.TASKS, evaluation.MODELS):
         ranges = RANGES if task == "conditional" else {}
         state = training.TrainingState(training.Settings(preset=preset, ranges=ranges))
         training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
@@ -135,9 +136,9 @@ def project(tmp_path, monkeypatch):
     few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
     few |= {"lattices": 1}
     # It has tests of its own, and takes seconds to list all lattices.
-    monkeypatch.setattr(scores.lattices, "search", lambda *_, **__: [])
-    monkeypatch.setattr(scores.lattices, "stable", two_lattices)
-    monkeypatch.setattr(scores, "LATTICE_STEPS", 5)
+    monkeypatch.setattr(evaluation.lattices, "search", lambda *_, **__: [])
+    monkeypatch.setattr(evaluation.lattices, "stable", two_lattices)
+    monkeypatch.setattr(evaluation, "LATTICE_STEPS", 5)
     monkeypatch.setattr(results, "_PROFILES", {"quick": few, "full": few})
     monkeypatch.setattr(results, "_POINTS", 60)
     # It has tests of its own.
@@ -154,21 +155,23 @@ def test_plans_have_no_job_twice_and_wrong_names_are_refused(data, project):
 
 
 def test_samplers_other_than_the_best_are_asked_for_fewer_conditions(data, project):
-    asked = [key[3] for key, _ in results.jobs_of(data, "mddm", "full") if key[2] == "train"]
+    asked = [
+        key.sampler for key, _ in results.jobs_of(data, "mddm", "full") if key.split == "train"
+    ]
     assert asked.count("polished") == 3
     assert asked.count("ancestral") == asked.count("paper") == 1
     assert asked[0] == "polished"
-    asked = [key[3] for key, _ in results.jobs_of(data, "transolver", "full") if key[2] == "train"]
+    jobs = results.jobs_of(data, "transolver", "full")
+    asked = [key.sampler for key, _ in jobs if key.split == "train"]
     assert asked == ["ancestral", "ancestral", "paper"]
 
 
 def test_several_samples_of_a_condition_are_asked_for_where_the_potential_is(data, project):
     for preset, split in product(("transolver", "mddm"), ("train", "test")):
         jobs = results.jobs_of(data, preset, "full")
-        keys = [key for key, _ in jobs if key[1:3] == ("conditional", split)]
-        for _, _, _, sampler, _, seed, *_ in keys:
-            assert seed == 0 or sampler == "polished"
-        assert len({key[5] for key in keys}) == (2 if preset == "mddm" else 1)
+        keys = [key for key, _ in jobs if (key.task, key.split) == ("conditional", split)]
+        assert all(key.seed == 0 or key.sampler == "polished" for key in keys)
+        assert len({key.seed for key in keys}) == (2 if preset == "mddm" else 1)
 
 
 def test_checkpoint_that_is_missing_is_named_with_the_command_that_makes_it(data, project):
@@ -186,18 +189,22 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
         *("data/results/table1.csv,", "data/results/figure5.csv,", "data/results/table-a1.csv"),
     ]
     in_box = pd.read_csv(folder / "table1.csv")
-    marks = {"ideal gas", scores.LOOKED_UP, "MD replica"}
-    assert {*scores.MODELS, *marks, "mddm (paper)"} <= set(in_box["model"])
-    best = {"polished", "polished, best of 2"}
-    assert best | {"paper", "ancestral"} <= set(in_box["sampler"])
+    marks = {"ideal gas", evaluation.LOOKED_UP, "MD replica"}
+    assert {*evaluation.MODELS, *marks, "mddm (paper)"} <= set(in_box["model"])
+    assert {"polished", "paper", "ancestral"} <= set(in_box["sampler"])
+    tries = in_box[in_box["n_tries"] == 2]
+    assert set(tries["sampler"].fillna("")) == {"polished", "cooled", ""}
+    assert set(in_box[in_box["model"] == "quench"]["n_steps"]) == {100}
     surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
-    assert set(scores.SURFACE_MODELS) <= set(surfaces.loc["torus"].index)
+    assert set(evaluation.SURFACE_MODELS) <= set(surfaces.loc["torus"].index)
     assert surfaces.loc[("torus", "true cloud"), "n"] == 2
     curves = pd.read_csv(folder / "figure5.csv")
     assert set(curves["chosen"]) == {"drawn", "best", "worst"}
-    assert {"MD", *scores.MODELS} <= set(curves["curve"])
+    assert {"MD", *evaluation.MODELS} <= set(curves["curve"])
     losses = pd.read_csv(folder / "scores-losses.csv").groupby(["task", "model"])
-    assert (losses.size() == losses.size().max()).all() and len(losses) == 2 * len(scores.MODELS)
+    assert (losses.size() == losses.size().max()).all() and len(losses) == 2 * len(
+        evaluation.MODELS
+    )
     readme = (project / "README.md").read_text()
     assert "| ideal gas | " in readme
     assert readme.startswith("before\n") and readme.endswith("\nafter\n")
@@ -207,7 +214,7 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
 
     of_box = ("yardsticks", "look_up", "quench", "lattice_search", "sample", "losses")
     for name in (*of_box, "surface_sample", "surface_yardsticks"):
-        monkeypatch.setattr(scores, name, fails)
+        monkeypatch.setattr(evaluation, name, fails)
     assert results.main([]) == 0
 
 
@@ -242,7 +249,7 @@ def test_models_of_other_data_are_scored_against_it(project, capsys):
     told = capsys.readouterr().err
     assert "checkpoints/mine/unconditional-mddm.safetensors; make it with" in told
     assert "-p task unconditional -p model mddm -p profile full -p data data/mine.h5" in told
-    for task, preset in product(("unconditional", "conditional"), scores.MODELS):
+    for task, preset in product(("unconditional", "conditional"), evaluation.MODELS):
         ranges = RANGES if task == "conditional" else {}
         state = training.TrainingState(training.Settings(preset=preset, ranges=ranges, seed=1))
         training.save_checkpoint(study.checkpoint_path("full", task, preset, mine), state)
@@ -250,14 +257,14 @@ def test_models_of_other_data_are_scored_against_it(project, capsys):
     for own in (False, True):
         of = "" if own else mine
         data = dataset.read(project / mine)
-        for what in (*scores.MODELS, "losses"):
+        for what in (*evaluation.MODELS, "losses"):
             jobs = results.jobs_of(data, what, "quick", trained_on=of)
-            sources[own, what] = {key[-1] for key, _ in jobs}
+            sources[own, what] = {key.source for key, _ in jobs}
             for _, job in jobs if what in ("mddm", "losses") else ():
                 (entry, *_) = job()
                 assert entry["source"] in sources[own, what]
                 break
-    for what in (*scores.MODELS, "losses"):
+    for what in (*evaluation.MODELS, "losses"):
         assert not sources[True, what] & sources[False, what]
 
 
@@ -288,18 +295,18 @@ def scored_data(root):
 
 def test_every_committed_score_is_of_this_data_and_of_these_checkpoints(committed, scored_data):
     for what, scored in committed.items():
-        wanted = {key[-1] for key, _ in results.jobs_of(scored_data, what, "full")}
+        wanted = {key.source for key, _ in results.jobs_of(scored_data, what, "full")}
         assert set(scored["source"]) == wanted, f"run `python -m mddm.study.results {what}`"
 
 
-@pytest.mark.parametrize("preset", [preset for preset in scores.MODELS if preset != "bragg"])
+@pytest.mark.parametrize("preset", [preset for preset in evaluation.MODELS if preset != "bragg"])
 def test_committed_score_of_a_model_is_what_its_checkpoint_gives(committed, scored_data, preset):
     scored, sampler = committed[preset], samplers.BEST[preset]
     asked = (scored["task"] == "conditional") & (scored["sampler"] == sampler)
     raw, relaxed = scored[asked & (scored["split"] == "test")].iloc[:2].to_dict("records")
     levels = results._levels(sampler, results._PROFILES["full"])
-    surrogate = scores.Surrogate(preset, "conditional", sampler, levels)
-    again = scores.sample(scored_data, raw["row"], surrogate, raw["seed"])
+    surrogate = evaluation.Surrogate(preset, "conditional", sampler, levels)
+    again = evaluation.sample(scored_data, raw["row"], surrogate, raw["seed"])
     for found, expected in zip(again[:2], (raw, relaxed), strict=True):
         # Another processor rounds otherwise, and a sample is not the same to the last digit.
         assert found["rdf_mse"] == pytest.approx(expected["rdf_mse"], rel=0.05)
@@ -326,8 +333,8 @@ def test_committed_scores_of_bragg_are_what_its_checkpoint_gives_again(committed
     scored = committed["bragg"]
     asked = (scored["task"] == "unconditional") & (scored["sampler"] == "polished")
     raw, relaxed = (scored[asked & (scored["relaxed"] == how)] for how in (False, True))
-    surrogate = scores.Surrogate("bragg", "unconditional", "polished")
-    again = scores.sample(scored_data, int(raw["row"].iloc[0]), surrogate)
+    surrogate = evaluation.Surrogate("bragg", "unconditional", "polished")
+    again = evaluation.sample(scored_data, int(raw["row"].iloc[0]), surrogate)
     for found, committed_ones in zip(again[:2], (raw, relaxed), strict=True):
         errors, gaps = np.log(committed_ones["rdf_mse"]), committed_ones["energy_gap"]
         assert np.log(found["rdf_mse"]) == pytest.approx(errors.mean(), abs=4 * errors.std())
@@ -338,10 +345,10 @@ def test_committed_scores_of_bragg_are_what_its_checkpoint_gives_again(committed
 @pytest.mark.parametrize("surface", shapes.SURFACES)
 def test_committed_score_of_a_cloud_is_what_its_checkpoint_gives(committed, surface):
     scored = committed["surfaces"]
-    asked = (scored["task"] == surface) & (scored["sampler"] == scores.SURFACE_SAMPLER)
+    asked = (scored["task"] == surface) & (scored["sampler"] == samplers.BEST_IN_FREE_SPACE)
     first = scored[asked & (scored["model"] == "transolver")].iloc[0]
-    surrogate = scores.Surrogate("transolver", surface, scores.SURFACE_SAMPLER)
-    (again,) = scores.surface_sample(surrogate, results._POINTS, int(first["seed"]))
+    surrogate = evaluation.Surrogate("transolver", surface, samplers.BEST_IN_FREE_SPACE)
+    (again,) = evaluation.surface_sample(surrogate, results._POINTS, int(first["seed"]))
     assert again["sinkhorn"] == pytest.approx(first["sinkhorn"], rel=0.05)
 
 
@@ -349,7 +356,7 @@ def test_committed_curve_is_what_the_checkpoint_gives(root, scored_data):
     curves = pd.read_csv(root / "data" / "results" / "figure5.csv")
     curve = curves[(curves["curve"] == "mddm-rbf") & (curves["chosen"] == "best")]
     row = int(curve["row"].iloc[0])
-    surrogate = scores.Surrogate("mddm-rbf", "conditional", samplers.BEST["mddm-rbf"])
+    surrogate = evaluation.Surrogate("mddm-rbf", "conditional", samplers.BEST["mddm-rbf"])
     final = sampling.last(surrogate.frames(scored_data, row))
     r, g = structure.rdf(final.positions.numpy(), scored_data.box_length)
     assert curve["r"].to_numpy() == pytest.approx(r, rel=1e-4)

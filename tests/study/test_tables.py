@@ -2,13 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mddm.study import scores, tables, tasks
+from mddm.study import evaluation, tables, tasks
 
 
-def _entry(model="a", row=0, rdf_mse=0.1, columns=scores.COLUMNS, **changes):
+def _entry(model="a", row=0, rdf_mse=0.1, columns=evaluation.COLUMNS, **changes):
     values = dict.fromkeys(columns, 0.0)
     values |= {"model": model, "task": "conditional", "split": "test", "sampler": ""}
     values |= {"row": row, "seed": 0, "relaxed": False, "source": "now", "rdf_mse": rdf_mse}
+    values |= {"n_steps": 0, "n_tries": 1}
     return values | changes
 
 
@@ -52,12 +53,12 @@ def test_of_several_samples_of_a_condition_the_mean_and_the_lowest_at_rest_count
         [{"model": "a", "task": "t", "split": "test", "rdf_mse": 0.5, "source": "them"}]
     )
     found = tables.table_1(pd.DataFrame(lines), quoted).set_index(
-        ["sampler", "relaxed", "reference"]
+        ["sampler", "n_tries", "relaxed", "reference"]
     )
-    mean, best = found.loc["s", False, "all"], found.loc["s, best of 2", False, "all"]
+    mean, best = found.loc["s", 1, False, "all"], found.loc["s", 2, False, "all"]
     assert (mean["rdf_mse"], mean["n"]) == (pytest.approx((0.3 + 0.7 + 5) / 3), 3)
     assert (best["rdf_mse"], best["n"]) == (pytest.approx((0.4 + 0.6) / 2), 2)
-    assert found.loc["s, best of 2", True, "all"]["rdf_mse"] == pytest.approx(0.4 + 0.6)
+    assert found.loc["s", 2, True, "all"]["rdf_mse"] == pytest.approx(0.4 + 0.6)
     assert (mean["calls"], best["calls"]) == (7, 14)
     assert (mean["seconds_per_sample"], best["seconds_per_sample"]) == (3, 8)
 
@@ -66,7 +67,9 @@ def test_surfaces_are_summed_up_by_model_task_and_sampler():
     losses = [0.1, 0.3, 0.5]
     scored = pd.DataFrame(
         [
-            _entry(columns=scores.SURFACE_COLUMNS, task="torus", seed=i, sinkhorn=loss, distance=i)
+            _entry(
+                columns=evaluation.SURFACE_COLUMNS, task="torus", seed=i, sinkhorn=loss, distance=i
+            )
             for i, loss in enumerate(losses)
         ]
     )
@@ -84,7 +87,8 @@ def test_summary_shows_raw_samples_of_each_models_best_sampler_with_their_interv
     lines += [_entry("mddm", sampler="paper", rdf_mse=9.0)]
     lines += [_entry("mddm", sampler="corrected", rdf_mse=8.0, relaxed=True)]
     lines += [_entry("ideal gas", rdf_mse=0.6)]
-    lines += [_entry(f"quench, {n} steps", rdf_mse=1 / n, calls=n) for n in (20, 8, 10)]
+    lines += [_entry("quench", rdf_mse=1 / n, n_steps=n) for n in (2000, 8, 10)]
+    lines += [_entry("lattice search", rdf_mse=4 / n, n_tries=n) for n in (1, 3)]
     paper = {"model": "mddm", "task": "conditional", "split": "test", "rdf_mse": 0.126}
     summed = tables.table_1(pd.DataFrame(lines), pd.DataFrame([paper | {"source": "them"}]))
     rows = tables.summary(summed).splitlines()
@@ -94,7 +98,26 @@ def test_summary_shows_raw_samples_of_each_models_best_sampler_with_their_interv
     assert (shown["mddm (paper)"], shown["ideal gas"]) == ("0.126", "0.600")
     assert shown["transolver"] == ""
     quenches = {name: error for name, error in shown.items() if name.startswith("quench")}
-    assert quenches == {"quench, 8 steps": "0.125", "quench, 20 steps": "0.050"}
+    assert quenches == {"quench, 8 steps": "0.125", "quench, 2,000 steps": "0.001"}
+    assert shown["lattice search"] == "4.000"
+
+
+def test_labels_say_what_and_how_and_samplers_that_ask_the_potential_are_told():
+    lines = pd.DataFrame(
+        [
+            _entry("quench", n_steps=1000),
+            _entry("lattice search", n_tries=3),
+            _entry("bragg", sampler="polished"),
+            _entry("bragg", sampler="cooled", n_tries=4),
+            _entry("bragg", sampler="cooled"),
+        ]
+    )
+    what = ["quench, 1,000 steps", "lattice search, best of 3", "bragg", "bragg", "bragg"]
+    assert tables.labels(lines).tolist() == what
+    how = ["", "", "polished", "cooled, best of 4", "cooled"]
+    assert tables.sampler_labels(lines).tolist() == how
+    assert tables.asks_potential(lines).tolist() == [False, True, True, True, False]
+    assert tables.by_best_sampler(lines).tolist() == [False, False, True, False, False]
 
 
 def test_summary_finds_its_place_and_says_so_when_there_is_none():

@@ -55,19 +55,19 @@ def test_wrong_tasks_are_refused(data):
 
 def test_md_scores_zero_against_itself_and_its_yardsticks_stand_beside(data):
     (row,) = np.flatnonzero(data.split == "test")[:1]
-    score = tasks.score(data, row, data.positions[row])
+    score = tasks.evaluate(data, row, data.positions[row])
     assert score["rdf_mse"] == 0
     assert score["energy_gap"] == pytest.approx(0, abs=1e-6)
     assert 0 < score["replica"] < score["ideal_gas"]
     noise = np.random.default_rng(0).uniform(0, data.box_length, data.positions[row].shape)
-    worse = tasks.score(data, row, noise)
+    worse = tasks.evaluate(data, row, noise)
     assert worse["rdf_mse"] == pytest.approx(score["ideal_gas"], rel=0.2)
     assert worse["energy_gap"] > 1
 
 
 def test_a_row_without_replica_has_no_such_yardstick(data):
     alone = next(row for row in range(len(data)) if not len(data.partners(row)))
-    assert np.isnan(tasks.score(data, alone, data.positions[alone])["replica"])
+    assert np.isnan(tasks.evaluate(data, alone, data.positions[alone])["replica"])
 
 
 def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():

@@ -1,12 +1,13 @@
-"""Single scores: of a model's sample, of a quench, of the marks that both are held against.
+"""What judges a model's sample, a quench, and the marks that both are held against.
 
-Each function scores one thing and returns entries, dictionaries that `results` collects.
+Each function judges one thing and returns entries, dictionaries that `results` collects.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +28,38 @@ from mddm.condition import SIGMA_MIN, sigma_max
 from mddm.dataset import Dataset
 from mddm.study import tasks
 
-# What tells one score from another.
-KEYS = ("model", "task", "split", "sampler", "row", "seed", "relaxed", "source")
+
+class Key(NamedTuple):
+    """What tells one score from another.
+
+    Args:
+        model: what was scored: a preset, or a name such as `QUENCH`.
+        task: one of `tasks.TASKS`.
+        split: "train" or "test"; "" for a surface.
+        row: of the data; 0 for a surface.
+        seed: of the answer.
+        source: what it came from, see `md_source` and `checkpoint_source`.
+        sampler: one of `samplers.SAMPLERS`; "" for what is not sampled.
+        n_steps: MD steps of a quench; 0 for all else.
+        n_tries: of how many answers it is the one with the lowest energy at rest.
+        relaxed: whether it was taken to a minimum of the energy.
+    """
+
+    model: str
+    task: str
+    split: str
+    row: int
+    seed: int
+    source: str
+    sampler: str = ""
+    n_steps: int = 0
+    n_tries: int = 1
+    relaxed: bool = False
+
+
+# Of most scores: not sampled, not quenched, one answer as it is.
+_COMMON = Key._field_defaults
+KEYS = Key._fields
 # What has been spent: calls of the network, or MD steps, and seconds of the processor, for one
 # sample.
 _SPENT = ("calls", "seconds")
@@ -44,7 +75,7 @@ N_LEVELS = 40
 # The presets that are scored in the box, and on surfaces, where "bragg" has no waves to look for.
 MODELS = ("mddm", "mddm-rbf", "bragg", "transolver")
 SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
-LOOKED_UP = "look-up"
+LOOKED_UP, QUENCH = "look-up", "quench"
 # The lattice of lowest free energy, held at T by so many MD steps; and the lowest few of them, of
 # which the lowest in energy at rest is a score of its own.
 LATTICE_SEARCH, LATTICE_STEPS, LATTICE_TRIES = "lattice search", 3000, 3
@@ -89,7 +120,7 @@ def yardsticks(data: Dataset, row: int) -> list[dict]:
     entries = [
         entry for partner in data.partners(row) for entry in replica(data, row, data, partner)
     ]
-    gas = _score(data, row, data.positions[row])
+    gas = _evaluate(data, row, data.positions[row])
     gas |= {"model": "ideal gas", "seed": 0, "rdf_mse": gas["ideal_gas"], "calls": 0}
     gas |= {"energy_gap": math.nan, "crystallinity": 0.0, "source": source}
     return [gas, *entries]
@@ -134,11 +165,6 @@ def look_up(data: Dataset, row: int) -> list[dict]:
     return _raw_and_relaxed(data, row, found, seconds, named)
 
 
-def quench_name(n_steps: int) -> str:
-    """Name a quench as its scores do."""
-    return f"quench, {n_steps:,} steps"
-
-
 def quench(data: Dataset, row: int, n_steps: int, seed: int = 0) -> list[dict]:
     """Score the rival: MD of a random start that is cooled from 10 T to T in a few steps.
 
@@ -163,7 +189,7 @@ def quench(data: Dataset, row: int, n_steps: int, seed: int = 0) -> list[dict]:
         time_step=float(data.attributes["time_step"]),
     )
     seconds = lammps_process.process_time() - clock
-    named = {"model": quench_name(n_steps), "seed": seed, "calls": n_steps}
+    named = {"model": QUENCH, "n_steps": n_steps, "seed": seed, "calls": n_steps}
     named |= {"source": md_source(data)}
     return _raw_and_relaxed(data, row, found.positions, seconds, named)
 
@@ -204,7 +230,7 @@ def lattice_search(data: Dataset, row: int) -> list[dict]:
         seconds = searching + lammps_process.process_time() - clock
         tries.append(_raw_and_relaxed(data, row, held.positions, seconds, named))
     spent = {
-        "model": f"{LATTICE_SEARCH}, best of {len(tries)}",
+        "n_tries": len(tries),
         "calls": LATTICE_STEPS * len(tries),
         "seconds": searching + sum(relaxed["seconds"] - searching for _, relaxed in tries),
     }
@@ -353,7 +379,7 @@ def surface_sample(surrogate: Surrogate, n_points: int, seed: int = 0) -> list[d
     seconds = lammps_process.process_time() - clock
     named = {"model": surrogate.preset, "sampler": surrogate.sampler, "calls": final.calls}
     named |= {"seconds": seconds, "source": surrogate.source}
-    return [_surface_score(surrogate.task, final.positions[0].cpu(), seed) | named]
+    return [_evaluate_cloud(surrogate.task, final.positions[0].cpu(), seed) | named]
 
 
 def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0) -> list[dict]:
@@ -377,7 +403,7 @@ def surface_yardsticks(surface: str, n_levels: int, n_points: int, seed: int = 0
         NORMAL_CLOUD: (shapes.normal_cloud(true, generator)[0], "", 0),
     }
     return [
-        _surface_score(surface, cloud, seed)
+        _evaluate_cloud(surface, cloud, seed)
         | {"model": model, "sampler": sampler, "calls": calls, "seconds": math.nan}
         | {"source": CLOSED_FORM}
         for model, (cloud, sampler, calls) in clouds.items()
@@ -425,8 +451,7 @@ def losses(
             data.box_length,
         )
         columns["replica"] = training.level_losses(denoiser, unseen, sigmas, n_draws).tolist()
-    named = {"model": preset, "task": task, "split": "", "sampler": "", "row": 0, "seed": 0}
-    named |= {"relaxed": False, "source": checkpoint_source(task, preset, trained_on)}
+    named = Key(preset, task, "", 0, 0, checkpoint_source(task, preset, trained_on))._asdict()
     return [
         named | dict(zip(("sigma", *columns), values, strict=True))
         for values in zip(sigmas.tolist(), *columns.values(), strict=True)
@@ -439,9 +464,9 @@ def _load(task: str, preset: str, trained_on: str) -> tuple[Callable, training.S
     return denoiser.to(study.device()), training.Settings(**header["settings"])
 
 
-def _score(data: Dataset, row: int, positions: np.ndarray) -> dict:
-    entry = tasks.score(data, row, positions)
-    entry |= {"row": row, "task": "conditional", "sampler": "", "relaxed": False}
+def _evaluate(data: Dataset, row: int, positions: np.ndarray) -> dict:
+    entry = tasks.evaluate(data, row, positions)
+    entry |= {"row": row, "task": "conditional", **_COMMON}
     entry |= {"seconds": math.nan, "crystallinity": _crystallinity(data, positions)}
     return entry | {"md_crystallinity": _crystallinity(data, data.positions[row])}
 
@@ -462,14 +487,14 @@ def _raw_and_relaxed(
         clock = lammps_process.process_time()
         relaxed, *_ = lammps.minimize(positions, data.potential(row), data.box_length)
         at_rest = relaxed, seconds + lammps_process.process_time() - clock
-    raw = _score(data, row, positions) | {"seconds": seconds}
-    rest = _score(data, row, at_rest[0]) | {"seconds": at_rest[1], "relaxed": True}
+    raw = _evaluate(data, row, positions) | {"seconds": seconds}
+    rest = _evaluate(data, row, at_rest[0]) | {"seconds": at_rest[1], "relaxed": True}
     return [raw | named, rest | named]
 
 
-def _surface_score(surface: str, cloud: torch.Tensor, seed: int) -> dict:
+def _evaluate_cloud(surface: str, cloud: torch.Tensor, seed: int) -> dict:
     source = shapes.Surface(surface, len(cloud))
     fresh = source.draw(1, torch.Generator().manual_seed(1_000_000 + seed))[0][0]
-    entry = {"task": surface, "split": "", "row": 0, "seed": seed, "relaxed": False}
+    entry = {"task": surface, "split": "", "row": 0, "seed": seed, **_COMMON}
     entry |= {"sinkhorn": shapes.sinkhorn_loss(cloud, fresh).item()}
     return entry | {"distance": source.distance(cloud).mean().item()}

@@ -9,7 +9,7 @@ from mddm import dataset, lammps, phonons, sampling, shapes, study, training
 from mddm.condition import RANGES
 from mddm.crystal import Crystal
 from mddm.potential import potential_energy
-from mddm.study import results, scores, tasks
+from mddm.study import evaluation, results, tasks
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
@@ -31,13 +31,13 @@ def checkpoints(tmp_path, monkeypatch):
 
 def test_yardsticks_are_the_ideal_gas_and_every_replica(data):
     row = results.choose_rows(data, "test", 1)[0]
-    gas, *replicas = scores.yardsticks(data, row)
+    gas, *replicas = evaluation.yardsticks(data, row)
     assert gas["model"] == "ideal gas" and gas["rdf_mse"] > 0.1
     assert np.isnan(gas["energy_gap"])
     (partner,) = data.partners(row)
     raw, relaxed = replicas
     assert raw["seed"] == relaxed["seed"] == data.seed[partner]
-    elsewhere, _ = scores.replica(data, row, data.take([partner]), 0)
+    elsewhere, _ = evaluation.replica(data, row, data.take([partner]), 0)
     assert elsewhere["rdf_mse"] == raw["rdf_mse"]
     assert elsewhere["source"] != raw["source"]
     assert raw["energy_gap"] == pytest.approx(data.energy[partner] - data.energy[row], abs=1e-5)
@@ -46,11 +46,11 @@ def test_yardsticks_are_the_ideal_gas_and_every_replica(data):
 
 def test_look_up_takes_the_nearest_training_condition_as_it_is_and_relaxed(data):
     row = results.choose_rows(data, "test", 1)[0]
-    raw, relaxed = scores.look_up(data, row)
+    raw, relaxed = evaluation.look_up(data, row)
     known = data.subset("train")
     distance = np.abs(known.conditions - data.conditions[row]) / np.ptp(known.conditions, axis=0)
     nearest = np.flatnonzero(data.split == "train")[np.linalg.norm(distance, axis=1).argmin()]
-    found = tasks.score(data, row, data.positions[nearest])
+    found = tasks.evaluate(data, row, data.positions[nearest])
     assert raw["rdf_mse"] == found["rdf_mse"] > 0 and raw["calls"] == 0
     assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
     assert relaxed["energy_gap"] < raw["energy_gap"]
@@ -60,9 +60,9 @@ def test_quench_is_scored_as_it_is_and_relaxed(data, monkeypatch):
     row, seen = results.choose_rows(data, "test", 1)[0], []
     true = lammps.anneal
     monkeypatch.setattr(lammps, "anneal", lambda *a, **b: seen.append(true(*a, **b)) or seen[-1])
-    raw, relaxed = scores.quench(data, row, 20, seed=3)
+    raw, relaxed = evaluation.quench(data, row, 20, seed=3)
     assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
-    assert raw["calls"] == seen[0].n_steps == 20
+    assert raw["calls"] == raw["n_steps"] == seen[0].n_steps == 20
     assert raw["energy_gap"] == pytest.approx(seen[0].energy - data.energy[row], abs=1e-5)
     assert relaxed["energy_gap"] < raw["energy_gap"]
     assert 0 < raw["seconds"] < relaxed["seconds"]
@@ -76,17 +76,18 @@ def test_lattices_are_held_at_the_temperature_and_the_lowest_at_rest_is_chosen(d
     potential, temperature = data.potential(row), float(data.temperature[row])
     tried = [phonons.vibrations(each, potential, temperature) for each in found]
     asked = []
-    monkeypatch.setattr(scores.lattices, "search", lambda *_, **__: [])
-    monkeypatch.setattr(scores.lattices, "stable", lambda *_, **to: asked.append(to) or tried)
-    monkeypatch.setattr(scores, "LATTICE_STEPS", steps)
-    true, seen = scores._raw_and_relaxed, []
+    monkeypatch.setattr(evaluation.lattices, "search", lambda *_, **__: [])
+    monkeypatch.setattr(evaluation.lattices, "stable", lambda *_, **to: asked.append(to) or tried)
+    monkeypatch.setattr(evaluation, "LATTICE_STEPS", steps)
+    true, seen = evaluation._raw_and_relaxed, []
     keep = lambda *given: seen.append(true(*given)) or seen[-1]  # noqa: E731
-    monkeypatch.setattr(scores, "_raw_and_relaxed", keep)
-    first, at_rest, best, best_at_rest = scores.lattice_search(data, row)
+    monkeypatch.setattr(evaluation, "_raw_and_relaxed", keep)
+    first, at_rest, best, best_at_rest = evaluation.lattice_search(data, row)
     assert asked[0]["temperature"] == temperature and asked[0]["n_particles"] == 1000
     assert [entry["relaxed"] for entry in (first, at_rest, best, best_at_rest)] == [0, 1, 0, 1]
     assert first["model"] == at_rest["model"] == "lattice search"
-    assert best["model"] == best_at_rest["model"] == "lattice search, best of 2"
+    assert best["model"] == best_at_rest["model"] == "lattice search"
+    assert [entry["n_tries"] for entry in (first, at_rest, best, best_at_rest)] == [1, 1, 2, 2]
     assert first["calls"] == steps and best["calls"] == 2 * steps
     assert 0 < first["seconds"] < at_rest["seconds"] < best["seconds"]
     gaps = [relaxed["energy_gap"] for _, relaxed in seen]
@@ -96,13 +97,13 @@ def test_lattices_are_held_at_the_temperature_and_the_lowest_at_rest_is_chosen(d
 
 def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
     row = results.choose_rows(data, "test", 1)[0]
-    surrogate = scores.Surrogate("mddm", "conditional", "ancestral", 3)
-    raw, relaxed = scores.sample(data, row, surrogate, seed=2)
-    assert set(scores.COLUMNS) - {"split"} <= set(raw)
+    surrogate = evaluation.Surrogate("mddm", "conditional", "ancestral", 3)
+    raw, relaxed = evaluation.sample(data, row, surrogate, seed=2)
+    assert set(evaluation.COLUMNS) - {"split"} <= set(raw)
     assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
     assert (raw["model"], raw["task"], raw["sampler"]) == ("mddm", "conditional", "ancestral")
     assert raw["calls"] == 3
-    assert raw["source"] == scores.checkpoint_source("conditional", "mddm")
+    assert raw["source"] == evaluation.checkpoint_source("conditional", "mddm")
     again = sampling.last(surrogate.frames(data, row, seed=2))
     assert again.positions.shape == (1, 1000, 3)
     # The energy of the very same particles.
@@ -114,16 +115,16 @@ def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
 
 def test_polished_sample_is_scored_and_so_is_what_it_was_before(data, checkpoints):
     row = results.choose_rows(data, "test", 1)[0]
-    surrogate = scores.Surrogate("mddm", "conditional", "polished", 5)
-    entries = scores.sample(data, row, surrogate, seed=2)
+    surrogate = evaluation.Surrogate("mddm", "conditional", "polished", 5)
+    entries = evaluation.sample(data, row, surrogate, seed=2)
     named = [(entry["sampler"], entry["relaxed"]) for entry in entries]
     assert named == [("polished", 0), ("polished", 1), ("cooled", 0), ("cooled", 1)]
     calls, _, calls_before, _ = (entry["calls"] for entry in entries)
     assert calls > calls_before > 5
     seconds, _, seconds_before, seconds_relaxed = (entry["seconds"] for entry in entries)
     assert 0 < seconds_before < seconds_relaxed < seconds
-    plain = scores.Surrogate("mddm", "conditional", "cooled", 5)
-    alone = scores.sample(data, row, plain, seed=2)
+    plain = evaluation.Surrogate("mddm", "conditional", "cooled", 5)
+    alone = evaluation.sample(data, row, plain, seed=2)
     for entry, expected in zip(entries[2:], alone, strict=True):
         assert entry["rdf_mse"] == expected["rdf_mse"]
         assert entry["calls"] == expected["calls"]
@@ -131,7 +132,7 @@ def test_polished_sample_is_scored_and_so_is_what_it_was_before(data, checkpoint
 
 def test_polishing_goes_through_a_minimum_of_the_energy(data, checkpoints):
     row = results.choose_rows(data, "test", 1)[0]
-    surrogate = scores.Surrogate("mddm", "conditional", "polished", 5)
+    surrogate = evaluation.Surrogate("mddm", "conditional", "polished", 5)
     ends = {frame.stage: frame for frame in surrogate.frames(data, row, seed=2)}
     expected, *_ = lammps.minimize(
         ends["sampled"].positions[0].numpy(), data.potential(row), data.box_length
@@ -140,7 +141,7 @@ def test_polishing_goes_through_a_minimum_of_the_energy(data, checkpoints):
 
 
 def test_samples_of_other_seeds_and_rows_are_others(data, checkpoints):
-    surrogate = scores.Surrogate("mddm", "unconditional", "ancestral", 2)
+    surrogate = evaluation.Surrogate("mddm", "unconditional", "ancestral", 2)
     drawn = [
         sampling.last(surrogate.frames(data, row, seed)).positions
         for row, seed in ((0, 0), (0, 1), (1, 0))
@@ -149,21 +150,21 @@ def test_samples_of_other_seeds_and_rows_are_others(data, checkpoints):
 
 
 def test_true_clouds_score_best_and_the_best_possible_denoiser_next():
-    entries = [scores.surface_yardsticks("sphere", 60, 400, seed) for seed in range(3)]
+    entries = [evaluation.surface_yardsticks("sphere", 60, 400, seed) for seed in range(3)]
     mean = {
         each[0]["model"]: np.mean([entry["sinkhorn"] for entry in each])
         for each in zip(*entries, strict=True)
     }
-    assert mean[scores.TRUE_CLOUD] < mean[scores.NORMAL_CLOUD] / 2
-    assert mean[scores.BEST_POSSIBLE] < 1.5 * mean[scores.TRUE_CLOUD]
+    assert mean[evaluation.TRUE_CLOUD] < mean[evaluation.NORMAL_CLOUD] / 2
+    assert mean[evaluation.BEST_POSSIBLE] < 1.5 * mean[evaluation.TRUE_CLOUD]
     assert entries[0][0]["distance"] < 1e-6 < entries[0][1]["distance"] < 0.05
     assert math.isnan(entries[0][0]["seconds"])
 
 
 def test_cloud_of_a_checkpoint_is_scored_by_the_true_surface(checkpoints):
-    surrogate = scores.Surrogate("mddm", "sphere", "ancestral", 3)
-    (entry,) = scores.surface_sample(surrogate, 50, seed=1)
-    assert set(scores.SURFACE_COLUMNS) <= set(entry)
+    surrogate = evaluation.Surrogate("mddm", "sphere", "ancestral", 3)
+    (entry,) = evaluation.surface_sample(surrogate, 50, seed=1)
+    assert set(evaluation.SURFACE_COLUMNS) <= set(entry)
     assert (entry["task"], entry["model"], entry["calls"]) == ("sphere", "mddm", 3)
     # An untrained network leaves the noise where it was.
     assert entry["sinkhorn"] > 1 and entry["distance"] > 1
@@ -178,11 +179,11 @@ def test_losses_of_a_network_that_guesses_nothing_are_one_at_every_level(data, c
     path = study.checkpoint_path("full", "unconditional", "mddm")
     training.save_checkpoint(path, state)
     replicas = data.take(data.partners(tasks.unconditional_row(data)))
-    entries = scores.losses(data, replicas, "mddm", "unconditional", 3, 1)
-    assert [set(scores.LOSS_COLUMNS) <= set(entry) for entry in entries] == [True] * 3
+    entries = evaluation.losses(data, replicas, "mddm", "unconditional", 3, 1)
+    assert [set(evaluation.LOSS_COLUMNS) <= set(entry) for entry in entries] == [True] * 3
     assert [entry["sigma"] for entry in entries] == pytest.approx([0.005, 0.158, 5], rel=0.01)
     for entry in entries:
         assert entry["trained_on"] == pytest.approx(1, abs=0.2)
         assert entry["replica"] == pytest.approx(1, abs=0.2)
-    alone = scores.losses(data, data.take([]), "mddm", "unconditional", 2, 1)
+    alone = evaluation.losses(data, data.take([]), "mddm", "unconditional", 2, 1)
     assert np.isnan(alone[0]["replica"])
