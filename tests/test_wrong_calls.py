@@ -412,6 +412,7 @@ CALLS = [
     (tasks.bootstrap_interval, {
         "values": ([1.0, 2.0], [*NO_ARRAY, [math.nan, 1.0]]),
         "seed": (0, SEED),
+        "groups": (None, [3, ["a"]]),
     }),
     (training.default_architecture, {"preset": ("mddm", WORD)}),
     (training.Configurations, {

@@ -30,7 +30,8 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     """Sum scores up, with bootstrap intervals of the mean, all and by what MD arrived at.
 
     Conditions are what a mean is taken over; several samples of one are averaged first.  Of these
-    the best is scored too, by its energy at rest, which is known without MD.
+    the best is scored too, by its energy at rest, which is known without MD.  Conditions of one
+    potential come from one run of MD, and so intervals are over potentials, resampled whole.
 
     Args:
         scored: `evaluation.COLUMNS`, one line a sample.
@@ -38,7 +39,8 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
 
     Returns:
         One line for each model, task, split, sampler, n_steps, n_tries, relaxed or not, and
-        `reference` ("all", "crystal" or "glass"): rdf_mse, ci_low, ci_high, energy_gap (median), n
+        `reference` ("all", "crystal" or "glass"): rdf_mse (mean), median, ci_low, ci_high,
+        energy_gap (median), n
         (conditions, or samples of the one configuration), calls and seconds_per_sample (means),
         source.
     """
@@ -51,9 +53,14 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     by = ["model", "task", "split", "sampler", "n_steps", "n_tries", "relaxed", "reference"]
     lines = []
     for key, group in pd.concat(parts).groupby(by, sort=False):
-        errors = group.groupby("seed" if key[1] == "unconditional" else "row")["rdf_mse"].mean()
-        low, high = tasks.bootstrap_interval(errors)
-        values = {"rdf_mse": errors.mean(), "ci_low": low, "ci_high": high}
+        of_one = group.groupby("seed" if key[1] == "unconditional" else "row")
+        errors = of_one["rdf_mse"].mean()
+        potentials = None
+        if key[1] == "conditional":
+            potentials = list(of_one[["k", "phi"]].first().itertuples(index=False, name=None))
+        low, high = tasks.bootstrap_interval(errors, groups=potentials)
+        values = {"rdf_mse": errors.mean(), "median": errors.median()}
+        values |= {"ci_low": low, "ci_high": high}
         values |= {"energy_gap": group["energy_gap"].median(), "n": len(errors)}
         values |= _spent(group)
         lines.append(dict(zip(by, key, strict=True)) | values)

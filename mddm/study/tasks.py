@@ -6,6 +6,7 @@ tells a good structure from a poor one where g(r) no longer does.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -130,24 +131,41 @@ def _row(dataset: Dataset, row: int) -> int:
     return arguments.whole("row", row, at_least=0, at_most=len(dataset) - 1)
 
 
-def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    values: np.ndarray, seed: int = 0, groups: Sequence | None = None
+) -> tuple[float, float]:
     """Give the 95 % bootstrap interval of a mean (bias-corrected and accelerated).
 
     Args:
-        values: (n,) independent scores.
+        values: (n,) scores.
         seed: of the resampling.
+        groups: (n,) what each score belongs to.  Scores of one group depend on each other, as
+            those of one potential at several temperatures do, and whole groups are resampled.
+            None where all are independent.
 
     Returns:
-        Lower and upper end; nan where fewer than two values leave it undefined.
+        Lower and upper end; nan where fewer than two values, or groups, leave it undefined.
 
     Raises:
-        TypeError, ValueError: no numbers, or some that are not finite.
+        TypeError, ValueError: no numbers, or some that are not finite; groups of another number.
     """
     from scipy.stats import bootstrap
 
     seed = arguments.seed(seed)
     values = arguments.tensor("values", values, (0,), ("n",)).double().numpy()
-    if len(values) < 2 or np.ptp(values) == 0:
+    if groups is None:
+        groups = range(len(values))
+    elif len(arguments.instance("groups", groups, Sequence)) != len(values):
+        raise ValueError(f"groups must name that of each of {len(values)} values, got {groups!r}")
+    named = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    belongs = [named[group] for group in groups]
+    sums, counts = np.bincount(belongs, values), np.bincount(belongs)
+    if len(sums) < 2 or np.ptp(sums / counts) == 0:
         return math.nan, math.nan
-    interval = bootstrap((values,), np.mean, rng=np.random.default_rng(seed)).confidence_interval
+
+    def mean(sums, counts, axis):
+        return sums.sum(axis=axis) / counts.sum(axis=axis)
+
+    drawn = {"paired": True, "rng": np.random.default_rng(seed)}
+    interval = bootstrap((sums, counts), mean, **drawn).confidence_interval
     return float(interval.low), float(interval.high)

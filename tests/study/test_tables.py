@@ -9,7 +9,7 @@ def _entry(model="a", row=0, rdf_mse=0.1, columns=evaluation.COLUMNS, **changes)
     values = dict.fromkeys(columns, 0.0)
     values |= {"model": model, "task": "conditional", "split": "test", "sampler": ""}
     values |= {"row": row, "seed": 0, "relaxed": False, "source": "now", "rdf_mse": rdf_mse}
-    values |= {"n_steps": 0, "n_tries": 1}
+    values |= {"n_steps": 0, "n_tries": 1, "k": float(row)}
     return values | changes
 
 
@@ -34,6 +34,18 @@ def test_table_gives_means_intervals_and_crystals_apart():
     assert found.loc["a", "glass"]["rdf_mse"] == pytest.approx(0.2)
     assert found.loc["a", "crystal"]["n"] == 1
     assert found.loc["a (paper)", "all"][["rdf_mse", "source"]].tolist() == [0.5, "them"]
+
+
+def test_conditions_of_one_potential_do_not_count_as_independent():
+    errors = [0.1, 0.2, 0.9, 0.8]
+    lines = [_entry(row=row, rdf_mse=error, k=row // 2) for row, error in enumerate(errors)]
+    quoted = pd.DataFrame(
+        [{"model": "a", "task": "t", "split": "test", "rdf_mse": 0.5, "source": "them"}]
+    )
+    found = tables.table_1(pd.DataFrame(lines), quoted).iloc[0]
+    wanted = tasks.bootstrap_interval(errors, groups=[0, 0, 1, 1])
+    assert (found["ci_low"], found["ci_high"]) == wanted
+    assert (found["rdf_mse"], found["median"]) == (pytest.approx(0.5), pytest.approx(0.5))
 
 
 def test_of_several_samples_of_a_condition_the_mean_and_the_lowest_at_rest_count():

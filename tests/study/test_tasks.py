@@ -80,3 +80,24 @@ def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0]])
 def test_bootstrap_interval_is_not_made_up(values):
     assert np.isnan(tasks.bootstrap_interval(values)).all()
+
+
+def test_scores_of_one_group_are_resampled_together():
+    rng = np.random.default_rng(1)
+    # Ten scores of each group are all but the same one.
+    draws = np.repeat(rng.exponential(1.0, (100, 40)), 10, axis=1)
+    groups = np.repeat(np.arange(40), 10).tolist()
+    apart = [tasks.bootstrap_interval(draw[::10]) for draw in draws]
+    together = [tasks.bootstrap_interval(draw, groups=groups) for draw in draws]
+    np.testing.assert_allclose(together, apart)
+
+
+def test_a_group_counts_as_often_as_it_has_scores():
+    values, groups = [0.0, 0.0, 0.0, 4.0, 8.0, 1.0], ["a", "a", "a", "b", "b", "c"]
+    low, high = tasks.bootstrap_interval(values, groups=groups)
+    assert 0 <= low < np.mean(values) < high <= 6
+
+
+@pytest.mark.parametrize(("values", "groups"), [([1.0, 2.0], ["a", "a"]), ([1.0, 1.0], ["a", "b"])])
+def test_an_interval_over_groups_is_not_made_up(values, groups):
+    assert np.isnan(tasks.bootstrap_interval(values, groups=groups)).all()
