@@ -15,14 +15,7 @@ _POTENTIAL = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 1 for a failure and 2 for a wrong call."""
-    parser = argparse.ArgumentParser(prog="mddm", description=__doc__)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (
-        _add_sample, _add_models, _add_lattices, _add_anneal, _add_relax, _add_score, _add_train,
-        _add_export, _add_check, _add_data,
-    ):  # fmt: skip
-        add(commands)
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         return options.run(options) or 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
@@ -33,8 +26,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _parser():
+    parser = argparse.ArgumentParser(prog="mddm", description=__doc__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (
+        _add_sample, _add_models, _add_lattices, _add_anneal, _add_relax, _add_score, _add_train,
+        _add_export, _add_check, _add_data,
+    ):  # fmt: skip
+        add(commands)
+    return parser
+
+
 def _add(commands, name, run, says, example):
-    parser = commands.add_parser(name, help=says, description=says, epilog=f"example: {example}")
+    parser = commands.add_parser(
+        name,
+        help=says,
+        description=says,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # an example stays one line
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -136,10 +146,11 @@ def _add_check(commands):
 
 def _add_data(commands):
     says = "make data sets"
-    parser = commands.add_parser("data", help=says, description=says)
+    example = "mddm data make small"
+    parser = _add(commands, "data", None, says, example)
     parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     says = "run what is missing of a sweep of the study, with LAMMPS, and assemble its data set"
-    make = _add(parts, "make", _data_make, says, "mddm data make small")
+    make = _add(parts, "make", _data_make, says, example)
     make.add_argument("what", help="small, lengths, ramps or replica")
     make.add_argument("--folder", help="of the runs' files; default: data/WHAT")
     make.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")

@@ -253,6 +253,23 @@ def test_failures_are_one_line_and_leave_nothing(call, message, tmp_path, capsys
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
 
 
+def parsers(parser):
+    """The parsers of all commands below one."""
+    for action in parser._subparsers._group_actions if parser._subparsers else ():
+        for below in action.choices.values():
+            yield below
+            yield from parsers(below)
+
+
+def test_every_command_has_an_example_that_it_takes():
+    found = list(parsers(command._parser()))
+    assert {each.prog for each in found} >= {"mddm sample", "mddm train", "mddm data make"}
+    for each in found:
+        example = each.epilog.removeprefix("example: ")
+        assert example.startswith(each.prog)
+        assert callable(command._parser().parse_args(example.split()[1:]).run)
+
+
 def test_usage_errors_are_usual():
     with pytest.raises(SystemExit) as stop:
         command.main(["sample"])

@@ -44,12 +44,12 @@ from mddm import (
     viewer,
     waves,
 )
-from mddm.study import tasks
+from mddm.study import tasks, train
 
 MODULES = (
     bases, checkpoint, condition, crystal, dataset, export, files, formulas, geometry, lammps,
     lattices, model, noise, phonons, plotting, potential, samplers, sampling, shapes,
-    structure, study, sublattices, tasks, training, viewer, waves,
+    structure, study, sublattices, tasks, train, training, viewer, waves,
 )  # fmt: skip
 # What takes no argument that could be wrong, what a test of files or of the command line holds to
 # account, parts of networks, which their network checks for, and records that the package makes for
@@ -69,6 +69,7 @@ LEFT_OUT = {
     potential: {"PairPotential"},
     noise: {"Denoiser"},
     sampling: {"Frame", "Sampler", "Walk"},
+    train: {"run", "settings_of"},
     training: {
         "Source",
         "Step",
@@ -439,6 +440,11 @@ CALLS = [
         "decoys": (0.0, [*NOT_NEGATIVE, 1.1]),
         "architecture": ({}, [None, 3, {"chanels": 3}]),
     }),
+    (train.budget, {
+        "profile": ("full", WORD),
+        "task": ("torus", WORD),
+        "model": ("mddm", WORD),
+    }),
     (training.TrainingState, {"settings": (STATE.settings, OTHER), "device": ("cpu", DEVICE)}),
     (training.train, {"state": (STATE, OTHER), "source": (SOURCE, OTHER)}),
     (training.level_losses, {
@@ -587,7 +593,7 @@ CALLS = [
     (dataset.floor, {"dataset": (ROWS, OTHER)}),
     (dataset.floor_lines, {"dataset": (ROWS, OTHER)}),
     (export.write, {
-        "path": (FOLDER / "y.gsd", [*WRITE, "x.pdb", FOLDER / "no" / "x.gsd"]),
+        "path": (FOLDER / "y.gsd", [*WRITE, "x.pdb"]),
         **STORED,
     }),
     (export.check, {"path": (FOLDER / "z.gsd", [*WRITE, "x.pdb"])}),
@@ -735,13 +741,14 @@ def verdict(function, arguments):
     try:
         run(function, arguments)
     except (ValueError, TypeError, OSError) as error:
-        where = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent.name
+        where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        in_package = where.is_relative_to(Path(study.__file__).parents[1])
         paths = [str(value) for value in arguments.values() if isinstance(value, Path)]
         tables = [value for value in arguments.values() if isinstance(value, Mapping)]
         names = [str(name) for table in [arguments, *tables] for name in table]
         # The words of other libraries know nothing of our names, those of the system of paths.
-        ours = where == "mddm" and any(name.rstrip("s") in str(error) for name in names)
-        named = where == "mddm" or isinstance(error, OSError)
+        ours = in_package and any(name.rstrip("s") in str(error) for name in names)
+        named = in_package or isinstance(error, OSError)
         if ours or (named and any(path in str(error) for path in [*paths, "'/proc/none'"])):
             return "clear"
         return f"raw: {error!r}"
