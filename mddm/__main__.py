@@ -3,10 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 _SAMPLE = "mddm sample --k 9 --phi 0.75 --temperature 0.02 --out found.gsd"
 _ANNEAL = "mddm anneal --potential lennard-jones --temperature 0.4 --n-steps 20000 --out md.gsd"
+_IMPORT = "mddm data import run.gsd --potential lennard-jones --temperature 0.4 --out mine.h5"
 _POTENTIAL = (
     "a file with columns of r, U and perhaps -dU/dr, or a name with its parameters, such as "
     "lennard-jones or morse:alpha=8,epsilon=2"
@@ -17,18 +17,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 1 for a failure and 2 for a wrong call."""
     parser = argparse.ArgumentParser(prog="mddm", description=__doc__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_sample, _add_models, _add_lattices, _add_anneal, _add_relax, _add_score):
+    for add in (
+        _add_sample, _add_models, _add_lattices, _add_anneal, _add_relax, _add_score, _add_data,
+    ):  # fmt: skip
         add(commands)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"mddm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mddm: stopped; nothing was written", file=sys.stderr)
         return 130
-    return 0
 
 
 def _add(commands, name, run, says, example):
@@ -99,6 +100,24 @@ def _add_score(commands):
     parser.add_argument("--potential", help=_POTENTIAL + "; for energies")
 
 
+def _add_data(commands):
+    parser = commands.add_parser("data", help="make and check data sets")
+    kinds = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    says = "make a data set of the configurations of other programs' files"
+    parser = _add(kinds, "import", _data_import, says, _IMPORT)
+    parser.add_argument("files", nargs="+", help="GSD, extended XYZ, or what else ASE reads")
+    each = "; one for all files, or one for each"
+    parser.add_argument("--potential", nargs="+", required=True, help=_POTENTIAL + each)
+    parser.add_argument(
+        "--temperature", nargs="+", type=float, required=True, help=f"[energy]{each}"
+    )
+    parser.add_argument("--split", nargs="+", default=["train"], help=f"train or test{each}")
+    parser.add_argument("--out", required=True, help="an .h5 file")
+    says = "print what a data set holds and check its physics; 1 if a check fails"
+    parser = _add(kinds, "check", _data_check, says, "mddm data check data/opp.h5")
+    parser.add_argument("file", help="an .h5 file")
+
+
 def _sample(options):
     from mddm import export, model
 
@@ -129,12 +148,12 @@ def _models(options):
 
 
 def _lattices(options):
-    from mddm import bases, export, lattices
+    from mddm import bases, export, family, lattices
 
     if options.out:
         export.check(options.out)
     box_length = options.box_length or options.n_particles ** (1 / 3)
-    asked = (_potential(options.potential), options.n_particles, box_length)
+    asked = (family.parse(options.potential).at({}), options.n_particles, box_length)
     how, free_energies = {"shortest": options.shortest}, []
     if options.temperature is not None:
         how["per_cell"] = options.per_cell
@@ -152,10 +171,10 @@ def _lattices(options):
 
 
 def _anneal(options):
-    from mddm import export, lammps
+    from mddm import export, family, lammps
 
     export.check(options.out)
-    potential, box_length = _potential(options.potential), options.n_particles ** (1 / 3)
+    potential, box_length = family.parse(options.potential).at({}), options.n_particles ** (1 / 3)
     size = {"n_particles": options.n_particles, "box_length": box_length}
     found = lammps.anneal(potential, options.temperature, options.n_steps, options.seed, **size)
     numbers = {"temperature": [options.temperature], "energy_per_particle": [found.energy]}
@@ -164,10 +183,10 @@ def _anneal(options):
 
 
 def _relax(options):
-    from mddm import export, model
+    from mddm import export, family, model
 
     export.check(options.out)
-    potential = _potential(options.potential)
+    potential = family.parse(options.potential).at({})
     before = model.Structures(*export.read(options.file), potential=potential)
     after = before.relax()
     numbers = {"energy_per_particle": after.energies}
@@ -178,9 +197,9 @@ def _relax(options):
 
 
 def _score(options):
-    from mddm import export, model, structure
+    from mddm import export, family, model, structure
 
-    potential = _potential(options.potential) if options.potential else None
+    potential = family.parse(options.potential).at({}) if options.potential else None
     positions, box_length = export.read(options.file)
     found = model.Structures(positions, box_length, potential=potential)
     reference = None
@@ -207,29 +226,24 @@ def _score(options):
         print(f"{number:5} " + "".join(f"{value:16.4f}" for value in values))
 
 
-def _potential(text: str):
-    from mddm import formulas
-    from mddm.potential import Smoothed, Tabulated
+def _data_import(options):
+    from mddm import dataset, family, files, importer
 
-    name, _, parameters = text.partition(":")
-    if Path(text).is_file():
-        potential = formulas.read_table(text)
-    elif name not in formulas.FORMULAS and (Path(text).suffix or "/" in text):
-        raise FileNotFoundError(f"there is no file {text}; give {_POTENTIAL}")
-    else:
-        pairs = [pair.partition("=") for pair in parameters.split(",") if pair]
-        try:
-            numbers = {key.strip(): float(value) for key, _, value in pairs}
-        except ValueError as error:
-            raise ValueError(f"{text!r} is not a name and parameters; give {_POTENTIAL}") from error
-        potential = formulas.make(name, **numbers)
-    if not isinstance(potential, Tabulated):
-        return Smoothed(potential)
-    # As far as the table goes.
-    default = Smoothed(potential)
-    r_cut = min(default.r_cut, float(potential.r_max))
-    r_on = r_cut - (default.r_cut - default.r_on)
-    return Smoothed(potential, r_on, r_cut, max(default.r_core, float(potential.r_min)))
+    files.check_writable(options.out)
+    families = [family.parse(text) for text in options.potential]
+    made = importer.read_files(options.files, families, options.temperature, options.split)
+    dataset.write(options.out, made)
+    told = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in made.ranges.items())
+    print(
+        f"wrote {len(made)} configurations of {made.positions.shape[1]} particles to "
+        f"{options.out}; {'conditions: ' + told if told else 'all of one condition'}"
+    )
+
+
+def _data_check(options):
+    from mddm import check
+
+    return 0 if check.report(options.file) else 1
 
 
 if __name__ == "__main__":
