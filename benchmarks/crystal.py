@@ -134,7 +134,7 @@ def others(md, row, itself=False):
 
 
 def source_of(md, row):
-    return training.Configurations(torch.from_numpy(md.positions[[row]]), None, md.box_length)
+    return training.Configurations.one(md, row)
 
 
 def train(md, row, preset, change, options):

@@ -86,12 +86,7 @@ def parse_arguments():
 def main():
     options = parse_arguments()
     md = dataset.read(study.project_root() / options.data)
-    unseen = md.take(md.split != "train")
-    judge = training.Configurations(
-        torch.from_numpy(unseen.positions),
-        torch.from_numpy(unseen.conditions).float(),
-        md.box_length,
-    )
+    judge = training.Configurations.of(md.take(md.split != "train"))
     source = tasks.training_source("conditional", md)
     path = study.project_root() / options.out
     done = set()

@@ -3,10 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 _SAMPLE = "mddm sample --k 9 --phi 0.75 --temperature 0.02 --out found.gsd"
 _ANNEAL = "mddm anneal --potential lennard-jones --temperature 0.4 --n-steps 20000 --out md.gsd"
+_IMPORT = "mddm data import run.gsd --potential lennard-jones --temperature 0.4 --out mine.h5"
 _POTENTIAL = (
     "a file with columns of r, U and perhaps -dU/dr, or a name with its parameters, such as "
     "lennard-jones or morse:alpha=8,epsilon=2"
@@ -157,6 +157,15 @@ def _add_data(commands):
     make.add_argument("--workers", type=int, help="processes to start here")
     make.add_argument("--as-is", action="store_true", help="assemble what there is; run nothing")
     make.add_argument("--out", help="the data set; default: the study's own")
+    says, each = "take configurations from other programs' files", "; one for all files, or each"
+    taken = _add(parts, "import", _data_import, says, _IMPORT)
+    taken.add_argument("files", nargs="+", help="GSD, extended XYZ, or what else ASE reads")
+    taken.add_argument("--potential", nargs="+", required=True, help=_POTENTIAL + each)
+    taken.add_argument(
+        "--temperature", nargs="+", type=float, required=True, help=f"[energy]{each}"
+    )
+    taken.add_argument("--split", nargs="+", default=["train"], help=f"train or test{each}")
+    taken.add_argument("--out", required=True, help="an .h5 file")
 
 
 def _sample(options):
@@ -189,12 +198,12 @@ def _models(options):
 
 
 def _lattices(options):
-    from mddm import bases, export, lattices
+    from mddm import bases, export, family, lattices
 
     if options.out:
         export.check(options.out)
     box_length = options.box_length or options.n_particles ** (1 / 3)
-    asked = (_potential(options.potential), options.n_particles, box_length)
+    asked = (family.parse(options.potential).at({}), options.n_particles, box_length)
     how, free_energies = {"shortest": options.shortest}, []
     if options.temperature is not None:
         how["per_cell"] = options.per_cell
@@ -212,10 +221,10 @@ def _lattices(options):
 
 
 def _anneal(options):
-    from mddm import export, lammps
+    from mddm import export, family, lammps
 
     export.check(options.out)
-    potential, box_length = _potential(options.potential), options.n_particles ** (1 / 3)
+    potential, box_length = family.parse(options.potential).at({}), options.n_particles ** (1 / 3)
     size = {"n_particles": options.n_particles, "box_length": box_length}
     found = lammps.anneal(potential, options.temperature, options.n_steps, options.seed, **size)
     numbers = {"temperature": [options.temperature], "energy_per_particle": [found.energy]}
@@ -224,10 +233,10 @@ def _anneal(options):
 
 
 def _relax(options):
-    from mddm import export, model
+    from mddm import export, family, model
 
     export.check(options.out)
-    potential = _potential(options.potential)
+    potential = family.parse(options.potential).at({})
     before = model.Structures(*export.read(options.file), potential=potential)
     after = before.relax()
     numbers = {"energy_per_particle": after.energies}
@@ -238,9 +247,9 @@ def _relax(options):
 
 
 def _score(options):
-    from mddm import export, model, structure
+    from mddm import export, family, model, structure
 
-    potential = _potential(options.potential) if options.potential else None
+    potential = family.parse(options.potential).at({}) if options.potential else None
     positions, box_length = export.read(options.file)
     found = model.Structures(positions, box_length, potential=potential)
     reference = None
@@ -326,22 +335,9 @@ def _export(options):
 
 
 def _check(options):
-    from mddm import dataset
+    from mddm import check
 
-    data = dataset.read(options.data)
-    counts = ", ".join(f"{(data.split == split).sum()} {split}" for split in dataset.SPLITS)
-    print(f"{options.data}: {counts}; content {data.content_hash}")
-    for name, value in data.attributes.items():
-        print(f"  {name} = {value}")
-    checks = dataset.check(data)
-    for result in checks:
-        print(f"  {'ok    ' if result.passed else 'FAILED'} {result.name}: {result.detail}")
-    if not all(result.passed for result in checks):
-        return 1
-    print("  between seeds (median, greatest):")
-    for line in dataset.floor_lines(data):
-        print(f"    {line}")
-    return 0
+    return 0 if check.report(options.data) else 1
 
 
 def _data_make(options):
@@ -363,29 +359,18 @@ def _data_make(options):
     print(f"wrote {made}")
 
 
-def _potential(text: str):
-    from mddm import formulas
-    from mddm.potential import Smoothed, Tabulated
+def _data_import(options):
+    from mddm import dataset, family, files, importer
 
-    name, _, parameters = text.partition(":")
-    if Path(text).is_file():
-        potential = formulas.read_table(text)
-    elif name not in formulas.FORMULAS and (Path(text).suffix or "/" in text):
-        raise FileNotFoundError(f"there is no file {text}; give {_POTENTIAL}")
-    else:
-        pairs = [pair.partition("=") for pair in parameters.split(",") if pair]
-        try:
-            numbers = {key.strip(): float(value) for key, _, value in pairs}
-        except ValueError as error:
-            raise ValueError(f"{text!r} is not a name and parameters; give {_POTENTIAL}") from error
-        potential = formulas.make(name, **numbers)
-    if not isinstance(potential, Tabulated):
-        return Smoothed(potential)
-    # As far as the table goes.
-    default = Smoothed(potential)
-    r_cut = min(default.r_cut, float(potential.r_max))
-    r_on = r_cut - (default.r_cut - default.r_on)
-    return Smoothed(potential, r_on, r_cut, max(default.r_core, float(potential.r_min)))
+    files.check_writable(options.out)
+    families = [family.parse(text) for text in options.potential]
+    made = importer.read_files(options.files, families, options.temperature, options.split)
+    dataset.write(options.out, made)
+    told = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in made.ranges.items())
+    print(
+        f"wrote {len(made)} configurations of {made.positions.shape[1]} particles to "
+        f"{options.out}; {'conditions: ' + told if told else 'all of one condition'}"
+    )
 
 
 if __name__ == "__main__":

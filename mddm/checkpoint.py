@@ -96,7 +96,7 @@ def read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict]:
 def _from_format_2(header: dict) -> dict:
     """Add what files of format 2 leave to be known; all of them are of the study's own tasks."""
     settings = dict(header["settings"])
-    said = {"n_particles": None, "box_length": None}
+    said = {"n_particles": None, "box_length": None, "potential": None}
     if settings["preset"] == "mddm":
         # Written when the preset had this one shape.
         shape = {"hidden_channels": None, "first": "learned", "head_channels": None}
@@ -109,6 +109,10 @@ def _from_format_2(header: dict) -> dict:
         said["n_particles"] = 1000
         if task in ("conditional", "unconditional"):
             said["box_length"] = 2 * settings["sigma_max"]
+            # The one configuration of the unconditional task.
+            fixed = {} if settings["ranges"] else {"k": 6.6, "phi": 4.2}
+            if "row" not in record:
+                said["potential"] = {"name": "opp", "parameters": fixed}
     return header | said | {"settings": settings}
 
 

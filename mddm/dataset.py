@@ -1,23 +1,23 @@
-"""The data set: anneals with their conditions, splits and provenance, in one HDF5 file.
-
-`mddm check data/opp.h5` prints what a file holds, and checks its physics.
-"""
+"""The data set: configurations with their conditions and potential, in one HDF5 file."""
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
-from mddm import arguments, files, geometry, structure
-from mddm.potential import CONVENTION, OscillatingPair, Smoothed, pair_distances
-from mddm.study import plan
+from mddm import arguments, files, geometry
+from mddm.condition import RANGES, take_ranges
+from mddm.family import CONVENTIONS, Family
+from mddm.potential import Smoothed
 
 SPLITS = ("train", "test", "replica")
+# What a set says whose potential is told by its convention, as all of the study's do.
 ATTRIBUTES = (
     "box_length",
     "r_core",
@@ -30,18 +30,15 @@ ATTRIBUTES = (
     "convention",
     "command",
 )
-# The attribute of a file that keeps the content hash; and what to do about a file without others.
-_HASH = "content_hash"
+# Attributes of a file alone; and what to do about one that lacks others.
+_HASH, _POTENTIAL, _RANGES = "content_hash", "potential", "ranges"
 _SCHEMA = (
     "data/README.md lists the columns and attributes that a data set has; with h5py they can be "
     "added, such as file.attrs['r_cut'] = 3.0"
 )
-# With fewer the thermostat still trails behind the ramp while the last temperature is held.
-_SETTLING_STEPS = 10_000
+# Columns beside the parameters of the potential, and those that a set can do without.
 _COLUMNS = {
     "positions": np.float32,
-    "k": np.float64,
-    "phi": np.float64,
     "temperature": np.float64,
     "seed": np.int64,
     "split": str,
@@ -51,67 +48,105 @@ _COLUMNS = {
     "drift": np.float64,
     "steps": np.int64,
 }
+_OPTIONAL = ("seed", "kinetic_temperature", "pressure", "drift", "steps")
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Configurations of one number of particles in one box, each under a condition of its own.
 
+    The parameters of the potential are columns too: `data.k` is `data.parameters["k"]`.
+
     Args:
         positions: (n, n_particles, 3), kept as float32 in [0, box_length); any image of a
             particle will do [length].
-        k: (n,) spatial frequency of the potential [1 / length].
-        phi: (n,) phase of the potential [rad].
         temperature: (n,) target of the thermostat [energy].
-        seed: (n,) seed of the start and the thermostat.
         split: (n,) "train", "test" or "replica": the condition of a training or test row again,
             with another seed.
         energy: (n,) potential energy per particle of these positions [energy].
+        attributes: how the data was made; its `box_length` at least [length].  Where `family` is
+            left out, all of `ATTRIBUTES`, whose convention says what the potential is; `n_steps`
+            is the least of `steps`.
+        parameters: name and (n,) values of each parameter of the potential that varies: k
+            [1 / length] and phi [rad] in the study's sets.
+        family: the potential, but for these parameters.
+        ranges: name and (low, high) of each number of a condition, from which networks are given
+            it scaled; by default the least and greatest value of each that varies.
+        seed: (n,) seed of the start and the thermostat; None where it is not known, as for all
+            that follow.
         kinetic_temperature: (n,) mean over the last hold [energy].
         pressure: (n,) mean over the last hold [energy / length^3].
         drift: (n,) change of the potential energy per particle over the last hold [energy].
         steps: (n,) MD steps behind each configuration.
-        attributes: how the data was made; `ATTRIBUTES` lists what must be there, `n_steps`
-            being the least of `steps`.
 
     Raises:
         TypeError: a box that is no number.
         ValueError: columns of the wrong shape or type, numbers that are not finite, an unknown
-            split, a missing attribute, or a box that is not positive.
+            split, a missing attribute, a convention or parameter that is not known, or a box that
+            is not positive.
     """
 
     positions: np.ndarray
-    k: np.ndarray
-    phi: np.ndarray
     temperature: np.ndarray
-    seed: np.ndarray
     split: np.ndarray
     energy: np.ndarray
-    kinetic_temperature: np.ndarray
-    pressure: np.ndarray
-    drift: np.ndarray
-    steps: np.ndarray
     attributes: Mapping
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
+    family: Family | None = None
+    ranges: Mapping[str, tuple[float, float]] | None = None
+    seed: np.ndarray | None = None
+    kinetic_temperature: np.ndarray | None = None
+    pressure: np.ndarray | None = None
+    drift: np.ndarray | None = None
+    steps: np.ndarray | None = None
 
     def __post_init__(self):
         arguments.instance("attributes", self.attributes, Mapping)
-        missing = [name for name in ATTRIBUTES if name not in self.attributes]
-        if missing:
-            raise ValueError(f"attributes must contain {', '.join(missing)}")
-        for name, kind in _COLUMNS.items():
-            column = _column(name, getattr(self, name), kind)
-            if name == "positions":
-                if column.ndim != 3 or column.shape[-1] != 3:
-                    raise ValueError(
-                        f"positions must have the shape (n, n_particles, 3), got {column.shape}"
-                    )
-                column = geometry.wrap_single(column, self.box_length)
-            elif column.shape != (len(self),):
-                raise ValueError(f"{name} must have the shape ({len(self)},), got {column.shape}")
-            object.__setattr__(self, name, column)
+        taken = {"family": _family(self.family, self.attributes), "parameters": {}}
+        columns = {
+            name: _column(name, getattr(self, name), kind)
+            for name, kind in _COLUMNS.items()
+            if name not in _OPTIONAL or getattr(self, name) is not None
+        }
+        for name, value in arguments.instance("parameters", self.parameters, Mapping).items():
+            arguments.choice("each of parameters", name, taken["family"].free)
+            taken["parameters"][name] = _column(name, value, np.float64)
+        lacking = [name for name in taken["family"].needs if name not in taken["parameters"]]
+        if lacking:
+            raise ValueError(f"parameters must contain {', '.join(lacking)}")
+        points = columns["positions"]
+        if points.ndim != 3 or points.shape[-1] != 3:
+            raise ValueError(
+                f"positions must have the shape (n, n_particles, 3), got {points.shape}"
+            )
+        columns["positions"] = geometry.wrap_single(points, self.box_length)
+        for name, column in {**columns, **taken["parameters"]}.items():
+            if name != "positions" and column.shape != (len(points),):
+                raise ValueError(f"{name} must have the shape ({len(points)},), got {column.shape}")
+        for name, value in {**columns, **taken}.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "ranges", self._ranges())
         unknown = sorted(set(self.split.tolist()) - set(SPLITS))
         if unknown:
             raise ValueError(f"split must be one of {SPLITS}, got {unknown}")
+
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        numbers = {**self.parameters, "temperature": self.temperature}
+        if self.ranges is None:
+            ends = {name: (each.min(), each.max()) for name, each in numbers.items() if len(each)}
+            return {name: tuple(map(float, end)) for name, end in ends.items() if end[0] < end[1]}
+        ranges = take_ranges(self.ranges)
+        for name in ranges:
+            arguments.choice("each of ranges", name, numbers)
+        return ranges
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        parameters = vars(self).get("parameters", {})
+        if name in parameters:
+            return parameters[name]
+        raise AttributeError(
+            f"a data set of {', '.join(parameters) or 'one potential'} has no {name}"
+        )
 
     def __len__(self):
         return len(self.positions)
@@ -123,8 +158,16 @@ class Dataset:
 
     @property
     def conditions(self) -> np.ndarray:
-        """The (n, 3) array of k, phi and temperature."""
-        return np.stack([self.k, self.phi, self.temperature], axis=1)
+        """The (n, len(ranges)) numbers of the conditions: k, phi and temperature in the study."""
+        columns = [getattr(self, name) for name in self.ranges]
+        return np.stack(columns, axis=1) if columns else np.empty((len(self), 0))
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """All columns that there are, by name."""
+        known = {name: getattr(self, name) for name in _COLUMNS}
+        known = {"positions": known["positions"], **self.parameters, **known}
+        return {name: column for name, column in known.items() if column is not None}
 
     def take(self, rows) -> "Dataset":
         """Return the rows given by a mask, a slice or a sequence of indices.
@@ -139,8 +182,9 @@ class Dataset:
             raise ValueError(f"{expected}: {error}") from error
         if chosen.ndim != 1:
             raise ValueError(f"{expected}, got {rows!r}")
-        columns = {name: getattr(self, name)[chosen] for name in _COLUMNS}
-        return Dataset(**columns, attributes=self.attributes)
+        columns = {name: column[chosen] for name, column in self.columns.items()}
+        parameters = {name: columns.pop(name) for name in self.parameters}
+        return replace(self, **columns, parameters=parameters)
 
     def subset(self, split: str) -> "Dataset":
         """Return the rows of one split.
@@ -152,20 +196,28 @@ class Dataset:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
         return self.take(self.split == split)
 
-    def nearest(self, k: float, phi: float, temperature: float) -> int:
+    def nearest(self, *condition: float, **named: float) -> int:
         """Find the row whose condition is nearest, each of its parts measured by its range.
+
+        Args:
+            condition: its numbers in the order of `ranges`: k, phi, temperature in the study;
+            named: or by their names.
 
         Raises:
             TypeError: a part that is no number.
-            ValueError: the data set is empty, or a part is not finite.
+            ValueError: the data set is empty, a part is missing, not known or not finite.
         """
         if not len(self):
             raise ValueError("the data set has no rows to choose from")
-        parts = {"k": k, "phi": phi, "temperature": temperature}
-        condition = [arguments.number(name, value) for name, value in parts.items()]
+        parts = dict(zip(self.ranges, condition, strict=False)) | named
+        if parts.keys() != self.ranges.keys() or len(condition) + len(named) != len(parts):
+            raise ValueError(
+                f"a condition must be {', '.join(self.ranges)}, got {named or condition}"
+            )
+        wanted = [arguments.number(name, parts[name]) for name in self.ranges]
         spread = np.ptp(self.conditions, axis=0)
         scale = np.where(spread > 0, spread, 1.0)
-        distance = np.linalg.norm((self.conditions - condition) / scale, axis=1)
+        distance = np.linalg.norm((self.conditions - wanted) / scale, axis=1)
         return int(distance.argmin())
 
     def partners(self, row: int) -> np.ndarray:
@@ -186,8 +238,8 @@ class Dataset:
             TypeError, ValueError: no number, or that of no row.
         """
         row = self._row(row)
-        radii = {name: float(self.attributes[name]) for name in ("r_core", "r_on", "r_cut")}
-        return Smoothed(OscillatingPair(float(self.k[row]), float(self.phi[row])), **radii)
+        values = {name: float(column[row]) for name, column in self.parameters.items()}
+        return self.family.at(values)
 
     def _row(self, row: int) -> int:
         return arguments.whole("row", row, at_least=0, at_most=len(self) - 1)
@@ -196,11 +248,23 @@ class Dataset:
     def content_hash(self) -> str:
         """First 12 hex digits of the SHA-256 of all columns, whatever file they are in."""
         digest = hashlib.sha256(f"{self.box_length!r}".encode())
-        for name in _COLUMNS:
-            column = getattr(self, name)
+        for name, column in self.columns.items():
             column = "\n".join(column).encode() if name == "split" else column.tobytes()
             digest.update(name.encode() + column)
         return digest.hexdigest()[:12]
+
+
+def _family(given: Family | None, attributes: Mapping) -> Family:
+    needed = ATTRIBUTES if given is None else ("box_length",)
+    missing = [name for name in needed if name not in attributes]
+    if missing:
+        raise ValueError(f"attributes must contain {', '.join(missing)}")
+    convention = attributes.get("convention", next(iter(CONVENTIONS)))
+    name = CONVENTIONS[arguments.choice("convention", convention, CONVENTIONS)]
+    if given is not None:
+        return arguments.instance("family", given, Family)
+    radii = {radius: float(attributes[radius]) for radius in ("r_core", "r_on", "r_cut")}
+    return Family(name, **radii)
 
 
 def _column(name: str, value, kind: type) -> np.ndarray:
@@ -237,8 +301,7 @@ def write(path: str | Path, dataset: Dataset) -> None:
     # From version 1.8 on, HDF5 has checksums for all that it keeps besides the columns, but not
     # for text of any length, where a flipped bit can make it read for ever.
     with h5py.File(content, "w", libver=("v108", "latest")) as file:
-        for name in _COLUMNS:
-            column = getattr(dataset, name)
+        for name, column in dataset.columns.items():
             if name == "split":
                 file.create_dataset(name, data=_fixed(column))
             elif name == "positions":
@@ -248,7 +311,8 @@ def write(path: str | Path, dataset: Dataset) -> None:
                 file.create_dataset(name, data=column, chunks=chunks, **options)
             else:
                 file.create_dataset(name, data=column)
-        for name, value in {**dataset.attributes, _HASH: dataset.content_hash}.items():
+        told = {_POTENTIAL: json.dumps(asdict(dataset.family)), _RANGES: json.dumps(dataset.ranges)}
+        for name, value in {**dataset.attributes, **told, _HASH: dataset.content_hash}.items():
             file.attrs[name] = _fixed(value) if isinstance(value, str) else value
     files.write_whole(path, content.getvalue())
 
@@ -275,17 +339,29 @@ def read(path: str | Path) -> Dataset:
     remedy = _remedy(path)
     if not path.is_file():
         raise FileNotFoundError(f"data set {path} does not exist; {remedy}")
-    lacking, columns, attributes = _contents(path, remedy)
-    if lacking:
-        raise ValueError(
-            f"data set {path} lacks the columns {', '.join(lacking)}, or has something else in "
-            f"their place; {_SCHEMA}"
-        )
+    columns, attributes = _contents(path, remedy)
     written = attributes.pop(_HASH, None)
     try:
-        found = Dataset(**columns, attributes=attributes)
+        told = {}
+        if _POTENTIAL in attributes:
+            told["family"] = Family(**json.loads(attributes.pop(_POTENTIAL)))
+            told["ranges"] = json.loads(attributes.pop(_RANGES))
+        family = _family(told.get("family"), attributes)
+        # Of before the potential and the ranges were written, all of the study.
+        told = told or {"ranges": RANGES}
+        needed = [*_COLUMNS, *family.needs]
+        if "family" in told:
+            needed = [name for name in needed if name not in _OPTIONAL]
+        lacking = [name for name in needed if name not in columns]
+        if lacking:
+            raise ValueError(
+                f"it lacks the columns {', '.join(lacking)}, or has something else in their place"
+            )
+        parameters = {name: columns[name] for name in family.free if name in columns}
+        columns = {name: column for name, column in columns.items() if name in _COLUMNS}
+        found = Dataset(**columns, **told, attributes=attributes, parameters=parameters)
         content_hash = found.content_hash
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"data set {path} is of another schema: {error}; {_SCHEMA}") from error
     if written not in (None, content_hash):
         raise ValueError(
@@ -295,19 +371,18 @@ def read(path: str | Path) -> Dataset:
     return found
 
 
-def _contents(path: Path, remedy: str) -> tuple[list[str], dict, dict]:
+def _contents(path: Path, remedy: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
             attributes = {name: _plain(value) for name, value in file.attrs.items()}
-            lacking = [name for name in _COLUMNS if not isinstance(file.get(name), h5py.Dataset)]
-            if lacking:
-                return lacking, {}, attributes
-            columns = {name: file[name][...] for name in _COLUMNS if name != "split"}
-            if h5py.check_string_dtype(file["split"].dtype) is None:
-                return ["split"], columns, attributes
-            return [], columns | {"split": file["split"].asstr()[...]}, attributes
+            columns = {}
+            for name, column in file.items():
+                text = isinstance(column, h5py.Dataset) and h5py.check_string_dtype(column.dtype)
+                if isinstance(column, h5py.Dataset) and bool(text) == (name == "split"):
+                    columns[name] = column.asstr()[...] if text else column[...]
+            return columns, attributes
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
         # What is wrong with the content has no number of the system's.
         if not getattr(error, "errno", None):
@@ -329,192 +404,9 @@ def _plain(value):
 
 
 def _remedy(path: Path) -> str:
-    """Say how to get a file back; only the study's own can be made anew by the study."""
-    whole = path.resolve()
-    for name, file in plan.FILES.items():
-        if whole.match(file) and (whole.parents[1] / "mddm" / "study" / "plan.py").is_file():
-            back = f"`git checkout -- {path}` brings the study's own back"
-            if path.exists():
-                return f"if it is yours, move it away; {back}"
-            return f"{back}, `mddm data make {name}` makes it anew"
     if path.exists():
-        return "take a good copy of it"
-    return f"name a file that `dataset.write` made, or the study's own, {plan.FILES['ramps']}"
-
-
-@dataclass(frozen=True)
-class Check:
-    """What one check of a data set found."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
-def check(dataset: Dataset) -> list[Check]:
-    """Check a data set's completeness and physics without the engine that made it.
-
-    Energies and pressures are recomputed from the stored positions by `mddm.potential`, in double
-    precision and with an analytic potential; the engine used a table.
-
-    Returns:
-        One `Check` a line of the report, in a fixed order.
-
-    Raises:
-        TypeError: no data set.
-    """
-    arguments.instance("dataset", dataset, Dataset)
-    if not len(dataset):
-        return [Check("rows", False, "the data set is empty")]
-    train = dataset.subset("train")
-    axes = [np.unique(column) for column in train.conditions.T]
-    size = int(np.prod([len(axis) for axis in axes]))
-    distinct = len(np.unique(train.conditions, axis=0))
-    runs = np.column_stack([dataset.conditions, dataset.seed])
-    twins = len(dataset) - min(
-        len(np.unique(runs, axis=0)),
-        len({row.tobytes() for row in dataset.positions}),
+        return f"take a good copy of it, such as by `git checkout -- {path}` if it is under git"
+    return (
+        "name a file that `dataset.write` or `mddm data import` made, or the study's own, "
+        "data/opp.h5 in its clone"
     )
-    originals = np.flatnonzero(dataset.split != "replica")
-    known = {row.tobytes() for row in dataset.conditions[originals]}
-    replicas = dataset.subset("replica").conditions
-    orphans = sum(row.tobytes() not in known for row in replicas)
-    checks = [
-        Check("convention", dataset.attributes["convention"] == CONVENTION, CONVENTION),
-        Check(
-            "training grid",
-            len(train) == distinct == size,
-            f"{' x '.join(str(len(axis)) for axis in axes)}, {distinct} of {size} points, "
-            f"{len(train) - distinct} repeated",
-        ),
-        Check("replicas", orphans == 0, f"{len(replicas)}, {orphans} of no other row's condition"),
-        Check("duplicates", twins == 0, f"{twins} rows repeat another's run or positions"),
-    ]
-    return checks + _physics(dataset)
-
-
-def _physics(dataset: Dataset) -> list[Check]:
-    found = np.array([_recomputed(dataset, row) for row in range(len(dataset))])
-    wrong = np.abs(found[:, 0] - dataset.energy).max()
-    # A stored pressure is a mean over time, a recomputed one of an instant.
-    excess = found[:, 1] - dataset.pressure
-    nearest, core = found[:, 2].min(), float(dataset.attributes["r_core"])
-    # The mean over a hold scatters by the thermostat's own correlation; the mean over the rows
-    # must be tighter than each.
-    settled = dataset.steps >= _SETTLING_STEPS
-    ratio = (dataset.kinetic_temperature / dataset.temperature)[settled]
-    drift = dataset.drift / dataset.temperature
-    least = int(dataset.attributes["n_steps"])
-    return [
-        Check("energies", wrong < 1e-4, f"recomputed, differ by at most {wrong:.1e}"),
-        Check(
-            "pressures",
-            bool(np.abs(excess).max() < 0.5),
-            f"recomputed, differ from the mean over time by {excess.mean():+.3f} on average, by at "
-            f"most {np.abs(excess).max():.2f}; from {dataset.pressure.min():.1f} to "
-            f"{dataset.pressure.max():.1f}",
-        ),
-        Check("distances", nearest > core, f"closest pair {nearest:.3f}, must be above {core}"),
-        _temperatures(ratio),
-        Check(
-            "drift",
-            bool(np.abs(np.median(drift)) < 0.5),
-            f"over the last hold the energy changed by {np.median(drift):+.3f} T in the median, "
-            f"from {drift.min():+.2f} to {drift.max():+.2f} T",
-        ),
-        Check(
-            "steps",
-            bool((dataset.steps >= least).all()),
-            f"at least {dataset.steps.min()} behind every row, {least} promised",
-        ),
-    ]
-
-
-def _temperatures(ratio: np.ndarray) -> Check:
-    name, rows = "temperatures", f"{len(ratio)} rows of {_SETTLING_STEPS:,} steps or more"
-    if not len(ratio):
-        return Check(name, True, f"{rows}: the thermostat needs them to settle")
-    return Check(
-        name,
-        bool(np.abs(ratio - 1).max() < 0.1 and abs(ratio.mean() - 1) < 0.02),
-        f"kinetic / target {ratio.mean():.4f} on average, from {ratio.min():.4f} to "
-        f"{ratio.max():.4f}, over {rows}",
-    )
-
-
-def _recomputed(dataset: Dataset, row: int) -> tuple[float, float, float]:
-    # Energy per particle, pressure and least distance, in double precision.
-    box_length, potential = dataset.box_length, dataset.potential(row)
-    positions = torch.from_numpy(dataset.positions[row]).double()
-    r = pair_distances(positions, potential.r_cut, box_length)
-    n_particles = len(positions)
-    kinetic = (n_particles - 1) * dataset.temperature[row]
-    pressure = (kinetic + (r * potential.force(r)).sum().item() / 3) / box_length**3
-    closest = r.min().item() if len(r) else box_length / 2
-    return potential.energy(r).sum().item() / n_particles, pressure, closest
-
-
-def floor(dataset: Dataset) -> list[dict]:
-    """Compare every training and test row with its replicas: the noise that no surrogate can beat.
-
-    Returns:
-        One entry a pair of rows: `row` and `replica` (their indices), `k`, `phi`,
-        `temperature`, `split`, `rdf_mse` between the two, `ideal_gas` (RDF-MSE of g = 1),
-        `energy_gap` (the replica's energy minus the row's), `crystallinity` and
-        `replica_crystallinity`.
-
-    Raises:
-        TypeError: no data set.
-
-    Source: RDF-MSE as in MDDM section 2.2; the floor is ours.
-    """
-    arguments.instance("dataset", dataset, Dataset)
-    entries = []
-    for row in np.flatnonzero(dataset.split != "replica"):
-        for replica in dataset.partners(row):
-            systems = dataset.positions[[row, replica]]
-            curves = [structure.rdf(system, dataset.box_length)[1] for system in systems]
-            ordered = [structure.crystallinity(system, dataset.box_length) for system in systems]
-            entries.append(
-                {
-                    "row": int(row),
-                    "replica": int(replica),
-                    "k": float(dataset.k[row]),
-                    "phi": float(dataset.phi[row]),
-                    "temperature": float(dataset.temperature[row]),
-                    "split": str(dataset.split[row]),
-                    "rdf_mse": structure.rdf_mse(curves[1], curves[0]),
-                    "ideal_gas": structure.rdf_mse(np.ones_like(curves[0]), curves[0]),
-                    "energy_gap": float(dataset.energy[replica] - dataset.energy[row]),
-                    "crystallinity": ordered[0],
-                    "replica_crystallinity": ordered[1],
-                }
-            )
-    return entries
-
-
-def bimodal(entry: Mapping) -> bool:
-    """Tell whether one of the two seeds of an entry of `floor` has crystallised and one has not."""
-    crystals = [
-        entry[name] > structure.CRYSTAL for name in ("crystallinity", "replica_crystallinity")
-    ]
-    return crystals[0] != crystals[1]
-
-
-def floor_lines(dataset: Dataset) -> list[str]:
-    """Sum `floor` up, a line of text for the training rows and one for the test rows."""
-    entries, lines = floor(dataset), []
-    for split in SPLITS[:2]:
-        some = [entry for entry in entries if entry["split"] == split]
-        if not some:
-            lines.append(f"{split}: no replicas")
-            continue
-        errors, gaps = (
-            np.abs([entry[name] for entry in some]) for name in ("rdf_mse", "energy_gap")
-        )
-        lines.append(
-            f"{split}: RDF-MSE {np.median(errors):.4f}, {errors.max():.4f}; energies differ by "
-            f"{np.median(gaps):.4f}, {gaps.max():.4f}; {sum(map(bimodal, some))} of {len(some)} "
-            "pairs are a crystal by one seed and none by the other"
-        )
-    return lines

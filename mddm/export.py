@@ -106,7 +106,8 @@ def read(path: str | Path) -> tuple[np.ndarray, float]:
         raise ValueError(f"{path} is no file of configurations: {error}") from error
     if not frames:
         raise ValueError(f"{path} has no frame")
-    boxes = {tuple(np.round(box, 5)) for _, box in frames}
+    # GSD keeps single precision.
+    boxes = {tuple(np.round(np.asarray(box, dtype=float), 5)) for _, box in frames}
     if len(boxes) != 1 or len({points.shape for points, _ in frames}) != 1:
         raise ValueError(f"{path} holds frames of several boxes or sizes; write each to its own")
     (x, y, z, *tilts), *_ = boxes

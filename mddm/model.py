@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from mddm import arguments, export, lammps, noise, samplers, sampling, structure, training
-from mddm.potential import OscillatingPair, Smoothed, potential_energy
-from mddm.study import plan
+from mddm.family import Family
+from mddm.potential import Smoothed, potential_energy
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -41,9 +41,9 @@ class Card:
 
     Args:
         name: what `load` takes.
-        task: what it was trained on: one of `tasks.TASKS`, or "" for none of the study's.
         preset: its network, one of `training.PRESETS`.
         ranges: name and range of each number of its condition; none for a model of one structure.
+        potential: what its training data was made with; None where it is not known.
         n_particles: particles in a configuration of training.
         box_length: edge of its periodic cube [length]; None for free space.
         n_parameters: of the network.
@@ -51,9 +51,9 @@ class Card:
     """
 
     name: str
-    task: str
     preset: str
     ranges: Mapping[str, tuple[float, float]]
+    potential: Family | None
     n_particles: int
     box_length: float | None
     n_parameters: int
@@ -94,9 +94,9 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
         raise ValueError(f"{path} was saved before its first step of training; train it")
     card = Card(
         name=path.stem,
-        task=header["record"].get("task", ""),
         preset=settings.preset,
         ranges=settings.ranges,
+        potential=training.potential_of(header),
         n_particles=header["n_particles"],
         box_length=header["box_length"],
         n_parameters=sum(value.numel() for value in denoiser.parameters()),
@@ -238,6 +238,7 @@ class Model:
         potential: Smoothed | None = None,
         extrapolate: bool = False,
         progress: bool = True,
+        **numbers: float,
     ) -> Structures:
         """Draw structures.
 
@@ -258,13 +259,15 @@ class Model:
                 default that of k and phi.
             extrapolate: whether a condition outside of the ranges of training will do.
             progress: whether to say on stderr how far along it is.
+            numbers: of a condition of other names, those of `card.ranges`.
 
         Raises:
             TypeError, ValueError: a condition that is missing, or that the model does not know;
                 another argument of another kind or out of its range.
             ImportError, RuntimeError: LAMMPS, which relaxes, is not there or fails.
         """
-        condition = self._condition({"k": k, "phi": phi, "temperature": temperature}, extrapolate)
+        condition = {"k": k, "phi": phi, "temperature": temperature} | numbers
+        condition = self._condition(condition, extrapolate)
         n_samples = arguments.whole("n_samples", n_samples, at_least=1)
         seed = arguments.seed(seed, bits=31)
         n_particles, box_length = self._size(n_particles, box_length)
@@ -314,7 +317,12 @@ class Model:
                 f"{self.card.name!r} has to be told {', '.join(known)}; {', '.join(missing)} not "
                 "given"
             )
-        condition = {name: arguments.number(name, value) for name, value in given.items()}
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise ValueError(
+                f"{self.card.name!r} knows {', '.join(known)} alone; leave out {', '.join(unknown)}"
+            )
+        condition = {name: arguments.number(name, given[name]) for name in known}
         if "phi" in condition:
             condition["phi"] %= _FULL_TURN
         outside = [
@@ -364,12 +372,8 @@ class Model:
         return n_particles, box_length
 
     def _potential(self, condition: Mapping[str, float]) -> Smoothed | None:
-        if self.card.task == "conditional":
-            return Smoothed(OscillatingPair(condition["k"], condition["phi"]))
-        if self.card.task == "unconditional":
-            k, phi, _ = plan.UNCONDITIONAL
-            return Smoothed(OscillatingPair(k, phi))
-        return None
+        family = self.card.potential
+        return None if family is None else family.at(condition)
 
 
 def _watch(frames, number: int, n_samples: int, start: float, progress: bool) -> sampling.Frame:

@@ -96,6 +96,7 @@ class Tabulated:
             )
         if (np.diff(r) <= 0).any():
             raise ValueError("r must be strictly increasing; sort it first")
+        self.r, self.values = r, values
         self.r_min, self.r_max = r[0], r[-1]
         self._spline = CubicSpline(r, values)
         self._slope = self._spline.derivative()

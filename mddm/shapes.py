@@ -41,7 +41,7 @@ class Surface:
     name: str
     n_points: int
 
-    box_length = None
+    box_length = potential = None
     ranges = MappingProxyType({})
 
     def __post_init__(self):

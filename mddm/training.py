@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,8 @@ from torch.optim.swa_utils import AveragedModel
 from mddm import arguments, checkpoint, files
 from mddm.bragg import BraggDenoiser
 from mddm.condition import RANGES, SIGMA_MAX, SIGMA_MIN, Conditioning, take_ranges
+from mddm.dataset import Dataset
+from mddm.family import Family
 from mddm.geometry import wrap
 from mddm.noise import SCHEDULES, Denoiser, add_noise, estimate, make_schedule
 from mddm.pbcconv import PBCConvDenoiser, RadialDenoiser
@@ -72,6 +74,7 @@ class Source(Protocol):
 
     box_length: float | None
     ranges: Mapping[str, tuple[float, float]]
+    potential: Family | None
 
     def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw x_0, (batch, n_particles, 3) [length], and their conditions.
@@ -91,6 +94,8 @@ class Configurations:
         box_length: edge of the periodic cube [length].
         ranges: name and range of each number of a condition; by default the study's k, phi and
             temperature.
+        potential: what they were made with, for those who ask a trained model for energies; None
+            where it is not known.
 
     Raises:
         TypeError, ValueError: shapes that do not fit each other, no configuration at all, numbers
@@ -103,6 +108,25 @@ class Configurations:
     conditions: Tensor | None
     box_length: float
     ranges: Mapping[str, tuple[float, float]] | None = None
+    potential: Family | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Configurations":
+        """Take all configurations of a data set, with their conditions where these vary."""
+        conditions = dataset.conditions if dataset.ranges else None
+        told = (dataset.ranges, dataset.family)
+        return cls(dataset.positions, conditions, dataset.box_length, *told)
+
+    @classmethod
+    def one(cls, dataset: Dataset, row: int) -> "Configurations":
+        """Take one configuration of a data set, to train on its structure alone."""
+        values = {name: float(column[row]) for name, column in dataset.parameters.items()}
+        potential = dataset.family.fix(values)
+        return replace(cls.of(dataset.take([row])), conditions=None, potential=potential)
+
+    def alone(self) -> "Configurations":
+        """Leave their conditions out."""
+        return replace(self, conditions=None)
 
     def __post_init__(self):
         shape, precision = ("n_configurations", "n_particles", 3), torch.get_default_dtype()
@@ -112,6 +136,8 @@ class Configurations:
         }
         ranges = take_ranges(RANGES if self.ranges is None else self.ranges)
         taken["ranges"] = {} if self.conditions is None else ranges
+        if self.potential is not None:
+            arguments.instance("potential", self.potential, Family)
         if self.conditions is not None:
             size = {"batch": len(taken["positions"]), "n_numbers": len(ranges)}
             taken["conditions"] = arguments.conditions(self.conditions, **size).to(precision)
@@ -236,6 +262,7 @@ class TrainingState:
         seconds: time spent on them.
         n_particles: in each configuration that it has seen; None before the first step.
         box_length: edge of their periodic cube [length]; None for free space.
+        potential: what they were made with; None where it is not known.
 
     Raises:
         TypeError, ValueError: other settings than `Settings`, or a device that is not there.
@@ -247,6 +274,7 @@ class TrainingState:
     seconds: float = 0.0
     n_particles: int | None = None
     box_length: float | None = None
+    potential: Family | None = None
     losses: Tensor = field(init=False)
     denoiser: nn.Module = field(init=False)
     average: AveragedModel = field(init=False)
@@ -316,6 +344,7 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
         _seed(generator, settings.seed, state.step)
         x_0, condition = source.draw(settings.batch_size, generator)
         _check_size(state, x_0.shape[1], source.box_length)
+        state.potential = source.potential
         try:
             with torch.autocast(generator.device.type, torch.bfloat16, enabled=lowered):
                 losses, levels = _noise_losses(
@@ -389,7 +418,7 @@ def level_losses(
 
 
 def _check_source(source: Source) -> None:
-    known = all(hasattr(source, name) for name in ("box_length", "ranges"))
+    known = all(hasattr(source, name) for name in ("box_length", "ranges", "potential"))
     if not (known and callable(getattr(source, "draw", None))):
         raise TypeError(
             "source must draw configurations of a box, as tasks.training_source gives them, got "
@@ -488,8 +517,8 @@ def load_checkpoint(path: Path | str, preset: str | None = None) -> tuple[nn.Mod
     Returns:
         denoiser: on the CPU, in evaluation mode, built as the header says.
         header: preset, settings with the architecture and the ranges of conditions, n_particles
-            and box_length of the training data, step, seconds of training, the training loss in
-            means of up to 200 equal parts of the run, record.
+            box_length and potential of the training data, step, seconds of training, the training
+            loss in means of up to 200 equal parts of the run, record.
 
     Raises:
         FileNotFoundError: no such file.
@@ -506,6 +535,15 @@ def load_checkpoint(path: Path | str, preset: str | None = None) -> tuple[nn.Mod
         denoiser = Settings(**header["settings"]).new_denoiser()
         denoiser.load_state_dict(tensors)
     return denoiser.eval().requires_grad_(False), header
+
+
+def potential_of(header: Mapping[str, Any]) -> Family | None:
+    """Return the potential of the data that a file's training ran on; None where it is not known.
+
+    Args:
+        header: as `load_checkpoint` gives it.
+    """
+    return Family(**header["potential"]) if header["potential"] else None
 
 
 def check_replaceable(path: Path | str, settings: Settings) -> None:
@@ -576,6 +614,7 @@ def load_state(
         )
     with _understanding(path, "state", header):
         seen = {name: header[name] for name in ("step", "seconds", "n_particles", "box_length")}
+        seen["potential"] = potential_of(header)
         return _restore(TrainingState(settings, device, **seen), tensors)
 
 
@@ -626,5 +665,6 @@ def _header(kind: str, state: TrainingState, record: dict | None) -> dict:
         "seconds": state.seconds,
         "n_particles": state.n_particles,
         "box_length": state.box_length,
+        "potential": asdict(state.potential) if state.potential else None,
         "record": record or {},
     }

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from mddm import __main__ as command
-from mddm import dataset, study
+from mddm import check, dataset, study
+from mddm.condition import RANGES
+from mddm.family import Family
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 from mddm.study import plan, tasks
 
@@ -54,8 +56,7 @@ def data():
     energy, pressure = np.array(found).T
     return dataset.Dataset(
         positions=positions,
-        k=k,
-        phi=phi,
+        parameters={"k": k, "phi": phi},
         temperature=temperature,
         seed=np.arange(7),
         split=["train"] * 4 + ["test"] + ["replica"] * 2,
@@ -80,13 +81,19 @@ def data():
 
 
 def _failed(data):
-    return {result.name for result in dataset.check(data) if not result.passed}
+    return {result.name for result in check.check(data) if not result.passed}
+
+
+def _with(data, name, column):
+    if name in data.parameters:
+        return replace(data, parameters={**data.parameters, name: column})
+    return replace(data, **{name: column})
 
 
 def _changed(data, name, row, value):
     column = getattr(data, name).copy()
     column[row] = value
-    return replace(data, **{name: column})
+    return _with(data, name, column)
 
 
 def test_what_is_written_is_read(data, tmp_path):
@@ -118,6 +125,52 @@ def test_rows_are_found_by_split_and_condition(data):
         data.subset("validation")
 
 
+def test_files_of_before_are_of_the_studys_ranges_and_potential(data, path):
+    def edit(file):
+        for name in ("potential", "ranges"):
+            del file.attrs[name]
+
+    change(path, edit)
+    found = dataset.read(path)
+    assert found.ranges == RANGES and found.family == data.family == Family("opp")
+    assert found.content_hash == data.content_hash
+    # A phase of HOOMD-blue's convention is another potential.
+    change(path, lambda file: file.attrs.update(convention="U(r) = r^-15 + r^-3 cos(k r - phi)"))
+    r = torch.tensor([1.2])
+    other = OscillatingPair(data.k[0], data.phi[0] - 1.25 * data.k[0])
+    assert dataset.read(path).potential(0).energy(r) == Smoothed(other).energy(r)
+    assert {each.name for each in check.check(dataset.read(path)) if not each.passed} == {
+        "energies",
+        "pressures",
+    }
+
+
+def test_what_a_set_does_not_say_is_neither_kept_nor_judged(data, tmp_path):
+    unknown = dict.fromkeys(("seed", "kinetic_temperature", "pressure", "drift", "steps"))
+    single = data.take([0])
+    little = replace(
+        data.take([0, 5]),
+        family=data.family.fix({"k": 3.8, "phi": 0.6}),
+        parameters={},
+        ranges=None,
+        attributes={"box_length": BOX},
+        **unknown,
+    )
+    dataset.write(tmp_path / "x.h5", little)
+    found = dataset.read(tmp_path / "x.h5")
+    assert found.family == little.family and found.ranges == {} and found.steps is None
+    assert found.conditions.shape == (2, 0) and found.attributes == {"box_length": BOX}
+    assert found.partners(0).tolist() == [1]
+    r = torch.tensor([1.2])
+    assert found.potential(0).energy(r) == single.potential(0).energy(r)
+    judged = {result.name: result.passed for result in check.check(found)}
+    assert judged == dict.fromkeys(
+        ("conditions", "replicas", "duplicates", "energies", "distances"), True
+    )
+    with pytest.raises(AttributeError, match="no k"):
+        _ = found.k
+
+
 def test_a_sound_set_passes_every_check(data):
     assert _failed(data) == set()
 
@@ -140,14 +193,14 @@ def test_numbers_that_are_none_are_refused(data, name, value):
     column = getattr(data, name).astype(float)
     column.flat[0] = value
     with pytest.raises(ValueError, match=f"{name} must be finite"):
-        replace(data, **{name: column})
+        _with(data, name, column)
 
 
 def test_columns_of_another_kind_are_refused(data):
     with pytest.raises(ValueError, match="seed must be whole numbers"):
         replace(data, seed=data.seed + 0.5)
     with pytest.raises(ValueError, match="k must be an array of float64, got <U3"):
-        replace(data, k=["7.0"] * 7)
+        _with(data, "k", ["7.0"] * 7)
     with pytest.raises(ValueError, match="k must be a finite number"):
         data.nearest(np.nan, 1.0, 0.02)
 
@@ -161,6 +214,7 @@ def test_a_box_that_is_no_cube_is_refused(data, box):
 def test_checks_see_what_is_wrong(data):
     assert _failed(_changed(data, "energy", 2, data.energy[2] + 0.001)) == {"energies"}
     assert _failed(_changed(data, "k", 2, 9.0)) == {
+        "conditions",
         "training grid",
         "energies",
         "pressures",
@@ -181,13 +235,13 @@ def test_checks_see_what_is_wrong(data):
 
 
 def test_floor_compares_rows_with_their_replicas(data):
-    entries = dataset.floor(_changed(data, "positions", 5, data.positions[0]))
+    entries = check.floor(_changed(data, "positions", 5, data.positions[0]))
     assert [(entry["row"], entry["replica"]) for entry in entries] == [(0, 5), (4, 6)]
     same, other = entries
     assert same["rdf_mse"] == 0 < other["rdf_mse"] < other["ideal_gas"]
     assert other["energy_gap"] == pytest.approx(data.energy[6] - data.energy[4])
-    assert not dataset.bimodal(same)
-    assert dataset.bimodal(same | {"crystallinity": 0.9})
+    assert not check.bimodal(same)
+    assert check.bimodal(same | {"crystallinity": 0.9})
 
 
 @pytest.fixture
@@ -219,7 +273,16 @@ def test_bad_files_are_named_with_a_remedy_that_touches_no_file(path):
         assert "is damaged or no HDF5 file" in str(found[-1])
     edits = {
         r"lacks the columns energy, or": lambda file: file.pop("energy"),
-        r"another schema: .*r_cut": lambda file: file.attrs.pop("r_cut"),
+        r"another schema: .*r_cut": lambda file: (
+            file.attrs.pop("potential"),
+            file.attrs.pop("r_cut"),
+        ),
+        r"another schema: .*did you mean 'opp'": lambda file: file.attrs.update(
+            potential='{"name": "op"}'
+        ),
+        r"another schema: convention must be .*r\^-3 cos": lambda file: file.attrs.update(
+            convention="U(r) = 4 (r^-12 - r^-6)"
+        ),
         r"another schema: k must have the shape": lambda file: (
             file.pop("k"),
             file.create_dataset("k", data=[1.0]),
@@ -239,19 +302,7 @@ def test_bad_files_are_named_with_a_remedy_that_touches_no_file(path):
         assert re.search(message, str(found[-1])), found[-1]
         assert "data/README.md lists" in str(found[-1])
     for error in found:
-        assert not re.search(r"git|mddm\.study|--output|remove|delete", str(error)), error
-
-
-def test_the_studys_own_files_can_be_brought_back_and_made_anew(path, tmp_path):
-    own = tmp_path / plan.FILES["ramps"]
-    for folder in (own.parent, tmp_path / "mddm" / "study"):
-        folder.mkdir(parents=True)
-    assert "git" not in str(refusal(own))
-    (tmp_path / "mddm" / "study" / "plan.py").touch()
-    assert f"`git checkout -- {own}` brings" in str(refusal(own))
-    assert "`mddm data make ramps` makes it anew" in str(refusal(own))
-    own.write_bytes(b"what is not an HDF5 file")
-    assert "if it is yours, move it away; `git checkout" in str(refusal(own))
+        assert not re.search(r"mddm\.study|--output|remove|delete", str(error)), error
 
 
 def test_a_folder_is_no_data_set_and_needs_no_remedy(tmp_path):
@@ -332,7 +383,7 @@ def test_a_full_disk_leaves_the_old_file(data, path, small_disk):
 
 def test_columns_must_fit_each_other(data):
     with pytest.raises(ValueError, match=r"k must have the shape \(7,\), got \(3,\)"):
-        replace(data, k=[1.0, 2.0, 3.0])
+        _with(data, "k", [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="split must be one of"):
         _changed(data, "split", 0, "dev")
 
@@ -340,14 +391,14 @@ def test_columns_must_fit_each_other(data):
 def test_command_line_says_whether_a_file_is_sound(data, tmp_path, capsys):
     dataset.write(tmp_path / "good.h5", data)
     dataset.write(tmp_path / "bad.h5", _changed(data, "energy", 0, 0.0))
-    assert command.main(["check", str(tmp_path / "good.h5")]) == 0
-    told = capsys.readouterr().out
-    assert "4 train, 1 test, 2 replica" in told and "FAILED" not in told
-    assert "between seeds" in told and "train: RDF-MSE" in told
-    assert command.main(["check", str(tmp_path / "bad.h5")]) == 1
-    assert "FAILED energies" in capsys.readouterr().out
-    assert command.main(["check", str(tmp_path / "none.h5")]) == 1
-    assert "none.h5 does not exist" in capsys.readouterr().err
+    told = []
+    for name, code in (("good.h5", 0), ("bad.h5", 1), ("none.h5", 1)):
+        assert command.main(["check", str(tmp_path / name)]) == code
+        told.append("".join(capsys.readouterr()))
+    good, bad, missing = told
+    assert "4 train, 1 test, 2 replica" in good and "between seeds" in good
+    assert "FAILED" not in good and "FAILED energies" in bad
+    assert missing.startswith("mddm: data set") and "none.h5 does not exist" in missing
 
 
 def test_shipped_set_is_complete_and_sound():

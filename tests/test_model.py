@@ -9,6 +9,7 @@ import mddm
 from mddm import __main__ as command
 from mddm import model, training
 from mddm.condition import RANGES, sigma_max
+from mddm.family import Family
 from mddm.potential import OscillatingPair, Smoothed
 from mddm.samplers import SAMPLERS
 from mddm.sampling import Ancestral
@@ -30,8 +31,13 @@ def trained(tmp_path_factory):
         settings = training.Settings(
             architecture=sizes, sigma_max=sigma_max(box_length), ranges=ranges
         )
-        n_particles = 1000 if task == "sphere" else 262
-        state = training.TrainingState(settings, n_particles=n_particles, box_length=box_length)
+        potential = {"conditional": Family("opp"), "sphere": None}
+        seen = {
+            "n_particles": 1000 if task == "sphere" else 262,
+            "box_length": box_length,
+            "potential": potential.get(task, Family("opp", {"k": 6.6, "phi": 4.2})),
+        }
+        state = training.TrainingState(settings, **seen)
         path = folder / f"{task}-mddm.safetensors"
         training.save_checkpoint(path, state, {"task": task})
     patch = pytest.MonkeyPatch()

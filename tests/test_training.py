@@ -24,6 +24,7 @@ class FixedSource:
     """One configuration, never turned."""
 
     ranges: ClassVar = {}
+    potential = None
 
     def __init__(self, positions, box_length):
         self.positions, self.box_length = positions, box_length
@@ -37,6 +38,7 @@ class GaussianSource:
 
     box_length = None
     ranges: ClassVar = {}
+    potential = None
 
     def __init__(self, spread, n_particles=32):
         self.spread, self.n_particles = spread, n_particles

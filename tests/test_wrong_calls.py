@@ -17,14 +17,17 @@ from matplotlib.figure import Figure
 from mddm import (
     bases,
     bragg,
+    check,
     checkpoint,
     condition,
     crystal,
     dataset,
     export,
+    family,
     files,
     formulas,
     geometry,
+    importer,
     lammps,
     lattices,
     model,
@@ -47,9 +50,9 @@ from mddm import (
 from mddm.study import tasks, train
 
 MODULES = (
-    bases, checkpoint, condition, crystal, dataset, export, files, formulas, geometry, lammps,
-    lattices, model, noise, phonons, plotting, potential, samplers, sampling, shapes,
-    structure, study, sublattices, tasks, train, training, viewer, waves,
+    bases, check, checkpoint, condition, crystal, dataset, export, family, files, formulas,
+    geometry, importer, lammps, lattices, model, noise, phonons, plotting, potential, samplers,
+    sampling, shapes, structure, study, sublattices, tasks, train, training, viewer, waves,
 )  # fmt: skip
 # What takes no argument that could be wrong, what a test of files or of the command line holds to
 # account, parts of networks, which their network checks for, and records that the package makes for
@@ -57,7 +60,7 @@ MODULES = (
 LEFT_OUT = {
     checkpoint: {"stale"},
     crystal: {"Bonds", "Symmetry"},
-    dataset: {"Check", "bimodal"},
+    check: {"Check", "bimodal"},
     files: {"whole"},
     lattices: {"table"},
     model: {"Card", "Structures", "Model", "models"},
@@ -78,6 +81,7 @@ LEFT_OUT = {
         "save_state",
         "load_state",
         "check_replaceable",
+        "potential_of",
     },
     viewer: {"Viewer"},
     waves: {"Waves"},
@@ -153,11 +157,13 @@ UNTRAINED = training.TrainingState(
     ),
     n_particles=262,
     box_length=6.4,
+    potential=family.Family("opp"),
 )
 training.save_checkpoint(MODEL, UNTRAINED, {"task": "conditional"})
 BINARY.write_bytes(bytes(range(256)))
 TABLE.write_text("1 1\n2 0\n3 0\n4 0\n")
 export.write(XYZ, ONE, 7.0)
+LJ = family.Family("lennard-jones")
 FOUND = model.Structures(X[:1].numpy(), 7.0, {"k": 9.0}, SMOOTHED)
 LOADED = model.load(MODEL)
 NEAR = potential.Smoothed(potential.OscillatingPair(9.0, 0.7), r_on=1.6, r_cut=1.9)
@@ -165,7 +171,7 @@ CELL, BASIS = 2 * (np.ones((3, 3)) - np.eye(3)) / 2, np.zeros((1, 3))
 FCC = crystal.Crystal(CELL, BASIS, 4.0)
 PAIR = crystal.Crystal(CELL, [[0, 0, 0], [0.25, 0.25, 0.25]], 4.0)
 ROWS = DATA.take([0, 1, *DATA.partners(0)])
-COLUMNS = ("positions", "k", "phi", "temperature", "seed", "energy", "kinetic_temperature",
+COLUMNS = ("positions", "temperature", "seed", "energy", "kinetic_temperature",
            "pressure", "drift", "steps")  # fmt: skip
 FORMULAS = [formula for formula in formulas.FORMULAS.values()
             if inspect.isclass(formula) and formula.__module__ == formulas.__name__]  # fmt: skip
@@ -580,8 +586,16 @@ CALLS = [
     (DATA.partners, {"row": (0, ROW)}),
     (DATA.potential, {"row": (0, ROW)}),
     (dataset.Dataset, {
-        **{name: (getattr(ROWS, name), spoilt(getattr(ROWS, name).astype(float)))
-           for name in COLUMNS},
+        **{name: (getattr(ROWS, name), [
+            bad for bad in spoilt(getattr(ROWS, name).astype(float))
+            if bad is not None or name in ("positions", "temperature", "energy")
+        ]) for name in COLUMNS},
+        "parameters": (ROWS.parameters, [
+            *OTHER, {}, {"k": ROWS.k}, {**ROWS.parameters, "q": ROWS.k},
+            *({**ROWS.parameters, "k": bad} for bad in spoilt(ROWS.k)),
+        ]),
+        "family": (None, OTHER[1:]),
+        "ranges": (None, [3, "a", {"q": (1.0, 2.0)}, {"k": (2.0, 1.0)}]),
         "split": (ROWS.split, [*OTHER, ROWS.split[:1], ROWS.split[None]]),
         "attributes": (ROWS.attributes, [*OTHER, {}, *(
             dict(ROWS.attributes) | {"box_length": bad} for bad in POSITIVE
@@ -589,9 +603,24 @@ CALLS = [
     }),
     (dataset.write, {"path": (NEW / "x.h5", WRITE), "dataset": (ROWS, OTHER)}),
     (dataset.read, {"path": (DATA_FILE, READ)}),
-    (dataset.check, {"dataset": (ROWS, OTHER)}),
-    (dataset.floor, {"dataset": (ROWS, OTHER)}),
-    (dataset.floor_lines, {"dataset": (ROWS, OTHER)}),
+    (check.check, {"dataset": (ROWS, OTHER)}),
+    (check.floor, {"dataset": (ROWS, OTHER)}),
+    (check.report, {"path": (DATA_FILE, READ)}),
+    (importer.read_files, {
+        "paths": (XYZ, [*READ, [], [3]]),
+        "potential": (LJ, [*OTHER, "lennard-jones", [LJ, LJ], [None]]),
+        "temperature": (0.4, ["a", None, 0.0, -1.0, math.nan, [0.1, 0.2], [None]]),
+        "split": ("train", [*WORD, ["train", "test"]]),
+        "ranges": (None, [3, "a", {"k": (1.0, 2.0)}, {"temperature": (1.0, 0.0)}]),
+    }),
+    (family.Family, {
+        "name": ("morse", WORD),
+        "parameters": ({"alpha": 6.0}, [*OTHER, {"alfa": 1.0}, {"alpha": -1.0}, {"alpha": "a"}]),
+        "r_on": (2.5, [*POSITIVE, 3.5]),
+        "r_cut": (3.0, [*POSITIVE, 2.0]),
+        "r_core": (0.7, [*POSITIVE, 2.6]),
+    }),
+    (family.parse, {"potential": ("morse:alpha=6", [None, 3, "", "mors", "morse:6", "x.table"])}),
     (export.write, {
         "path": (FOLDER / "y.gsd", [*WRITE, "x.pdb"]),
         **STORED,

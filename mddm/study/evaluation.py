@@ -445,11 +445,8 @@ def losses(
         "replica": [math.nan] * n_levels,
     }
     if len(replicas):
-        unseen = training.Configurations(
-            torch.from_numpy(replicas.positions),
-            None if row is not None else torch.from_numpy(replicas.conditions).float(),
-            data.box_length,
-        )
+        unseen = training.Configurations.of(replicas)
+        unseen = unseen if row is None else unseen.alone()
         columns["replica"] = training.level_losses(denoiser, unseen, sigmas, n_draws).tolist()
     named = Key(preset, task, "", 0, 0, checkpoint_source(task, preset, trained_on))._asdict()
     return [

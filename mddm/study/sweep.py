@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mddm import arguments, dataset, files, lammps, optional
+from mddm.condition import RANGES
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
 from mddm.study import plan
 from mddm.study.plan import Run
@@ -202,9 +203,7 @@ def _slowest(ramps: str | Path, partial: bool) -> list[dict]:
 def _first_harvest(whole: dataset.Dataset, run: Run) -> dict:
     of_run = (whole.k == run.k) & (whole.phi == run.phi) & (whole.seed == run.seed)
     harvest = whole.take(of_run & (whole.temperature == run.temperatures[0]))
-    columns = vars(harvest) | {"engine": np.full(len(harvest), whole.attributes["engine"])}
-    del columns["attributes"]
-    return columns
+    return harvest.columns | {"engine": np.full(len(harvest), whole.attributes["engine"])}
 
 
 def _finished(runs, folder, command, partial) -> list[Run]:
@@ -243,7 +242,9 @@ def _joined(parts: list[dict], command: str) -> dataset.Dataset:
         "convention": CONVENTION,
         "command": command,
     }
-    return dataset.Dataset(**columns, attributes=attributes)
+    parameters = {name: columns.pop(name) for name in ("k", "phi")}
+    known = {"parameters": parameters, "ranges": RANGES}
+    return dataset.Dataset(**columns, **known, attributes=attributes)
 
 
 def _next_harvest(run: Run, previous: lammps.Harvest | None) -> lammps.Harvest:

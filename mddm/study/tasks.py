@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mddm import arguments, structure
+from mddm.condition import RANGES
 from mddm.dataset import Dataset
 from mddm.potential import potential_energy
 from mddm.shapes import SURFACES, Surface
@@ -44,14 +45,14 @@ def training_source(
         raise ValueError(f"the task {task!r} needs a dataset, and 'unconditional' a row of it")
     arguments.instance("dataset", dataset, Dataset)
     if task == "unconditional":
-        row = _row(dataset, row)
-        return Configurations(dataset.positions[[row]], None, dataset.box_length)
-    train = dataset.subset("train")
-    return Configurations(train.positions, train.conditions, dataset.box_length)
+        return Configurations.one(dataset, _row(dataset, row))
+    return Configurations.of(dataset.subset("train"))
 
 
 def unconditional_row(dataset: Dataset) -> int:
     """Return the training row whose configuration the unconditional task is about.
+
+    In data of other conditions than the study's it is the first.
 
     Raises:
         TypeError, ValueError: no data set, or one without training rows.
@@ -60,6 +61,8 @@ def unconditional_row(dataset: Dataset) -> int:
     train = np.flatnonzero(dataset.split == "train")
     if not len(train):
         raise ValueError("dataset has no training rows, one of which the task is about")
+    if dataset.ranges.keys() != RANGES.keys():
+        return int(train[0])
     return int(train[dataset.take(train).nearest(*plan.UNCONDITIONAL)])
 
 
@@ -93,7 +96,7 @@ def evaluate(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any
         positions: (n_particles, 3) the sample [length].
 
     Returns:
-        The condition (`k`, `phi`, `temperature`), the row's `split`, `rdf_mse` of the sample,
+        The numbers of the condition by their names, the row's `split`, `rdf_mse` of the sample,
         `ideal_gas` and `replica` (the same for g = 1 and for the mean over the row's replicas;
         nan where there is none), `energy` (potential energy per particle), `energy_gap` (that of
         the sample minus that of MD).
@@ -114,9 +117,7 @@ def evaluate(dataset: Dataset, row: int, positions: np.ndarray) -> dict[str, Any
     ]
     energy = potential_energy(system, dataset.potential(row), box_length).mean().item()
     return {
-        "k": float(dataset.k[row]),
-        "phi": float(dataset.phi[row]),
-        "temperature": float(dataset.temperature[row]),
+        **dict(zip(dataset.ranges, dataset.conditions[row].tolist(), strict=True)),
         "split": str(dataset.split[row]),
         "rdf_mse": structure.rdf_mse(curve, reference),
         "ideal_gas": structure.rdf_mse(np.ones_like(reference), reference),

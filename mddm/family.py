@@ -1,0 +1,128 @@
+"""Potentials as files and commands name them: a formula, what is fixed of it, and what varies.
+
+A `Family` is what a data set, a trained model and the command line know of a potential; with the
+numbers of a condition it becomes a potential.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mddm import arguments, formulas
+from mddm.potential import CONVENTION, Smoothed, Tabulated
+
+# The name of values that were read from a table; its parameters are those of `Tabulated`.
+TABULATED = "tabulated"
+# What data sets of before, and of HOOMD-blue's users, call their potential.
+CONVENTIONS = {CONVENTION: "opp", "U(r) = r^-15 + r^-3 cos(k r - phi)": "opp-hoomd"}
+_HOW = "a table of r and U in a file, or a name with parameters, such as morse:alpha=8,epsilon=2"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Smoothed potentials of one formula.
+
+    Args:
+        name: a key of `formulas.FORMULAS`, or "tabulated".
+        parameters: those that all potentials of the family share; of a table r [length] and
+            energy [energy], both (n,).
+        r_on, r_cut, r_core: see `potential.Smoothed` [length].
+
+    Raises:
+        TypeError, ValueError: an unknown name or parameter, or radii out of order.
+
+    Example:
+        `Family("opp").at({"k": 9.0, "phi": 0.75})`.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    r_on: float = Smoothed.r_on
+    r_cut: float = Smoothed.r_cut
+    r_core: float = Smoothed.r_core
+
+    def __post_init__(self):
+        arguments.choice("name", self.name, (*formulas.FORMULAS, TABULATED))
+        given = dict(arguments.instance("parameters", self.parameters, Mapping))
+        for word, value in given.items():
+            arguments.choice(f"a parameter of {self.name!r}", word, self._defaults())
+            if self.name == TABULATED:
+                given[word] = arguments.array(word, value, ("n",)).tolist()
+            else:
+                given[word] = arguments.number(word, value)
+        object.__setattr__(self, "parameters", given)
+        for radius in ("r_on", "r_cut", "r_core"):
+            object.__setattr__(self, radius, arguments.number(radius, getattr(self, radius)))
+        if not self.needs:
+            self.at({})
+
+    def _defaults(self) -> dict[str, Any]:
+        formula = Tabulated if self.name == TABULATED else formulas.FORMULAS[self.name]
+        known = inspect.signature(formula).parameters
+        return {word: parameter.default for word, parameter in known.items()}
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Parameters that may vary, in the order of the formula."""
+        return tuple(word for word in self._defaults() if word not in self.parameters)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Those of them that have no default, and must be given."""
+        defaults = self._defaults()
+        return tuple(word for word in self.free if defaults[word] is inspect.Parameter.empty)
+
+    def fix(self, condition: Mapping[str, float]) -> "Family":
+        """Return the family in which a condition's parameters vary no more.
+
+        Args:
+            condition: numbers by name; those that the formula does not have, such as the
+                temperature, are left out.
+        """
+        fixed = {word: condition[word] for word in self.free if word in condition}
+        return replace(self, parameters={**self.parameters, **fixed})
+
+    def at(self, condition: Mapping[str, float]) -> Smoothed:
+        """Return the potential of a condition; see `fix`.
+
+        Raises:
+            TypeError, ValueError: a parameter that is missing, or a value that the formula refuses.
+        """
+        given = {word: condition[word] for word in self.free if word in condition}
+        given = {**self.parameters, **given}
+        make = Tabulated if self.name == TABULATED else formulas.FORMULAS[self.name]
+        if any(word not in given for word in self.needs):
+            raise ValueError(f"{self.name!r} needs {', '.join(self.needs)} in its condition")
+        return Smoothed(make(**given), self.r_on, self.r_cut, self.r_core)
+
+
+def parse(potential: str) -> Family:
+    """Read a family from what is written on a command line.
+
+    Args:
+        potential: a name with parameters, such as "morse:alpha=8,epsilon=2", or the path of a
+            table, see `formulas.read_table`; a table is smoothed as far as it goes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        TypeError, ValueError: an unknown name or parameter, or a file that is no table.
+    """
+    text = arguments.instance("potential", potential, str)
+    name, _, parameters = text.partition(":")
+    if Path(text).is_file():
+        table = formulas.read_table(text)
+        r_cut = min(Smoothed.r_cut, float(table.r_max))
+        r_on = r_cut - (Smoothed.r_cut - Smoothed.r_on)
+        points = {"r": table.r, "energy": table.values}
+        return Family(TABULATED, points, r_on, r_cut, max(Smoothed.r_core, float(table.r_min)))
+    if name not in formulas.FORMULAS and (Path(text).suffix or "/" in text):
+        raise FileNotFoundError(f"there is no file {text}; potential must be {_HOW}")
+    arguments.choice("potential", name, formulas.FORMULAS)
+    pairs = [pair.partition("=") for pair in parameters.split(",") if pair]
+    try:
+        numbers = {key.strip(): float(value) for key, _, value in pairs}
+    except ValueError as error:
+        raise ValueError(f"potential {text!r} is not a name and parameters; give {_HOW}") from error
+    return Family(name, numbers)

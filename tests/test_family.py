@@ -1,0 +1,67 @@
+"""Potentials by name and parameters, as files and commands have them."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from mddm import formulas
+from mddm.family import TABULATED, Family, parse
+from mddm.potential import OscillatingPair, Smoothed
+
+R = torch.linspace(0.8, 2.9, 50).double()
+
+
+def test_a_condition_sets_what_is_not_fixed():
+    family = Family("opp")
+    assert family.free == family.needs == ("k", "phi")
+    expected = Smoothed(OscillatingPair(6.6, 2.4)).energy(R)
+    asked = {"k": 6.6, "phi": 2.4, "temperature": 0.02}
+    assert torch.equal(family.at(asked).energy(R), expected)
+    fixed = family.fix(asked)
+    assert fixed.parameters == {"k": 6.6, "phi": 2.4} and fixed.free == ()
+    assert torch.equal(fixed.at({}).energy(R), expected)
+    with pytest.raises(ValueError, match="'opp' needs k, phi in its condition"):
+        family.at({"k": 6.6})
+    # Defaults may vary and need not.
+    wells = Family("morse", {"alpha": 8.0})
+    assert wells.needs == () and wells.free == ("epsilon", "r_0")
+    twice = wells.at({"epsilon": 2.0}).energy(R)
+    torch.testing.assert_close(twice, 2 * wells.at({}).energy(R))
+
+
+def test_a_family_goes_through_json(tmp_path):
+    table = tmp_path / "mine.table"
+    values = formulas.LennardJones().energy(R)
+    np.savetxt(table, np.stack([R.numpy(), values.numpy()], axis=1))
+    for family in (Family("yukawa", {"kappa": 3}, 1.5, 2.0, 0.6), parse(str(table))):
+        again = Family(**json.loads(json.dumps(asdict(family))))
+        assert again == family
+        assert torch.equal(again.at({}).energy(R), family.at({}).energy(R))
+    # A table is smoothed as far as it goes.
+    assert family.name == TABULATED
+    assert (family.r_on, family.r_cut, family.r_core) == pytest.approx((2.4, 2.9, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("morse:alfa=2", "did you mean 'alpha'"),
+        ("morsel", "did you mean 'morse'"),
+        ("morse:2", "not a name and parameters"),
+        ("morse:alpha=-2", "alpha must be"),
+        ("morse:alpha=nan", "alpha must be"),
+        ("nowhere.table", "no file nowhere.table"),
+        (3, "potential must be a str"),
+    ],
+)
+def test_what_is_no_potential_is_refused(text, message):
+    with pytest.raises((TypeError, ValueError, OSError), match=message):
+        parse(text)
+
+
+def test_radii_are_those_of_a_smoothed_potential():
+    with pytest.raises(ValueError, match="0 < r_core < r_on < r_cut"):
+        Family("morse", r_cut=2.0)
