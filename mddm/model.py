@@ -62,7 +62,13 @@ class Card:
 
 def models() -> list[Card]:
     """List the models that come with the package."""
-    return [load(path.stem).card for path in sorted(TRAINED.glob("*-*.safetensors"))]
+    return [load(name).card for name in sorted(_trained())]
+
+
+def _trained() -> dict[str, Path]:
+    # An unfinished training of a checkout lies there too, as NAME.state.safetensors.
+    paths = TRAINED.glob("*-*.safetensors")
+    return {path.stem: path for path in paths if "." not in path.stem}
 
 
 def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
@@ -81,7 +87,7 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
     device = arguments.device(device)
     path = arguments.path(name, "name")
     if path.suffix != ".safetensors":
-        known = {path.stem: path for path in TRAINED.glob("*-*.safetensors")}
+        known = _trained()
         known |= {
             stem.removeprefix("conditional-"): path
             for stem, path in known.items()

@@ -85,7 +85,7 @@ def test_from_files_to_a_model_that_answers(files, tmp_path, capsys):
     call = ["data", "import", *map(str, files[:2]), "--potential", "lennard-jones"]
     assert command.main([*call, "--temperature", "0.2", "0.4", "--out", str(mine)]) == 0
     assert "wrote 5 configurations of 216 particles" in capsys.readouterr().out
-    assert command.main(["data", "check", str(mine)]) == 0
+    assert command.main(["check", str(mine)]) == 0
     assert "ok     energies" in capsys.readouterr().out
     source = training.Configurations.of(dataset.read(mine).subset("train"))
     settings = training.Settings(

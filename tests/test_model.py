@@ -11,7 +11,7 @@ from mddm import model, training
 from mddm.condition import RANGES, sigma_max
 from mddm.family import Family
 from mddm.potential import OscillatingPair, Smoothed
-from mddm.samplers import SAMPLERS
+from mddm.samplers import BEST, SAMPLERS
 from mddm.sampling import Ancestral
 
 ASKED = {"k": 9.0, "phi": 0.75, "temperature": 0.02}
@@ -89,11 +89,18 @@ def test_every_sample_has_a_seed_of_its_own_whatever_it_is_drawn_with():
 
 def test_samplers_are_named_the_best_first_or_given_with_settings_of_ones_own():
     network, cloud = mddm.load("mddm"), mddm.load("sphere-mddm")
-    assert network.samplers[0] == "polished" and set(network.samplers) == set(SAMPLERS)
+    assert network.samplers[0] == BEST["mddm"] and set(network.samplers) == set(SAMPLERS)
     assert cloud.samplers[0] == "corrected" and "polished" not in cloud.samplers
     named = network.sample(**ASKED, sampler="paper", **FAST)
     given = network.sample(**ASKED, sampler=Ancestral(variance="paper"), **FAST)
     assert np.array_equal(named.positions, given.positions)
+
+
+def test_an_unfinished_training_beside_the_models_is_none_of_them(tmp_path, monkeypatch):
+    (tmp_path / "sphere-mddm.safetensors").symlink_to(model.TRAINED / "sphere-mddm.safetensors")
+    (tmp_path / "torus-mddm.state.safetensors").write_bytes(b"half of it")
+    monkeypatch.setattr(model, "TRAINED", tmp_path)
+    assert [card.name for card in mddm.models()] == ["sphere-mddm"]
 
 
 def test_whole_turns_of_the_phase_change_nothing():
