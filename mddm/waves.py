@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mddm import arguments
-from mddm.geometry import minimum_image, wrap
+from mddm.geometry import minimum_image, nearest_points, wrap
 
 # Where structures have their peaks.  Longer waves can be kept however weak they are: they tell
 # where there are too many particles and where too few [1 / length].
@@ -170,8 +170,11 @@ def find_sites(
     box_length = arguments.box(box_length)
     density = _density(waves, sigma, n_particles, box_length)
     n_grid = density.shape[1]
-    around = functional.pad(density[:, None], (1,) * 6, mode="circular")
-    crest = (density >= functional.max_pool3d(around, 3, stride=1)[:, 0]) & (density > 0)
+    around = functional.pad(density[:, None], (1,) * 6, mode="circular")[:, 0]
+    for axis in (1, 2, 3):
+        highest = torch.maximum(around.narrow(axis, 0, n_grid), around.narrow(axis, 2, n_grid))
+        around = torch.maximum(around.narrow(axis, 1, n_grid), highest)
+    crest = (density >= around) & (density > 0)
     flat = density.flatten(1)
     n_kept = min(round(1.2 * n_particles), flat.shape[1])
     height, index = (flat * crest.flatten(1)).topk(n_kept, dim=1)
@@ -246,14 +249,8 @@ def assign(
     sigma = arguments.sigma(sigma, (len(positions),))
     if not there.any():
         return torch.zeros_like(positions), torch.zeros_like(positions[..., :1])
-    squared = positions.new_zeros(())
-    for axis in range(3):
-        apart = places[:, None, :, axis] - positions[:, :, None, axis]
-        apart -= box_length * torch.round(apart / box_length)
-        squared = squared + apart.square_()
-    squared = squared.masked_fill_(~there[:, None], torch.inf)
     n_near = min(_N_NEAR, places.shape[1])
-    near = squared.topk(n_near, dim=-1, largest=False, sorted=False).indices
+    near = nearest_points(positions, places, there, n_near, box_length)
     shape, near = near.shape, near.flatten(1)
     at = places.gather(1, near[..., None].expand(-1, -1, 3)).unflatten(1, shape[1:])
     displacement = minimum_image(at - positions[:, :, None], box_length)
