@@ -44,8 +44,9 @@ def plain_gaussians(self, value):
     return torch.exp(-(((value - self.centers) / self.width) ** 2))
 
 
-def plain_biases(self, cosines, bias):
-    return bias(self.angles(cosines[..., None])).permute(0, 3, 1, 2)
+def plain_biases(self, cosines):
+    angles = self.angles(cosines[..., None])
+    return [layer.bias(angles).permute(0, 3, 1, 2) for layer in self.layers]
 
 
 def plain_nearest(positions, points, there, n_nearest, box_length):

@@ -89,27 +89,36 @@ class WaveFields(nn.Module):
         # Which of the box's axes is which makes no difference.
         axes = self.axes(unit.abs().sort(dim=-1).values[..., None]).flatten(-2)
         features = self.enter(torch.cat([self.length(length), seen, axes, common], dim=-1))
-        cosines = (unit @ unit.transpose(1, 2)).abs()
-        for layer in self.layers:
-            features = layer(features, self._biases(cosines, layer.bias))
+        biases = self._biases((unit @ unit.transpose(1, 2)).abs())
+        for layer, bias in zip(self.layers, biases, strict=True):
+            features = layer(features, bias)
         # The amplitude of a wave, at most 1, in a crystal of any size.
         weights = self.weigh(features) * (strength / positions.shape[1]).sqrt()[..., None]
         along = (weights[..., None] * unit[..., None, :]).flatten(2)
         angle = _angles(positions, vectors, phase)
         return torch.cat([angle.cos() @ weights, angle.sin() @ along], dim=-1)
 
-    def _biases(self, cosines: Tensor, bias: nn.Linear) -> Tensor:
-        """How much waves at these angles heed each other: (batch, n_heads, n_waves, n_waves)."""
+    def _biases(self, cosines: Tensor) -> list[Tensor]:
+        """How much waves heed each other in each layer: (batch, n_heads, n_waves, n_waves)."""
+
+        def heed(layer, angles):
+            # The long side last: twice as fast as the other way round.
+            return layer.bias.weight @ angles.flatten(0, -2).T + layer.bias.bias[:, None]
+
         if torch.is_grad_enabled() or cosines.is_cuda:
-            return bias(self.angles(cosines[..., None])).permute(0, 3, 1, 2)
-        # There are more pairs than a table needs entries.
-        at = cosines.clamp(max=1) * (_N_ENTRIES - 2)
-        below = at.long()
-        entries = torch.linspace(0, 1 + 1 / (_N_ENTRIES - 2), _N_ENTRIES, device=at.device)
-        table = bias(self.angles(entries.to(at)[:, None])).T
-        ends = (table.index_select(1, (below + end).flatten()) for end in (0, 1))
-        biases = torch.lerp(*ends, (at - below).flatten())
-        return biases.unflatten(1, cosines.shape).transpose(0, 1)
+            angles = self.angles(cosines[..., None])
+            found = [heed(layer, angles) for layer in self.layers]
+        else:
+            # There are more pairs than a table needs entries.
+            at = cosines.clamp(max=1).flatten() * (_N_ENTRIES - 2)
+            below = at.long()
+            entries = torch.arange(_N_ENTRIES).to(at) / (_N_ENTRIES - 2)
+            angles, found = self.angles(entries[:, None]), []
+            for layer in self.layers:
+                table = heed(layer, angles)
+                ends = (table.index_select(1, below + end) for end in (0, 1))
+                found.append(torch.lerp(*ends, at - below))
+        return [bias.unflatten(1, cosines.shape).transpose(0, 1) for bias in found]
 
 
 # A table of so many cosines is as exact as single precision.

@@ -32,7 +32,7 @@ _GRID = 4.8
 _BLUR = 0.25
 # A lattice has about one site per particle; waves that are no lattice have any number of crests.
 _FEWEST, _MOST = 0.97, 1.15
-_N_NEAR, _N_ROUNDS, _RELAXATION = 16, 40, 1.8
+_N_NEAR, _N_ROUNDS, _RELAXATION, _SETTLED = 16, 40, 1.8, 1e-7
 # Particles hop only in a crystal: where so many of them have a site of their own, and only those
 # that are on a site [length].
 _OWN, _ON_SITE = 0.8, 0.5
@@ -262,7 +262,10 @@ def assign(
     for _ in range(_N_ROUNDS):
         share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1)
         wanted = torch.zeros_like(weight).scatter_add_(1, near, share.flatten(1))
-        weight = (weight - _RELAXATION * wanted.clamp(min=1e-12).log()).clamp(max=0)
+        before, weight = weight, weight - _RELAXATION * wanted.clamp(min=1e-12).log()
+        weight = weight.clamp(max=0)
+        if (weight - before).abs().max() < _SETTLED:
+            break
     share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1) * is_site
     return (share[..., None] * displacement).sum(dim=2), share.amax(dim=-1, keepdim=True)
 
