@@ -6,13 +6,16 @@ the density (`mddm.waves`), which are cheap to find and say where each particle 
 """
 
 import math
+from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mddm import arguments
 from mddm.condition import Conditioning, take_conditioning
-from mddm.geometry import gather_particles, nearest_neighbors
+from mddm.geometry import nearest_neighbors
 from mddm.layers import Gaussians, Modulation
 from mddm.waves import Q_LONG, Q_MAX, STRAY, Waves, assign, find_sites, strongest_waves
 
@@ -88,14 +91,40 @@ class WaveFields(nn.Module):
         # Invariant to permuting the axes.
         axes = self.axes(unit.abs().sort(dim=-1).values[..., None]).flatten(-2)
         features = self.enter(torch.cat([self.length(length), seen, axes, common], dim=-1))
-        angles = self.angles((unit @ unit.transpose(1, 2)).abs()[..., None])
-        for layer in self.layers:
-            features = layer(features, angles)
+        biases = self._biases((unit @ unit.transpose(1, 2)).abs())
+        for layer, bias in zip(self.layers, biases, strict=True):
+            features = layer(features, bias)
         # The amplitude of a wave, at most 1, in a crystal of any size.
         weights = self.weigh(features) * (strength / positions.shape[1]).sqrt()[..., None]
         along = (weights[..., None] * unit[..., None, :]).flatten(2)
         angle = _angles(positions, vectors, phase)
         return torch.cat([angle.cos() @ weights, angle.sin() @ along], dim=-1)
+
+    def _biases(self, cosines: Tensor) -> list[Tensor]:
+        """How much waves heed each other in each layer: (batch, n_heads, n_waves, n_waves)."""
+
+        def heed(layer, angles):
+            # The long side last: twice as fast as the other way round.
+            return layer.bias.weight @ angles.flatten(0, -2).T + layer.bias.bias[:, None]
+
+        if torch.is_grad_enabled() or cosines.is_cuda:
+            angles = self.angles(cosines[..., None])
+            found = [heed(layer, angles) for layer in self.layers]
+        else:
+            # There are more pairs than a table needs entries.
+            at = cosines.clamp(max=1).flatten() * (_N_ENTRIES - 2)
+            below = at.long()
+            entries = torch.arange(_N_ENTRIES).to(at) / (_N_ENTRIES - 2)
+            angles, found = self.angles(entries[:, None]), []
+            for layer in self.layers:
+                table = heed(layer, angles)
+                ends = (table.index_select(1, below + end) for end in (0, 1))
+                found.append(torch.lerp(*ends, at - below))
+        return [bias.unflatten(1, cosines.shape).transpose(0, 1) for bias in found]
+
+
+# A table of so many cosines is as exact as single precision.
+_N_ENTRIES = 4097
 
 
 class _WaveAttention(nn.Module):
@@ -112,11 +141,10 @@ class _WaveAttention(nn.Module):
             nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels)
         )
 
-    def forward(self, waves: Tensor, angles: Tensor) -> Tensor:
+    def forward(self, waves: Tensor, biases: Tensor) -> Tensor:
         projected = self.project(self.norms[0](waves)).unflatten(-1, (3, self.n_heads, -1))
         query, key, value = projected.permute(2, 0, 3, 1, 4)
-        bias = self.bias(angles).permute(0, 3, 1, 2)
-        heard = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        heard = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=biases)
         waves = waves + self.out(heard.transpose(1, 2).flatten(2))
         return waves + self.mlp(self.norms[1](waves))
 
@@ -207,9 +235,7 @@ class BraggDenoiser(nn.Module):
         """Predict the unit noise; see `PBCConvDenoiser.forward` for arguments and result."""
         x_t, sigma, box_length = arguments.network(x_t, sigma, box_length, self.embedding)
         neighbors, displacement = nearest_neighbors(x_t, self.n_neighbors, box_length)
-        distance = displacement.norm(dim=-1, keepdim=True)
-        directions = _harmonics(displacement / distance.clamp(min=1e-6))
-        edges = (self.radial(distance)[..., :, None] * directions[..., None, :]).flatten(-2)
+        edges = _sort_edges(neighbors, displacement, self.radial)
         heard = self.conditioning.spread(self.conditioning(condition, sigma))
         features = self.embedding.expand(*x_t.shape[:2], -1)
         told, pull = self._look_around(x_t, sigma, heard, box_length)
@@ -217,7 +243,7 @@ class BraggDenoiser(nn.Module):
             features = features + self.enter(told)
         changes = self.modulation(heard)
         for layer, scale, shift in zip(self.layers, *changes, strict=True):
-            features = features + layer(features, neighbors, edges, scale, shift)
+            features = features + layer(features, edges, scale, shift)
         noise, trust = self.head(torch.cat([features, told], dim=-1)).split([3, 1], dim=-1)
         return noise - trust * pull
 
@@ -262,13 +288,134 @@ class _FilteredSum(nn.Module):
             nn.Linear(2 * channels, channels), nn.SiLU(), nn.Linear(channels, channels)
         )
 
-    def forward(self, features, neighbors, edges, scale, shift):
-        sent = gather_particles(self.send(features), neighbors)
-        collected = (self.filter(edges) * sent).sum(dim=2) / neighbors.shape[2] ** 0.5
+    def forward(self, features, edges, scale, shift):
+        collected = edges.collect(self.send(features), self.filter)
         both = self.norm(torch.cat([collected, features], dim=-1))
         return self.mlp(both * scale + shift)
 
 
+class _Edges:
+    """The edges of a graph, in an order in which filters of them are cheap.
+
+    A filter is a linear map of all products of a Gaussian of the distance and a harmonic of the
+    direction.  Within a narrow range of distances a few powers of the distance do for all
+    Gaussians.  So edges are sorted by range, and each range has a smaller map of its own.  Where
+    small products are dear, on a GPU, there is one range, and its powers are the Gaussians.
+
+    Args:
+        neighbors, displacement: as from `nearest_neighbors`.
+        radial: the Gaussians.
+    """
+
+    def __init__(self, neighbors: Tensor, displacement: Tensor, radial: Gaussians):
+        batch, n_particles, self.n_neighbors = neighbors.shape
+        displacement = displacement.flatten(0, 2)
+        distance = displacement.norm(dim=-1)
+        ranges = _narrow_ranges if displacement.device.type == "cpu" else _one_range
+        order, counts, powers, self.gaussians = ranges(distance, radial)
+        first = n_particles * torch.arange(batch, device=neighbors.device)
+        self.senders = (neighbors + first[:, None, None]).flatten()[order]
+        self.receivers = order // self.n_neighbors
+        unit = displacement[order] / distance[order, None].clamp(min=1e-6)
+        self.terms = (powers[:, :, None] * _harmonics(unit)[:, None]).flatten(1)
+        at_once = len(order) if ranges is _one_range else _EDGES_AT_ONCE
+        ends = [0, *accumulate(counts)]
+        self.parts = [
+            (slice(start, min(start + at_once, end)), range_)
+            for range_, (first, end) in enumerate(pairwise(ends))
+            for start in range(first, end, at_once)
+        ]
+
+    @torch.compiler.disable
+    def collect(self, sent: Tensor, filter_: nn.Linear) -> Tensor:
+        """Sum what the neighbours send, each multiplied by a filter of the edge."""
+        # So small products in half precision would take longer than in single.
+        with torch.autocast(sent.device.type, enabled=False):
+            return self._collect(sent, filter_)
+
+    def _collect(self, sent, filter_):
+        channels, sent = len(filter_.weight), sent.to(filter_.weight)
+        weight = filter_.weight.view(channels, -1, _N_HARMONICS).permute(1, 2, 0).flatten(1)
+        maps = (self.gaussians @ weight).unflatten(-1, (-1, channels)).flatten(1, 2)
+        # One harmonic and one power are 1: the bias belongs to them.
+        maps = torch.cat([maps[:, :1] + filter_.bias, maps[:, 1:]], dim=1)
+        total = _Collected.apply(sent.flatten(0, 1), maps, self.terms, self)
+        return total.view_as(sent) / self.n_neighbors**0.5
+
+
+# The number of ranges depends on the positions, which is not for a compiler.
+_sort_edges = torch.compiler.disable(_Edges)
+
+
+class _Collected(torch.autograd.Function):
+    """Sums of filtered features; filters are computed twice, and only of a few edges at once."""
+
+    @staticmethod
+    def forward(ctx, sent, maps, terms, edges):
+        ctx.save_for_backward(sent, maps, terms)
+        ctx.edges = edges
+        messages = sent.index_select(0, edges.senders)
+        for part, range_ in edges.parts:
+            messages[part].mul_(terms[part] @ maps[range_])
+        return torch.zeros_like(sent).index_add_(0, edges.receivers, messages)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        sent, maps, terms = ctx.saved_tensors
+        edges, to_maps = ctx.edges, torch.zeros_like(maps)
+        to_terms = torch.empty_like(terms) if ctx.needs_input_grad[2] else None
+        to_messages = gradient.index_select(0, edges.receivers)
+        for part, range_ in edges.parts:
+            to_filters = sent.index_select(0, edges.senders[part]).mul_(to_messages[part])
+            to_maps[range_].addmm_(terms[part].T, to_filters)
+            if to_terms is not None:
+                to_terms[part] = to_filters @ maps[range_].T
+            to_messages[part].mul_(terms[part] @ maps[range_])
+        to_sent = torch.zeros_like(sent).index_add_(0, edges.senders, to_messages)
+        return to_sent, to_maps, to_terms, None
+
+
+def _one_range(distance, radial):
+    """The same as `_narrow_ranges` with 1 and all Gaussians for powers, in the order given."""
+    gaussians = radial(distance[:, None])
+    powers = torch.cat([torch.ones_like(gaussians[:, :1]), gaussians], dim=1)
+    order = torch.arange(len(distance), device=distance.device)
+    return order, [len(distance)], powers, torch.eye(powers.shape[1]).to(powers)[None, :, 1:]
+
+
+def _narrow_ranges(distance, radial):
+    """Sort distances by range.
+
+    Returns:
+        order: (n,) the sort.
+        counts: how many there are in each range that is not empty.
+        powers: (n, n_powers) of the sorted distances, each from -1 to 1 in its range.
+        gaussians: (n_ranges, n_powers, n_radial), what makes Gaussians of the powers.
+    """
+    width = radial.width / _RANGES_A_WIDTH
+    # Beyond the last Gaussian there is nothing.
+    reach = radial.centers[-1].item() + 6.5 * radial.width
+    place = distance.clamp(max=reach) / width
+    found = place.detach().long()
+    # NumPy sorts small integers several times faster than others.
+    smallest = np.min_scalar_type(int(reach / width))
+    order = torch.from_numpy(found.numpy().astype(smallest).argsort(kind="stable"))
+    counts = torch.bincount(found)
+    occupied = counts.nonzero()[:, 0]
+    within = 2 * (place - found)[order] - 1
+    n_powers = _N_POWERS.get(distance.dtype, 5)
+    powers = torch.linalg.vander(within, N=n_powers)
+    nodes = torch.cos(torch.pi * (torch.arange(n_powers, dtype=torch.float64) + 0.5) / n_powers)
+    at = (occupied[:, None] + (nodes + 1) / 2) * width
+    exact = torch.exp(-(((at[..., None] - radial.centers.double()) / radial.width) ** 2))
+    gaussians = torch.linalg.solve(torch.linalg.vander(nodes, N=n_powers), exact)
+    return order, counts[occupied].tolist(), powers, gaussians.to(distance)
+
+
+# With so many powers in ranges of a quarter of a Gaussian's width, rounding is the larger error.
+_EDGES_AT_ONCE = 1024
+_RANGES_A_WIDTH, _N_POWERS = 4, {torch.float64: 11}
 _N_HARMONICS = 9
 
 

@@ -16,6 +16,8 @@ _MATRIX_ENTRIES = 2**27
 # Past this many particles a kd-tree is faster than a distance matrix on a GPU too, transfers
 # included (benchmarks/neighbors.py), and its cost grows as N log N instead of N squared.
 _MATRIX_MAX_PARTICLES = 4096
+# Within so many times the radius that holds k points on average there are k of them nearly always.
+_REACH = 1.4
 # The volumes of boxes far beyond these edges [length] are 0 or infinite in single precision.
 _LEAST_EDGE, _GREATEST_EDGE = 1e-9, 1e9
 
@@ -147,46 +149,106 @@ def nearest_neighbors(
             f"n_neighbors must be below the number of particles ({n_particles}), got {n_neighbors}"
         )
     method = arguments.choice("method", method, ("auto", "matrix", "tree"))
-    on_gpu = positions.device.type != "cpu"
     if method == "auto":
-        method = "matrix" if on_gpu and n_particles <= _MATRIX_MAX_PARTICLES else "tree"
-    if method == "matrix":
-        neighbors = _neighbors_by_matrix(positions.detach(), n_neighbors, box_length)
-    else:
-        neighbors = _neighbors_by_tree(positions.detach(), n_neighbors, box_length)
+        method = "matrix" if _prefers_matrix(positions) else "tree"
+    find = _nearest_by_matrix if method == "matrix" else _nearest_by_tree
+    neighbors = find(positions.detach(), None, None, n_neighbors, box_length)
     displacement = gather_particles(positions, neighbors) - positions[:, :, None]
     return neighbors, minimum_image(displacement, box_length)
 
 
-def _neighbors_by_matrix(positions: Tensor, n_neighbors: int, box_length: float | None) -> Tensor:
-    batch, n_particles, _ = positions.shape
-    rows = max(1, _MATRIX_ENTRIES // (batch * n_particles))
+def nearest_points(
+    positions: Tensor, points: Tensor, there: Tensor, n_nearest: int, box_length: float | None
+) -> Tensor:
+    """Find the points that are nearest to every particle, in any order.
+
+    Args:
+        positions: (batch, n_particles, 3) [length]; any image of a particle will do.
+        points: (batch, n_points, 3) [length].
+        there: (batch, n_points) bool, which of the points there are; where these are fewer than
+            asked for, others come with them.
+        n_nearest: points per particle, at least 1 and at most `n_points`.
+        box_length: edge of the periodic cube [length], or None for free space.
+
+    Returns:
+        (batch, n_particles, n_nearest) int64 indices into `n_points`.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind or shape, or out of its range.
+    """
+    positions, box_length = arguments.positions(positions), arguments.box(box_length, free=True)
+    points = arguments.tensor("points", points, (len(positions), "n_points", 3))
+    there = arguments.typed("there", there, torch.bool, tuple(points.shape[:2]))
+    n_nearest = arguments.whole("n_nearest", n_nearest, at_least=1, at_most=points.shape[1])
+    find = _nearest_by_matrix if _prefers_matrix(positions) else _nearest_by_tree
+    return find(positions, points, there, n_nearest, box_length)
+
+
+def _prefers_matrix(positions: Tensor) -> bool:
+    return positions.device.type != "cpu" and positions.shape[1] <= _MATRIX_MAX_PARTICLES
+
+
+# Both take None for `points` and `there` to look among the other particles.
+
+
+def _nearest_by_matrix(positions, points, there, n_nearest, box_length):
+    among = positions if points is None else points
+    batch, n_points, _ = among.shape
+    rows = max(1, _MATRIX_ENTRIES // (batch * n_points))
     chunks = []
-    for start in range(0, n_particles, rows):
+    for start in range(0, positions.shape[1], rows):
         centers = positions[:, start : start + rows]
-        distance2 = positions.new_zeros(batch, centers.shape[1], n_particles)
+        distance2 = positions.new_zeros(batch, centers.shape[1], n_points)
         for axis in range(3):
-            delta = positions[:, None, :, axis] - centers[:, :, None, axis]
+            delta = among[:, None, :, axis] - centers[:, :, None, axis]
             distance2 += minimum_image(delta, box_length).square()
-        own = torch.arange(centers.shape[1], device=positions.device)
-        distance2[:, own, start + own] = torch.inf
-        chunks.append(distance2.topk(n_neighbors, dim=-1, largest=False).indices)
+        if points is None:
+            own = torch.arange(centers.shape[1], device=positions.device)
+            distance2[:, own, start + own] = torch.inf
+        else:
+            distance2.masked_fill_(~there[:, None], torch.inf)
+        chunks.append(distance2.topk(n_nearest, dim=-1, largest=False).indices)
     return torch.cat(chunks, dim=1)
 
 
-def _neighbors_by_tree(positions: Tensor, n_neighbors: int, box_length: float | None) -> Tensor:
-    batch, n_particles, _ = positions.shape
-    wrapped = wrap(positions, box_length).cpu().double().numpy()
-    own = np.arange(n_particles)[:, None]
-    neighbors = np.empty((batch, n_particles, n_neighbors), dtype=np.int64)
-    for system in range(batch):
-        tree = cKDTree(wrapped[system], boxsize=box_length)
-        _, found = tree.query(wrapped[system], k=n_neighbors + 1)
-        keep = found != own
-        # Among coincident particles a query may not return the particle itself.
-        keep[keep.all(axis=1), -1] = False
-        neighbors[system] = found[keep].reshape(n_particles, n_neighbors)
-    return torch.from_numpy(neighbors).to(positions.device)
+def _nearest_by_tree(positions, points, there, n_nearest, box_length):
+    def plain(places):
+        return wrap(places, box_length).cpu().double().numpy()
+
+    centers, among = plain(positions), None if points is None else plain(points)
+    nearest = np.empty((*positions.shape[:2], n_nearest), dtype=np.int64)
+    own = np.arange(positions.shape[1])[:, None]
+    for system, around in enumerate(centers):
+        if points is None:
+            found = _query(around, around, n_nearest + 1, box_length)
+            keep = found != own
+            # Among coincident particles a query may not return the particle itself.
+            keep[keep.all(axis=1), -1] = False
+            nearest[system] = found[keep].reshape(-1, n_nearest)
+        else:
+            present = there[system].cpu().numpy()
+            # A query that finds too few points returns their number for the rest.
+            index = np.append(present.nonzero()[0], present.argmin())
+            nearest[system] = index[_query(among[system][present], around, n_nearest, box_length)]
+    return torch.from_numpy(nearest).to(positions.device)
+
+
+def _query(points: np.ndarray, centers: np.ndarray, k: int, box_length: float | None) -> np.ndarray:
+    """Find the k points nearest to each centre: (len(centers), k) indices, nearest first."""
+    if len(points) and box_length is not None:
+        # A tree without a period is faster, among the images near the faces of the box.
+        reach = _REACH * box_length * (3 * k / (4 * np.pi * len(points))) ** (1 / 3)
+        if reach < box_length / 2:
+            images, image_of = points, np.arange(len(points))
+            for axis, shift in enumerate(box_length * np.eye(3)):
+                low, high = images[:, axis] < reach, images[:, axis] > box_length - reach
+                images = np.concatenate([images, images[low] + shift, images[high] - shift])
+                image_of = np.concatenate([image_of, image_of[low], image_of[high]])
+            tree = cKDTree(images)
+            distance, found = tree.query(centers, k, distance_upper_bound=reach)
+            if np.isfinite(distance).all():
+                return image_of[found].reshape(-1, k)
+    return cKDTree(points, boxsize=box_length).query(centers, k)[1].reshape(-1, k)
 
 
 def neighbor_pairs(positions: Tensor, r_cut: float, box_length: float) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mddm import arguments
-from mddm.geometry import minimum_image, wrap
+from mddm.geometry import minimum_image, nearest_points, wrap
 
 # Where structures have their peaks.  Longer waves can be kept however weak they are: they tell
 # where there are too many particles and where too few [1 / length].
@@ -32,7 +32,7 @@ _GRID = 4.8
 _BLUR = 0.25
 # A lattice has about one site per particle; waves that are no lattice have any number of crests.
 _FEWEST, _MOST = 0.97, 1.15
-_N_NEAR, _N_ROUNDS, _RELAXATION = 16, 40, 1.8
+_N_NEAR, _N_ROUNDS, _RELAXATION, _SETTLED = 16, 40, 1.8, 1e-7
 # Particles hop only in a crystal: where so many of them have a site of their own, and only those
 # that are on a site [length].
 _OWN, _ON_SITE = 0.8, 0.5
@@ -170,8 +170,11 @@ def find_sites(
     box_length = arguments.box(box_length)
     density = _density(waves, sigma, n_particles, box_length)
     n_grid = density.shape[1]
-    around = functional.pad(density[:, None], (1,) * 6, mode="circular")
-    crest = (density >= functional.max_pool3d(around, 3, stride=1)[:, 0]) & (density > 0)
+    around = functional.pad(density[:, None], (1,) * 6, mode="circular")[:, 0]
+    for axis in (1, 2, 3):
+        highest = torch.maximum(around.narrow(axis, 0, n_grid), around.narrow(axis, 2, n_grid))
+        around = torch.maximum(around.narrow(axis, 1, n_grid), highest)
+    crest = (density >= around) & (density > 0)
     flat = density.flatten(1)
     n_kept = min(round(1.2 * n_particles), flat.shape[1])
     height, index = (flat * crest.flatten(1)).topk(n_kept, dim=1)
@@ -246,14 +249,8 @@ def assign(
     sigma = arguments.sigma(sigma, (len(positions),))
     if not there.any():
         return torch.zeros_like(positions), torch.zeros_like(positions[..., :1])
-    squared = positions.new_zeros(())
-    for axis in range(3):
-        apart = places[:, None, :, axis] - positions[:, :, None, axis]
-        apart -= box_length * torch.round(apart / box_length)
-        squared = squared + apart.square_()
-    squared = squared.masked_fill_(~there[:, None], torch.inf)
     n_near = min(_N_NEAR, places.shape[1])
-    near = squared.topk(n_near, dim=-1, largest=False, sorted=False).indices
+    near = nearest_points(positions, places, there, n_near, box_length)
     shape, near = near.shape, near.flatten(1)
     at = places.gather(1, near[..., None].expand(-1, -1, 3)).unflatten(1, shape[1:])
     displacement = minimum_image(at - positions[:, :, None], box_length)
@@ -265,7 +262,10 @@ def assign(
     for _ in range(_N_ROUNDS):
         share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1)
         wanted = torch.zeros_like(weight).scatter_add_(1, near, share.flatten(1))
-        weight = (weight - _RELAXATION * wanted.clamp(min=1e-12).log()).clamp(max=0)
+        before, weight = weight, weight - _RELAXATION * wanted.clamp(min=1e-12).log()
+        weight = weight.clamp(max=0)
+        if (weight - before).abs().max() < _SETTLED:
+            break
     share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1) * is_site
     return (share[..., None] * displacement).sum(dim=2), share.amax(dim=-1, keepdim=True)
 

@@ -265,6 +265,28 @@ def test_thousands_of_particles_by_the_default_method():
     np.testing.assert_allclose(displacement[0, some].norm(dim=-1), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("box_length", [BOX, None])
+@pytest.mark.parametrize("n_points", [12, 300])
+def test_nearest_points_are_those_that_are_there(box_length, n_points):
+    generator = torch.Generator().manual_seed(5)
+    draw = {"generator": generator, "dtype": torch.float64}
+    positions, points = BOX * torch.rand(2, 40, 3, **draw), BOX * torch.rand(2, n_points, 3, **draw)
+    there = torch.rand(2, n_points, generator=generator) < 0.6
+    found = geometry.nearest_points(positions, points, there, 5, box_length)
+    for system in range(2):
+        distances = geometry.minimum_image(
+            positions[system][:, None] - points[system], box_length
+        ).norm(dim=-1)
+        nearest = distances.masked_fill(~there[system], torch.inf).sort(dim=1).values[:, :5]
+        torch.testing.assert_close(distances.gather(1, found[system]).sort(dim=1).values, nearest)
+    # Where too few are there, all of them are found.
+    there[0, 3:] = there[1] = False
+    found = geometry.nearest_points(positions, points, there, 5, box_length)
+    for row in found[0].tolist():
+        assert set(there[0].nonzero()[:, 0].tolist()) <= set(row)
+    assert found.min() >= 0 and found.max() < n_points
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("box_length", [BOX, None])
 def test_displacement_is_differentiable(method, box_length):

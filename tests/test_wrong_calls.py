@@ -252,6 +252,13 @@ CALLS = [
         "box_length": (7.0, FREE),
         "method": ("tree", WORD),
     }),
+    (geometry.nearest_points, {
+        "positions": (X, spoilt(X)),
+        "points": (PLACES, spoilt(PLACES)),
+        "there": (THERE, [*OTHER, THERE[:1], X]),
+        "n_nearest": (4, [*COUNT, PLACES.shape[1] + 1]),
+        "box_length": (7.0, FREE),
+    }),
     (geometry.neighbor_pairs, {
         "positions": (ONE, spoilt(ONE)),
         "r_cut": (2.0, [*POSITIVE, 3.5]),
