@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mddm import arguments, export, lammps, noise, sampling, structure, training
+from mddm import arguments, export, lammps, noise, sampling, seeded, structure, training
 from mddm.potential import CONDITION_RANGES, OscillatingPair, Smoothed, potential_energy
 from mddm.shapes import SURFACES
 from mddm.study import plan, tasks
@@ -225,7 +225,8 @@ class Model:
             return ("corrected", "ancestral", "paper")
         if self.card.preset == "transolver":
             return ("ancestral", "paper", "corrected", _UNPOLISHED)
-        return ("polished", _UNPOLISHED, "corrected", "ancestral", "paper")
+        from_lattice = ("seeded",) if self.card.ranges else ()
+        return ("polished", _UNPOLISHED, "corrected", "ancestral", "paper", *from_lattice)
 
     def sample(
         self,
@@ -257,8 +258,8 @@ class Model:
                 training, and no other density will do.
             sampler: one of `samplers`; the best by default.
             n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own.
-            potential: what "polished" relaxes under, and what energies are of; by default that of
-                k and phi.
+            potential: what "polished" relaxes under, whose lattices "seeded" begins at, and what
+                energies are of; by default that of k and phi.
             extrapolate: whether a condition outside of the ranges of training will do.
             progress: whether to say on stderr how far along it is.
 
@@ -280,7 +281,7 @@ class Model:
         if potential is None:
             potential = self._potential(condition)
         found = Structures(np.empty((0, 0, 3)), box_length, condition, potential)
-        if sampler == "polished" or potential is not None:
+        if sampler in ("polished", "seeded") or potential is not None:
             found._known(potential)
         levels = (self.settings.sigma_min, self.settings.sigma_max)
         sigmas = noise.make_schedule("log", n_levels, *levels)
@@ -295,6 +296,9 @@ class Model:
     def _frames(self, system, sampler, sigmas, n_particles, seed) -> Iterator[sampling.Frame]:
         # One sample at a time: a CPU gains nothing by batches, and rounding depends on them.
         conditions = [list(system.condition.values())] if self.card.ranges else None
+        if sampler == "seeded":
+            yield from self._from_lattice(system, sigmas, conditions, n_particles, seed)
+            return
         center = system.box_length is None and self.card.preset != "transolver"
         by = _UNPOLISHED if sampler == "polished" else sampler
         size = (1, n_particles, system.box_length, seed, self.device, center)
@@ -318,6 +322,18 @@ class Model:
         )
         for after in more:
             yield replace(after, calls=frame.calls + after.calls)
+
+    def _from_lattice(self, system, sigmas, conditions, n_particles, seed):
+        size = (n_particles, system.box_length, system.condition["temperature"])
+        sites = seeded.choose(system.potential, *size, seed).positions
+        return seeded.denoise(
+            self.denoiser,
+            torch.as_tensor(sites[None], device=self.device),
+            sigmas,
+            torch.Generator(self.device).manual_seed(seed),
+            torch.tensor(conditions, device=self.device),
+            system.box_length,
+        )
 
     def _condition(self, given: Mapping, extrapolate: bool) -> dict[str, float]:
         known, given = self.card.ranges, {k: v for k, v in given.items() if v is not None}

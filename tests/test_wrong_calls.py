@@ -35,6 +35,7 @@ from mddm import (
     plotting,
     potential,
     sampling,
+    seeded,
     shapes,
     structure,
     study,
@@ -48,7 +49,7 @@ from mddm.study import tasks
 
 MODULES = (
     bases, checkpoint, crystal, dataset, export, files, formulas, geometry, lammps, lattices, md,
-    model, noise, pairs, phonons, plotting, potential, sampling, shapes, structure, study,
+    model, noise, pairs, phonons, plotting, potential, sampling, seeded, shapes, structure, study,
     sublattices, tasks, training, viewer, waves,
 )  # fmt: skip
 # What takes no argument that could be wrong, what a test of files or of the command line holds to
@@ -416,6 +417,20 @@ CALLS = [
     (sampling.polish, {
         **{name: SAMPLER[name] for name in ("denoiser", "sigmas", "condition", "box_length")},
         "relaxed": (X, spoilt(X)),
+        "top": (0.2, POSITIVE),
+        "generator": (RANDOM, GENERATOR),
+    }),
+    (seeded.choose, {
+        "potential": (NEAR, POTENTIAL),
+        "n_particles": CUBE["n_particles"],
+        "box_length": CUBE["box_length"],
+        "temperature": (0.02, POSITIVE),
+        "seed": (0, SEED),
+        "spread": (0.01, NOT_NEGATIVE),
+    }),
+    (seeded.denoise, {
+        **{name: SAMPLER[name] for name in ("denoiser", "sigmas", "condition", "box_length")},
+        "sites": (X, spoilt(X)),
         "top": (0.2, POSITIVE),
         "generator": (RANDOM, GENERATOR),
     }),

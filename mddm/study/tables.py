@@ -33,13 +33,14 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     the best is scored too, by its energy at rest, which is known without MD.
 
     Args:
-        scored: `scores.COLUMNS`, one line a sample.
+        scored: `scores.COLUMNS` and `above_lowest` (`bottom.above_lowest`), one line a sample.
         quoted: model, task, split, rdf_mse and source of values from elsewhere.
 
     Returns:
         One line for each model, task, split, sampler, relaxed or not, and `reference` ("all",
-        "crystal" or "glass"): rdf_mse, ci_low, ci_high, energy_gap (median), n (conditions, or
-        samples of the one configuration), calls and seconds_per_sample (means), source.
+        "crystal" or "glass"): rdf_mse, ci_low, ci_high, energy_gap and above_lowest (medians),
+        n (conditions, or samples of the one configuration), calls and seconds_per_sample (means),
+        source.
     """
     with optional.packages():
         import pandas as pd
@@ -53,7 +54,8 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
         errors = group.groupby("seed" if key[1] == "unconditional" else "row")["rdf_mse"].mean()
         low, high = tasks.bootstrap_interval(errors)
         values = {"rdf_mse": errors.mean(), "ci_low": low, "ci_high": high}
-        values |= {"energy_gap": group["energy_gap"].median(), "n": len(errors)}
+        values |= {name: group[name].median() for name in ("energy_gap", "above_lowest")}
+        values |= {"n": len(errors)}
         values |= _spent(group)
         lines.append(dict(zip(by, key, strict=True)) | values)
     paper = _as_quoted(quoted).assign(relaxed=False, reference="all")
