@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mddm import arguments, export, lammps, noise, samplers, sampling, structure, training
+from mddm import arguments, export, lammps, noise, samplers, sampling, seeded, structure, training
 from mddm.family import Family
 from mddm.potential import Smoothed, potential_energy
 
@@ -33,6 +33,8 @@ _N_LEVELS, _N_LEVELS_ANCESTRAL = 40, 500
 # How far a density may be from that of training, relatively.
 _DENSITY_TOLERANCE = 0.01
 _FULL_TURN = 2 * math.pi
+# The sampler that begins at a lattice, and needs a condition to choose it.
+_SEEDED = "seeded"
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,8 @@ class Model:
         if self.card.box_length is None:
             best = samplers.BEST_IN_FREE_SPACE
             names = [name for name in names if not samplers.SAMPLERS[name].asks_potential]
+        elif self.card.ranges:
+            names.append(_SEEDED)
         return tuple(dict.fromkeys((best, *names)))
 
     def sample(
@@ -261,8 +265,8 @@ class Model:
             sampler: one of `samplers`, or one with settings of your own, such as
                 `mddm.samplers.SAMPLERS["cooled"]`, changed; the best by default.
             n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own.
-            potential: what a sampler that asks it relaxes under, and what energies are of; by
-                default that of k and phi.
+            potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,
+                and what energies are of; by default that of k and phi.
             extrapolate: whether a condition outside of the ranges of training will do.
             progress: whether to say on stderr how far along it is.
             numbers: of a condition of other names, those of `card.ranges`.
@@ -279,7 +283,8 @@ class Model:
         n_particles, box_length = self._size(n_particles, box_length)
         sampler = self.samplers[0] if sampler is None else sampler
         if not isinstance(sampler, sampling.Sampler):
-            sampler = samplers.SAMPLERS[arguments.choice("sampler", sampler, self.samplers)]
+            sampler = arguments.choice("sampler", sampler, self.samplers)
+            sampler = samplers.SAMPLERS.get(sampler, sampler)
         if n_levels is None:
             plain = isinstance(sampler, sampling.Ancestral) and not sampler.correctors
             n_levels = _N_LEVELS_ANCESTRAL if plain else _N_LEVELS
@@ -287,7 +292,7 @@ class Model:
         if potential is None:
             potential = self._potential(condition)
         found = Structures(np.empty((0, 0, 3)), box_length, condition, potential)
-        if sampler.asks_potential or potential is not None:
+        if sampler == _SEEDED or sampler.asks_potential or potential is not None:
             found._known(potential)
         levels = (self.settings.sigma_min, self.settings.sigma_max)
         sigmas = noise.make_schedule("log", n_levels, *levels)
@@ -302,6 +307,8 @@ class Model:
     def _frames(self, system, sampler, sigmas, n_particles, seed) -> Iterator[sampling.Frame]:
         # One sample at a time: a CPU gains nothing by batches, and rounding depends on them.
         conditions = [list(system.condition.values())] if self.card.ranges else None
+        if sampler == _SEEDED:
+            return self._from_lattice(system, sigmas, conditions, n_particles, seed)
         center = system.box_length is None and self.card.preset != "transolver"
         size = (1, n_particles, system.box_length, seed, self.device, center)
 
@@ -309,6 +316,18 @@ class Model:
             return lammps.minimize(positions, system.potential, system.box_length)[0]
 
         return samplers.draw(self.denoiser, sampler, sigmas, conditions, *size, relax)
+
+    def _from_lattice(self, system, sigmas, conditions, n_particles, seed):
+        size = (n_particles, system.box_length, system.condition["temperature"])
+        sites = seeded.choose(system.potential, *size, seed).positions
+        return seeded.denoise(
+            self.denoiser,
+            torch.as_tensor(sites[None], device=self.device),
+            sigmas,
+            torch.Generator(self.device).manual_seed(seed),
+            torch.tensor(conditions, device=self.device),
+            system.box_length,
+        )
 
     def _condition(self, given: Mapping, extrapolate: bool) -> dict[str, float]:
         known, given = self.card.ranges, {k: v for k, v in given.items() if v is not None}

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import lattices
+from mddm import bases, lattices
 from mddm.bases import relax, search
 from mddm.crystal import Crystal, energy
 from mddm.potential import OscillatingPair, Smoothed, Tabulated, potential_energy
 
 FCC = (np.ones((3, 3)) - np.eye(3)) / 2
+A15 = [[0, 0, 0], [2, 2, 2], [1, 0, 2], [3, 0, 2], [2, 1, 0], [2, 3, 0], [0, 2, 1], [0, 2, 3]]
+A15 = np.array(A15) / 4
 OPP = Smoothed(OscillatingPair(9.0, 4.0), r_on=1.6, r_cut=1.9)
 SQUARES = {"diamond": np.array([3, 8, 11, 16, 19]) / 4, "bcc": np.array([3, 4, 8, 11]) / 4}
 pytestmark = pytest.mark.xdist_group("lattices")
@@ -43,6 +45,15 @@ def test_wells_at_the_shells_of_diamond_make_diamond(n_particles, per_cell):
     assert best.symmetry().name == "diamond"
     diamond = Crystal(2 * FCC, np.array([[0, 0, 0], [0.25, 0.25, 0.25]]), 4.0)
     assert best.energy == pytest.approx(energy(diamond, potential), abs=1e-5)
+
+
+def test_wells_at_the_shells_of_a15_make_a15(monkeypatch):
+    ideal = Crystal(2 * np.eye(3), A15, 2.0)
+    potential = wells_at(ideal.shells(2.3)[0])
+    monkeypatch.setattr(bases, "_TRIES", 60)
+    best = bases.search(potential, 8, 2.0, 8, 1)[0]
+    assert best.symmetry().name == "A15"
+    assert best.energy == pytest.approx(energy(ideal, potential), abs=1e-5)
 
 
 def test_wells_at_the_shells_of_bcc_make_bcc_however_many_there_are_a_cell():

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mddm.condition import RANGES, sigma_max
 from mddm.family import Family
 from mddm.potential import OscillatingPair, Smoothed
 from mddm.samplers import BEST, SAMPLERS
-from mddm.sampling import Ancestral
+from mddm.sampling import Ancestral, Frame
 
 ASKED = {"k": 9.0, "phi": 0.75, "temperature": 0.02}
 FAST = {"n_levels": 2, "progress": False}
@@ -77,6 +78,23 @@ def test_the_best_sampler_answers_any_condition():
     assert relaxed.energies[0] < min(before.energies[0], found.energies[0])
     r, g = found.rdf()
     assert r.shape == g.shape
+
+
+def test_a_seeded_sample_begins_at_a_lattice_of_the_potential(monkeypatch):
+    sites = np.random.default_rng(0).uniform(0, BOX, (262, 3)).astype(np.float32)
+    asked = []
+    chosen = SimpleNamespace(positions=sites)
+    monkeypatch.setattr(model.seeded, "choose", lambda *by: asked.append(by) or chosen)
+    monkeypatch.setattr(
+        model.seeded, "denoise", lambda _, start, *__: iter([Frame(0, 0.0, start, 5)])
+    )
+    mine = Smoothed(OscillatingPair(5.0, 1.0))
+    network = mddm.load("mddm")
+    found = network.sample(**ASKED, sampler="seeded", potential=mine, seed=3, **FAST)
+    ((potential, *others),) = asked
+    assert potential is mine and others == [262, pytest.approx(BOX), 0.02, 3]
+    assert np.array_equal(found.positions[0], sites) and found.calls == 5
+    assert "seeded" not in mddm.load("unconditional-mddm").samplers
 
 
 def test_every_sample_has_a_seed_of_its_own_whatever_it_is_drawn_with():

@@ -38,6 +38,7 @@ from mddm import (
     potential,
     samplers,
     sampling,
+    seeded,
     shapes,
     structure,
     study,
@@ -52,7 +53,7 @@ from mddm.study import tasks, train
 MODULES = (
     bases, check, checkpoint, condition, crystal, dataset, export, family, files, formulas,
     geometry, importer, lammps, lattices, model, noise, phonons, plotting, potential, samplers,
-    sampling, shapes, structure, study, sublattices, tasks, train, training, viewer, waves,
+    sampling, seeded, shapes, structure, study, sublattices, tasks, train, training, viewer, waves,
 )  # fmt: skip
 # What takes no argument that could be wrong, what a test of files or of the command line holds to
 # account, parts of networks, which their network checks for, and records that the package makes for
@@ -389,6 +390,20 @@ CALLS = [
         "variance": ("exact", WORD),
         "correctors": ((), [[None], [3], 3]),
         "hops": (None, [3, (0.1,), (0.2, 0.1), ("a", "b"), (math.nan, 1.0)]),
+    }),
+    (seeded.choose, {
+        "potential": (NEAR, POTENTIAL),
+        "n_particles": CUBE["n_particles"],
+        "box_length": CUBE["box_length"],
+        "temperature": (0.02, POSITIVE),
+        "seed": (0, SEED),
+        "spread": (0.01, NOT_NEGATIVE),
+    }),
+    (seeded.denoise, {
+        **{name: SAMPLER[name] for name in ("denoiser", "sigmas", "condition", "box_length")},
+        "sites": (X, spoilt(X)),
+        "top": (0.2, POSITIVE),
+        "generator": (RANDOM, GENERATOR),
     }),
     (sampling.ProbabilityFlow, {
         "order": (2, [*COUNT, 3]),

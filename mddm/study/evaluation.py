@@ -19,6 +19,7 @@ from mddm import (
     noise,
     samplers,
     sampling,
+    seeded,
     shapes,
     structure,
     study,
@@ -75,10 +76,13 @@ N_LEVELS = 40
 # The presets that are scored in the box, and on surfaces, where "bragg" has no waves to look for.
 MODELS = ("mddm", "mddm-rbf", "bragg", "transolver")
 SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
-LOOKED_UP, QUENCH = "look-up", "quench"
+LOOKED_UP, QUENCH, ANNEAL = "look-up", "quench", "MD"
 # The lattice of lowest free energy, held at T by so many MD steps; and the lowest few of them, of
 # which the lowest in energy at rest is a score of its own.
 LATTICE_SEARCH, LATTICE_STEPS, LATTICE_TRIES = "lattice search", 3000, 3
+# Samples that begin at a lattice, the lowest or one of the lowest, and how those that are drawn
+# spread [energy]; and whose network it is.
+SEEDED, SEEDED_MODEL = {"seeded at the lowest": 0.0, "seeded": seeded.SPREAD}, "bragg"
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
 CLOSED_FORM = "closed form"
 
@@ -141,6 +145,16 @@ def replica(data: Dataset, row: int, others: Dataset, partner: int) -> list[dict
     named = {"model": "MD replica", "seed": int(others.seed[partner])}
     named |= {"calls": int(others.steps[partner]), "source": md_source(others)}
     return _raw_and_relaxed(data, row, others.positions[partner], math.nan, named)
+
+
+def anneal_at_rest(data: Dataset, row: int) -> list[dict]:
+    """Score what relaxing does to the configuration that all is scored against.
+
+    Returns:
+        One entry, the configuration relaxed.
+    """
+    named = {"model": ANNEAL, "seed": 0, "calls": int(data.steps[row]), "source": md_source(data)}
+    return _raw_and_relaxed(data, row, data.positions[row], math.nan, named)[1:]
 
 
 def look_up(data: Dataset, row: int) -> list[dict]:
@@ -358,6 +372,48 @@ def sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) -> list
         at_rest = relaxed.positions[0].cpu().numpy(), seconds
         entries += entries_of(before, "sampled", at_rest)
     return entries
+
+
+def seeded_sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) -> list[dict]:
+    """Score a sample that begins at a lattice.
+
+    The list of the lattices that fit the box is made once for all rows and does not count.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against.
+        surrogate: a conditional one; its sampler is one of `SEEDED`.
+        seed: of the sample, and of the draw of its lattice.
+
+    Returns:
+        Two entries, as it is and relaxed.
+
+    Raises:
+        FileNotFoundError: the checkpoint has not been made.
+    """
+    potential, temperature = data.potential(row), float(data.temperature[row])
+    box = {"n_particles": data.positions.shape[1], "box_length": data.box_length}
+    lattices.search(potential, **box)
+    denoiser, settings = surrogate._trained
+    device, seed_of_all = study.device(), 1000 * row + seed
+    spread = SEEDED[surrogate.sampler]
+    clock = lammps_process.process_time()
+    crystal = seeded.choose(
+        potential, **box, temperature=temperature, seed=seed_of_all, spread=spread
+    )
+    frames = seeded.denoise(
+        denoiser,
+        torch.as_tensor(crystal.positions[None], device=device),
+        noise.make_schedule("log", surrogate.n_levels, settings.sigma_min, settings.sigma_max),
+        torch.Generator(device).manual_seed(seed_of_all),
+        torch.tensor(data.conditions[[row]], device=device).float(),
+        data.box_length,
+    )
+    final = sampling.last(frames)
+    seconds = lammps_process.process_time() - clock
+    named = {"model": surrogate.preset, "sampler": surrogate.sampler, "seed": seed}
+    named |= {"calls": final.calls, "source": surrogate.source}
+    return _raw_and_relaxed(data, row, final.positions[0].cpu().numpy(), seconds, named)
 
 
 def surface_sample(surrogate: Surrogate, n_points: int, seed: int = 0) -> list[dict]:

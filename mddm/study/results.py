@@ -17,31 +17,32 @@ import numpy as np
 from mddm import dataset, files, optional, samplers, study
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
-from mddm.study import evaluation, plan, tables, tasks
+from mddm.study import bottom, evaluation, plan, tables, tasks
 from mddm.study.evaluation import Key
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # A file of scores each; the columns of the last two are their own.
-GROUPS = ("yardsticks", "quench", "lattices", *evaluation.MODELS, "surfaces", "losses")
+GROUPS = ("yardsticks", "quench", "lattices", *evaluation.MODELS, "seeded", "surfaces", "losses")
 _COLUMNS = {"surfaces": evaluation.SURFACE_COLUMNS, "losses": evaluation.LOSS_COLUMNS}
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and clouds
 # of a surface; conditions that lattices are searched for, that are quenched, and in how many of
 # the numbers of steps; noise levels of a sample (500 are the paper's; the corrector spends its
 # calls better on fewer); draws for the loss at each level; polished samples of each condition, of
-# which the lowest at rest is a score of its own.  "others" is what samplers other than the best
-# are asked for.
+# which the lowest at rest is a score of its own, and of those that begin at a lattice that is
+# drawn.  "others" is what samplers other than the best are asked for.
 _PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},
         **{"quenched": 4, "quenches": 3, "levels": 40, "best levels": 16, "draws": 4, "tries": 1},
+        "drawn": 1,
     },
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
         **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
-        **{"best levels": evaluation.N_LEVELS, "lattices": 25},
+        **{"best levels": evaluation.N_LEVELS, "lattices": 25, "drawn": 2},
     },
 }
 _POINTS = 1000
@@ -106,6 +107,8 @@ def jobs_of(
         return _quench_jobs(data, sizes)
     if what == "lattices":
         return _lattice_jobs(data, sizes)
+    if what == "seeded":
+        return _seeded_jobs(data, sizes, compiled, trained_on)
     if what == "surfaces":
         return _surface_jobs(sizes)
     if what == "losses":
@@ -131,6 +134,8 @@ def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
         key = Key("ideal gas", task, split, row, seed, source)
         jobs.append((key, partial(evaluation.yardsticks, data, row)))
     for row in choose_rows(data, "test", sizes["test"]):
+        key = Key(evaluation.ANNEAL, "conditional", "test", row, 0, source, relaxed=True)
+        jobs.append((key, partial(evaluation.anneal_at_rest, data, row)))
         key = Key(evaluation.LOOKED_UP, "conditional", "test", row, 0, source)
         jobs.append((key, partial(evaluation.look_up, data, row)))
     row, others = tasks.unconditional_row(data), _more_replicas()
@@ -157,6 +162,17 @@ def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     for row in choose_rows(data, "test", sizes["lattices"]):
         key = Key(evaluation.LATTICE_SEARCH, "conditional", "test", row, 0, source)
         jobs.append((key, partial(evaluation.lattice_search, data, row)))
+    return jobs
+
+
+def _seeded_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str) -> list[Job]:
+    jobs, tries = [], (1, sizes["drawn"])
+    for sampler, n in zip(evaluation.SEEDED, tries, strict=True):
+        drawn_by = (evaluation.SEEDED_MODEL, "conditional", sampler)
+        surrogate = evaluation.Surrogate(*drawn_by, compiled=compiled, trained_on=trained_on)
+        for task, split, row, seed in _chosen(data, sizes | {"train": 0}, n):
+            key = Key(evaluation.SEEDED_MODEL, task, split, row, seed, surrogate.source, sampler)
+            jobs.append((key, partial(evaluation.seeded_sample, data, row, surrogate, seed)))
     return jobs
 
 
@@ -329,6 +345,9 @@ def _sum_up(
     in_box = [scored for what, scored in found.items() if what not in _COLUMNS]
     if in_box:
         scored = pd.concat(in_box, ignore_index=True)
+        lowest = bottom.lowest_known(data, scored)
+        made[folder / "lowest.csv"] = lowest
+        scored = bottom.above_lowest(data, scored, lowest)
         paper = pd.read_csv(quoted / "paper-table1.csv")
         made[folder / "table1.csv"] = tables.table_1(scored, paper)
         if set(evaluation.MODELS) <= set(found):

@@ -34,14 +34,14 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     potential come from one run of MD, and so intervals are over potentials, resampled whole.
 
     Args:
-        scored: `evaluation.COLUMNS`, one line a sample.
+        scored: `evaluation.COLUMNS` and `above_lowest` (`bottom.above_lowest`), one line a sample.
         quoted: model, task, split, rdf_mse and source of values from elsewhere.
 
     Returns:
         One line for each model, task, split, sampler, n_steps, n_tries, relaxed or not, and
         `reference` ("all", "crystal" or "glass"): rdf_mse (mean), median, ci_low, ci_high,
-        energy_gap (median), n
-        (conditions, or samples of the one configuration), calls and seconds_per_sample (means),
+        energy_gap and above_lowest (medians), n (conditions, or samples of the one
+        configuration), calls and seconds_per_sample (means),
         source.
     """
     with optional.packages():
@@ -61,7 +61,8 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
         low, high = tasks.bootstrap_interval(errors, groups=potentials)
         values = {"rdf_mse": errors.mean(), "median": errors.median()}
         values |= {"ci_low": low, "ci_high": high}
-        values |= {"energy_gap": group["energy_gap"].median(), "n": len(errors)}
+        values |= {name: group[name].median() for name in ("energy_gap", "above_lowest")}
+        values |= {"n": len(errors)}
         values |= _spent(group)
         lines.append(dict(zip(by, key, strict=True)) | values)
     paper = _as_quoted(quoted).assign(n_steps=0, n_tries=1, relaxed=False, reference="all")

@@ -20,6 +20,7 @@ TINY = {
     "posterior": [{}],
     "generate_data": [{"n_steps": 200}],
     "ground_truth": [{"n_conditions": 1}],
+    "bottom": [{"n_candidates": 2}],
     "models": [{}],
     "shapes": [{"n_points": 64}],
     "train": [

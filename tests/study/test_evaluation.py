@@ -95,6 +95,30 @@ def test_lattices_are_held_at_the_temperature_and_the_lowest_at_rest_is_chosen(d
     assert gaps[0] != gaps[1]
 
 
+def test_a_seeded_sample_is_drawn_from_a_lattice_of_its_condition(data, checkpoints, monkeypatch):
+    row, asked = results.choose_rows(data, "test", 1)[0], []
+    chosen = Crystal(np.eye(3), np.zeros((1, 3)), 10.0)
+    monkeypatch.setattr(evaluation.lattices, "search", lambda *_, **__: [])
+    monkeypatch.setattr(evaluation.seeded, "choose", lambda *_, **to: asked.append(to) or chosen)
+    named = ("mddm", "conditional", "seeded at the lowest", 5)
+    raw, relaxed = evaluation.seeded_sample(data, row, evaluation.Surrogate(*named), seed=2)
+    assert asked[0]["temperature"] == float(data.temperature[row]) and asked[0]["spread"] == 0
+    assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
+    assert (raw["model"], raw["sampler"], raw["seed"]) == ("mddm", "seeded at the lowest", 2)
+    # Of five levels and zero these and the noise that is added itself lie at or below it.
+    levels = np.geomspace(0.005, 5.0, 5)
+    assert raw["calls"] == (levels < 0.15).sum() + 1
+    assert 0 < raw["seconds"] < relaxed["seconds"]
+
+
+def test_md_itself_is_scored_at_rest(data):
+    row = results.choose_rows(data, "test", 1)[0]
+    (entry,) = evaluation.anneal_at_rest(data, row)
+    assert entry["model"] == "MD" and entry["relaxed"]
+    assert entry["energy_gap"] < 0 < entry["rdf_mse"]
+    assert entry["calls"] == data.steps[row]
+
+
 def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
     row = results.choose_rows(data, "test", 1)[0]
     surrogate = evaluation.Surrogate("mddm", "conditional", "ancestral", 3)

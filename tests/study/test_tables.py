@@ -6,7 +6,7 @@ from mddm.study import evaluation, tables, tasks
 
 
 def _entry(model="a", row=0, rdf_mse=0.1, columns=evaluation.COLUMNS, **changes):
-    values = dict.fromkeys(columns, 0.0)
+    values = dict.fromkeys((*columns, "above_lowest"), 0.0)
     values |= {"model": model, "task": "conditional", "split": "test", "sampler": ""}
     values |= {"row": row, "seed": 0, "relaxed": False, "source": "now", "rdf_mse": rdf_mse}
     values |= {"n_steps": 0, "n_tries": 1, "k": float(row)}
@@ -19,6 +19,7 @@ def test_table_gives_means_intervals_and_crystals_apart():
     scores = pd.DataFrame(
         [
             _entry(row=i, rdf_mse=errors[i], md_crystallinity=order[i], energy_gap=i, seconds=2.0)
+            | {"above_lowest": i + 1}
             for i in range(4)
         ]
     )
@@ -29,7 +30,7 @@ def test_table_gives_means_intervals_and_crystals_apart():
     everything = found.loc["a", "all"]
     assert everything["rdf_mse"] == pytest.approx(errors.mean())
     assert (everything["ci_low"], everything["ci_high"]) == tasks.bootstrap_interval(errors)
-    assert everything["energy_gap"] == 1.5
+    assert everything["energy_gap"] == 1.5 and everything["above_lowest"] == 2.5
     assert everything["seconds_per_sample"] == 2
     assert found.loc["a", "glass"]["rdf_mse"] == pytest.approx(0.2)
     assert found.loc["a", "crystal"]["n"] == 1
