@@ -107,7 +107,7 @@ def test_every_sample_has_a_seed_of_its_own_whatever_it_is_drawn_with():
 
 def test_samplers_are_named_the_best_first_or_given_with_settings_of_ones_own():
     network, cloud = mddm.load("mddm"), mddm.load("sphere-mddm")
-    assert network.samplers[0] == BEST["mddm"] and set(network.samplers) == set(SAMPLERS)
+    assert network.samplers[0] == BEST["mddm"] and set(network.samplers) == {*SAMPLERS, "seeded"}
     assert cloud.samplers[0] == "corrected" and "polished" not in cloud.samplers
     named = network.sample(**ASKED, sampler="paper", **FAST)
     given = network.sample(**ASKED, sampler=Ancestral(variance="paper"), **FAST)
