@@ -166,9 +166,9 @@ def test_samplers_other_than_the_best_are_asked_for_fewer_conditions(data, proje
     asked = [
         key.sampler for key, _ in results.jobs_of(data, "mddm", "full") if key.split == "train"
     ]
-    assert asked.count("polished") == 3
+    assert asked.count(samplers.BEST["mddm"]) == 3
     assert asked.count("ancestral") == asked.count("paper") == 1
-    assert asked[0] == "polished"
+    assert asked[0] == samplers.BEST["mddm"]
     jobs = results.jobs_of(data, "transolver", "full")
     asked = [key.sampler for key, _ in jobs if key.split == "train"]
     assert asked == ["ancestral", "ancestral", "paper"]
@@ -178,7 +178,7 @@ def test_several_samples_of_a_condition_are_asked_for_where_the_potential_is(dat
     for preset, split in product(("transolver", "mddm"), ("train", "test")):
         jobs = results.jobs_of(data, preset, "full")
         keys = [key for key, _ in jobs if (key.task, key.split) == ("conditional", split)]
-        assert all(key.seed == 0 or key.sampler == "polished" for key in keys)
+        assert all(key.seed == 0 or key.sampler == samplers.BEST[preset] for key in keys)
         assert len({key.seed for key in keys}) == (2 if preset == "mddm" else 1)
 
 
@@ -200,9 +200,10 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     in_box = pd.read_csv(folder / "table1.csv")
     marks = {"ideal gas", evaluation.LOOKED_UP, "MD replica"}
     assert {*evaluation.MODELS, *marks, "mddm (paper)"} <= set(in_box["model"])
-    assert {"polished", "paper", "ancestral"} <= set(in_box["sampler"])
+    assert {*samplers.BEST.values(), "paper", "ancestral"} <= set(in_box["sampler"])
     tries = in_box[in_box["n_tries"] == 2]
-    assert set(tries["sampler"].fillna("")) == {"polished", "cooled", ""}
+    several = {name for name in samplers.BEST.values() if samplers.SAMPLERS[name].asks_potential}
+    assert set(tries["sampler"].fillna("")) == {*several, "cooled", "seeded", ""}
     assert set(in_box[in_box["model"] == "quench"]["n_steps"]) == {100}
     at_rest = in_box[in_box["relaxed"].astype(bool)]
     assert (at_rest["above_lowest"] >= -1e-9).all() and in_box["above_lowest"].isna().any()
