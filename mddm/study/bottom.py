@@ -1,16 +1,87 @@
-"""What MD leaves on the table: the lowest energies known."""
+"""What MD leaves on the table: the lowest energies known, and MD that starts from a lattice."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from mddm import lattices, optional
+from mddm import lammps, lammps_process, lattices, optional, structure
+from mddm.crystal import spacing_of
 from mddm.dataset import Dataset
+from mddm.geometry import minimum_image
+from mddm.study import evaluation
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LATTICE = "lattice"
+COLUMNS = (
+    *evaluation.KEYS,
+    *("k", "phi", "temperature", "energy", "crystallinity", "moved", "calls", "seconds"),
+)
+LATTICE, HELD = "lattice", "MD from the lattice"
+# Steps at the condition's temperature, then at each of hotter ones [energy].
+HELD_STEPS, HEATED_STEPS, HEATED = 30_000, 5_000, (0.1, 0.2, 0.4)
+# A particle that is so far from its site has left it, in units of the cube root of the volume of a
+# particle; when this share of them has, the lattice is gone.
+_LEFT, GONE = 0.5, 0.5
+
+
+def from_lattice(data: Dataset, row: int) -> list[dict]:
+    """Hold the lattice of lowest free energy at a condition's temperature by MD, then heat it.
+
+    Args:
+        data: the MD data.
+        row: the condition.
+
+    Returns:
+        Entries with the `COLUMNS`: of the lattice, whose `energy` is the mean that its vibrations
+        give it at T; of what MD at T makes of it; and of what it is at hotter temperatures, up to
+        the first at which it is gone.  `energy` is per particle, at the temperature [energy], and
+        `moved` the share of particles that have left their sites.
+    """
+    potential, temperature = data.potential(row), float(data.temperature[row])
+    settings = {"box_length": data.box_length, "time_step": float(data.attributes["time_step"])}
+    named = evaluation.Key._field_defaults | {"row": row, "seed": 0, "k": float(data.k[row])}
+    named |= {"phi": float(data.phi[row]), "source": evaluation.md_source(data)}
+    box = {"n_particles": data.positions.shape[1], "box_length": data.box_length}
+    clock = lammps_process.process_time()
+    (found,) = lattices.stable(potential, **box, temperature=temperature, n_best=1)
+
+    def entry(model, target, positions, energy, n_steps):
+        nonlocal clock
+        spent = {"calls": n_steps, "seconds": lammps_process.process_time() - clock}
+        clock = lammps_process.process_time()
+        measured = {"temperature": target, "energy": energy, "model": model}
+        measured["crystallinity"] = structure.crystallinity(positions, data.box_length)
+        measured["moved"] = moved(found.crystal.positions, positions, data.box_length)
+        return named | measured | spent
+
+    sites = found.crystal.positions
+    entries = [entry(LATTICE, temperature, sites, found.mean_energy, 0)]
+    # Not the seed of any row of the data, nor of a score.
+    seed = 3_000_000 + row
+    harvest = lammps.hold(potential, sites, temperature, HELD_STEPS, seed, **settings)
+    for target in (temperature, *HEATED):
+        if target != temperature:
+            harvest = lammps.cool(potential, harvest, target, HEATED_STEPS, seed, **settings)
+        reached = (target, harvest.positions, harvest.energy, harvest.n_steps)
+        entries.append(entry(HELD, *reached))
+        if entries[-1]["moved"] > GONE:
+            break
+    return entries
+
+
+def moved(sites: np.ndarray, positions: np.ndarray, box_length: float) -> float:
+    """Return the share of particles that have left their sites, whatever the drift of them all.
+
+    Args:
+        sites: (n_particles, 3) where each began [length].
+        positions: (n_particles, 3) where each is [length].
+        box_length: edge of the periodic cube [length].
+    """
+    shifts = minimum_image(torch.as_tensor(positions - sites), box_length)
+    shifts = minimum_image(shifts - shifts.median(dim=0).values, box_length)
+    return (shifts.norm(dim=1) > _LEFT * spacing_of(len(sites), box_length)).double().mean().item()
 
 
 def lowest_known(data: Dataset, scored: "pd.DataFrame") -> "pd.DataFrame":

@@ -23,9 +23,16 @@ from mddm.study.evaluation import Key
 if TYPE_CHECKING:
     import pandas as pd
 
-# A file of scores each; the columns of the last two are their own.
-GROUPS = ("yardsticks", "quench", "lattices", *evaluation.MODELS, "seeded", "surfaces", "losses")
-_COLUMNS = {"surfaces": evaluation.SURFACE_COLUMNS, "losses": evaluation.LOSS_COLUMNS}
+# A file of scores each; the columns of the last three are their own.
+GROUPS = (
+    *("yardsticks", "quench", "lattices", *evaluation.MODELS, "seeded"),
+    *("surfaces", "losses", "bottom"),
+)
+_COLUMNS = {
+    "surfaces": evaluation.SURFACE_COLUMNS,
+    "losses": evaluation.LOSS_COLUMNS,
+    "bottom": bottom.COLUMNS,
+}
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and clouds
 # of a surface; conditions that lattices are searched for, that are quenched, and in how many of
@@ -38,11 +45,13 @@ _PROFILES = {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},
         **{"quenched": 4, "quenches": 3, "levels": 40, "best levels": 16, "draws": 4, "tries": 1},
         "drawn": 1,
+        "bottom": 1,
     },
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
         **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
         **{"best levels": evaluation.N_LEVELS, "lattices": 25, "drawn": 2},
+        "bottom": 12,
     },
 }
 _POINTS = 1000
@@ -109,6 +118,8 @@ def jobs_of(
         return _lattice_jobs(data, sizes)
     if what == "seeded":
         return _seeded_jobs(data, sizes, compiled, trained_on)
+    if what == "bottom":
+        return _bottom_jobs(data, sizes)
     if what == "surfaces":
         return _surface_jobs(sizes)
     if what == "losses":
@@ -174,6 +185,23 @@ def _seeded_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str)
             key = Key(evaluation.SEEDED_MODEL, task, split, row, seed, surrogate.source, sampler)
             jobs.append((key, partial(evaluation.seeded_sample, data, row, surrogate, seed)))
     return jobs
+
+
+def _bottom_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
+    jobs, source = [], evaluation.md_source(data)
+    for row in _spread(data, sizes["bottom"]):
+        key = Key(bottom.LATTICE, "conditional", "train", row, 0, source)
+        jobs.append((key, partial(bottom.from_lattice, data, row)))
+    return jobs
+
+
+def _spread(data: Dataset, n: int) -> list[int]:
+    """Choose the hottest training rows of potentials that are spread out evenly."""
+    train = np.flatnonzero(data.split == "train")
+    hottest = train[data.temperature[train] == data.temperature[train].max()]
+    row_of = {(data.k[row], data.phi[row]): int(row) for row in hottest}
+    spread = ((run.k, run.phi) for run in plan.ramp_runs() if run.split == "train")
+    return [row_of[potential] for potential in spread if potential in row_of][:n]
 
 
 def _sample_jobs(

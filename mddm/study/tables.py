@@ -103,8 +103,7 @@ def by_best_sampler(lines: "pd.DataFrame") -> "pd.Series":
 
 
 def asks_potential(lines: "pd.DataFrame") -> "pd.Series":
-    """Tell which lines are of samples that were relaxed on the way, begun at a lattice of the
-    potential's, or chosen by their energy."""
+    """Tell which lines are of samples that used the potential: to relax, to begin, or to choose."""
     asking = [name for name, sampler in samplers.SAMPLERS.items() if sampler.asks_potential]
     return lines["sampler"].isin([*asking, *evaluation.SEEDED]) | (lines["n_tries"] > 1)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mddm import dataset
+from mddm import dataset, phonons
 from mddm.crystal import Crystal
 from mddm.study import bottom
 
@@ -14,6 +14,36 @@ SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 @pytest.fixture(scope="module")
 def data():
     return dataset.read(SHIPPED)
+
+
+def test_a_particle_has_moved_that_is_half_a_spacing_from_its_site_drift_apart():
+    axis = np.arange(4.0)
+    sites = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3).astype(np.float32)
+    rng = np.random.default_rng(0)
+    shaken = sites + rng.normal(0, 0.05, sites.shape).astype(np.float32)
+    shaken[:16] += 0.5
+    assert bottom.moved(sites, shaken % 4, 4.0) == 16 / 64
+    assert bottom.moved(sites, (shaken + 1.7) % 4, 4.0) == 16 / 64
+
+
+def test_md_keeps_a_stable_lattice_and_heat_ends_it(data, monkeypatch):
+    row = int(np.flatnonzero(data.split == "train")[0])
+    potential, temperature = data.potential(row), float(data.temperature[row])
+    # Cubic: it holds under no such potential for long.
+    cubic = Crystal(np.eye(3), np.zeros((1, 3)), data.box_length, energy=-1.0)
+    found = phonons.vibrations(cubic, potential, temperature)
+    monkeypatch.setattr(bottom.lattices, "stable", lambda *_, **__: [found])
+    monkeypatch.setattr(bottom, "HELD_STEPS", 2)
+    monkeypatch.setattr(bottom, "HEATED_STEPS", 300)
+    monkeypatch.setattr(bottom, "HEATED", (2.0, 3.0))
+    lattice, held, *heated = bottom.from_lattice(data, row)
+    assert set(bottom.COLUMNS) - {"task", "split"} <= set(lattice)
+    assert (lattice["model"], lattice["moved"]) == (bottom.LATTICE, 0)
+    assert lattice["energy"] == found.mean_energy
+    assert (held["temperature"], held["moved"], held["calls"]) == (temperature, 0, 2)
+    (last,) = heated
+    assert last["temperature"] == 2 and last["moved"] > bottom.GONE and last["calls"] == 302
+    assert last["energy"] > held["energy"]
 
 
 def test_the_lowest_energy_known_is_that_of_a_lattice_md_or_a_sample_at_rest(data, monkeypatch):
