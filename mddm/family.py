@@ -58,6 +58,15 @@ class Family:
         if not self.needs:
             self.at({})
 
+    def __str__(self):
+        if self.name == TABULATED:
+            r = self.parameters["r"]
+            told = f"{len(r)} values from r = {r[0]:g} to {r[-1]:g}"
+        else:
+            told = ", ".join(f"{word} = {value:g}" for word, value in self.parameters.items())
+            told = ", ".join(filter(None, [told, *(f"any {word}" for word in self.needs)]))
+        return f"{self.name} ({told}), smoothed from {self.r_on:g} to {self.r_cut:g}"
+
     def _defaults(self) -> dict[str, Any]:
         formula = Tabulated if self.name == TABULATED else formulas.FORMULAS[self.name]
         known = inspect.signature(formula).parameters

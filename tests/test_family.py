@@ -65,3 +65,11 @@ def test_what_is_no_potential_is_refused(text, message):
 def test_radii_are_those_of_a_smoothed_potential():
     with pytest.raises(ValueError, match="0 < r_core < r_on < r_cut"):
         Family("morse", r_cut=2.0)
+
+
+def test_a_potential_is_told_in_a_line_a_table_too():
+    r = np.linspace(0.5, 3.0, 50)
+    told = str(Family("tabulated", {"r": r, "energy": r**-12.0}))
+    assert told == "tabulated (50 values from r = 0.5 to 3), smoothed from 2.5 to 3"
+    told = str(Family("opp", {"k": 9.0}))
+    assert told == "opp (k = 9, any phi), smoothed from 2.5 to 3"
