@@ -102,7 +102,7 @@ def run(checkout, tmp_path, *arguments):
         ("-p n_steps 1e3", "write it without a point or an exponent: n_steps = 1000"),
         ("-r data ", "is a folder; name a file, such as data/opp.h5"),
         ("-p n_sample_steps 1", "n_sample_steps must be at least 2, or 0, got 1"),
-        ("-p profile full", "not of a run with these settings (precision was 'bfloat16', is"),
+        ("-p profile full -p precision bfloat16", "(precision was 'float32', is 'bfloat16'"),
     ],
 )
 def test_a_mistake_is_answered_with_exit_code_1(checkout, tmp_path, arguments, answer):
