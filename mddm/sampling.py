@@ -45,6 +45,27 @@ class Frame:
 Relax = Callable[[np.ndarray], np.ndarray]
 
 
+def check_levels(sigmas: Tensor) -> Tensor:
+    """Check the noise levels that a sampler is to walk down.
+
+    Args:
+        sigmas: (n_levels + 1,) increasing noise levels, the first one zero [length].
+
+    Returns:
+        The levels in double precision, on the CPU.
+
+    Raises:
+        TypeError, ValueError: no such levels.
+    """
+    sigmas = arguments.tensor("sigmas", sigmas, ("n_levels + 1",)).double().cpu()
+    if len(sigmas) < 2 or sigmas[0] != 0 or not (sigmas.diff() > 0).all():
+        raise ValueError(
+            "sigmas must be at least two noise levels that increase from zero, as "
+            "noise.make_schedule gives them"
+        )
+    return sigmas
+
+
 @dataclass(frozen=True)
 class Walk:
     """What stays the same on the way down, see `Sampler`; and what every step is made of."""
@@ -141,12 +162,7 @@ class Sampler:
                 "relax must be a function that takes (n_particles, 3) positions to a minimum of "
                 f"their energy, for this sampler asks the potential; got {relax!r}"
             )
-        sigmas = arguments.tensor("sigmas", sigmas, ("n_levels + 1",)).double().cpu()
-        if len(sigmas) < 2 or sigmas[0] != 0 or not (sigmas.diff() > 0).all():
-            raise ValueError(
-                "sigmas must be at least two noise levels that increase from zero, as "
-                "noise.make_schedule gives them"
-            )
+        sigmas = check_levels(sigmas)
         walk = Walk(denoiser, sigmas, generator, condition, box_length, center)
         return self.frames(walk, x_t, relax)
 

@@ -88,7 +88,7 @@ def denoise(
     """
     top, generator = arguments.number("top", top, above=0), arguments.generator(generator)
     sites = arguments.positions(sites, name="sites")
-    sigmas = arguments.tensor("sigmas", sigmas, ("n_steps + 1",)).double().cpu()
+    sigmas = sampling.check_levels(sigmas)
     levels = torch.cat([sigmas[sigmas < top], sigmas.new_tensor([top])])
     fresh = torch.randn(sites.shape, generator=generator, device=sites.device, dtype=sites.dtype)
     x_t = add_noise(sites, levels[-1].to(sites), fresh, box_length)

@@ -399,6 +399,7 @@ CALLS = [
         "seed": (0, SEED),
         "spread": (0.01, NOT_NEGATIVE),
     }),
+    (sampling.check_levels, {"sigmas": (SIGMAS, WALK)}),
     (seeded.denoise, {
         **{name: SAMPLER[name] for name in ("denoiser", "sigmas", "condition", "box_length")},
         "sites": (X, spoilt(X)),

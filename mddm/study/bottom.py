@@ -45,7 +45,7 @@ def from_lattice(data: Dataset, row: int) -> list[dict]:
     named |= {"phi": float(data.phi[row]), "source": evaluation.md_source(data)}
     box = {"n_particles": data.positions.shape[1], "box_length": data.box_length}
     clock = lammps_process.process_time()
-    (found,) = lattices.stable(potential, **box, temperature=temperature, n_best=1)
+    found = lattices.stable(potential, **box, temperature=temperature, n_best=1)[0]
 
     def entry(model, target, positions, energy, n_steps):
         nonlocal clock

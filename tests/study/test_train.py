@@ -110,6 +110,6 @@ def test_a_session_at_the_command_line(tmp_path, capsys, monkeypatch):
     assert command.main(call) == 0
     assert f"wrote {out}: 4 steps" in capsys.readouterr().out
     card = mddm.load(out).card
-    assert (card.task, card.preset, card.steps) == ("sphere", "mddm", 4)
+    assert (card.preset, card.box_length, card.steps) == ("mddm", None, 4)
     _, header = checkpoint.read(out, "checkpoint")
     assert header["record"]["data_file"] == "" and header["settings"]["batch_size"] == 1
