@@ -258,20 +258,21 @@ class BraggDenoiser(nn.Module):
         fields = self.fields(x_t, waves, heard)
         if not self.sites:
             return fields, torch.zeros_like(x_t)
-        places, there = find_sites(waves, sigma, x_t.shape[1], box_length)
+        sites, is_site = find_sites(waves, sigma, x_t.shape[1], box_length)
         if self.training:
             # The noise of the first particle is a coin that has been tossed already.
-            there = there & ((x_t[:, :1, 0] / sigma[:, None]) % 1 >= _WITHHELD)
-        way, certainty = assign(x_t, places, there, sigma, box_length)
+            is_site = is_site & ((x_t[:, :1, 0] / sigma[:, None]) % 1 >= _WITHHELD)
+        displacement, certainty = assign(x_t, sites, is_site, sigma, box_length)
         level = sigma[:, None, None]
         spread = level.square() + STRAY**2
-        pull = way * level / spread
-        misfit = (way.square().mean(dim=(1, 2), keepdim=True) / spread).expand_as(certainty)
-        found = there.any(dim=1)[:, None, None].expand_as(certainty).to(certainty)
-        return torch.cat([fields, pull, way, certainty, misfit, found], dim=-1), pull
+        pull = displacement * level / spread
+        misfit = displacement.square().mean(dim=(1, 2), keepdim=True) / spread
+        found = is_site.any(dim=1)[:, None, None].to(certainty)
+        whole = [value.expand_as(certainty) for value in (misfit, found)]
+        return torch.cat([fields, pull, displacement, certainty, *whole], dim=-1), pull
 
 
-# What is told of sites: pull, way, certainty, misfit and whether there are any.
+# What is told of sites: pull, displacement, certainty, misfit and whether there are any.
 _N_SITE = 9
 
 

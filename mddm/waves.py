@@ -153,9 +153,9 @@ def find_sites(
         box_length: edge of the periodic cube [length].
 
     Returns:
-        places: (batch, n, 3) [length], the highest crests first, with n a little above
+        sites: (batch, n, 3) [length], the highest crests first, with n a little above
             `n_particles`.
-        there: (batch, n) bool, which of them are sites.  All False where the number of crests is
+        is_site: (batch, n) bool, which of them are sites.  All False where the number of crests is
             far from that of the particles, as in a liquid, a glass or waves that do not make a
             lattice.
 
@@ -181,9 +181,9 @@ def find_sites(
     place = torch.stack([index // n_grid**2, index // n_grid % n_grid, index % n_grid], dim=-1)
 
     def beside(axis, step):
-        there = place.clone()
-        there[..., axis] = (there[..., axis] + step) % n_grid
-        return flat.gather(1, (there[..., 0] * n_grid + there[..., 1]) * n_grid + there[..., 2])
+        moved = place.clone()
+        moved[..., axis] = (moved[..., axis] + step) % n_grid
+        return flat.gather(1, (moved[..., 0] * n_grid + moved[..., 1]) * n_grid + moved[..., 2])
 
     # The top of a parabola through each crest and its neighbours on the grid.
     offsets = []
@@ -191,10 +191,10 @@ def find_sites(
         above, below = beside(axis, 1), beside(axis, -1)
         bend = (2 * (2 * height - above - below)).clamp(min=1e-6)
         offsets.append(((above - below) / bend).clamp(-0.5, 0.5))
-    places = (place + torch.stack(offsets, dim=-1)) * (box_length / n_grid)
-    there = height > 0
-    n_there = there.sum(dim=1, keepdim=True)
-    return places, there & (n_there >= _FEWEST * n_particles) & (n_there <= _MOST * n_particles)
+    sites = (place + torch.stack(offsets, dim=-1)) * (box_length / n_grid)
+    is_site = height > 0
+    n_sites = is_site.sum(dim=1, keepdim=True)
+    return sites, is_site & (n_sites >= _FEWEST * n_particles) & (n_sites <= _MOST * n_particles)
 
 
 def _density(waves: Waves, sigma: Tensor, n_particles: int, box_length: float) -> Tensor:
@@ -219,7 +219,7 @@ def _density(waves: Waves, sigma: Tensor, n_particles: int, box_length: float) -
 @torch.compiler.disable
 @torch.no_grad()
 def assign(
-    positions: Tensor, places: Tensor, there: Tensor, sigma: Tensor, box_length: float
+    positions: Tensor, sites: Tensor, is_site: Tensor, sigma: Tensor, box_length: float
 ) -> tuple[Tensor, Tensor]:
     """Share the sites out among the particles, every particle once, no site more than once.
 
@@ -228,7 +228,7 @@ def assign(
 
     Args:
         positions: (batch, n_particles, 3) [length].
-        places, there: as from `find_sites`.
+        sites, is_site: as from `find_sites`.
         sigma: (batch,) noise levels [length].
         box_length: edge of the periodic cube [length].
 
@@ -244,21 +244,21 @@ def assign(
     Source: Sinkhorn and Knopp 1967, over-relaxed as in Thibault et al. 2021; sites may stay empty.
     """
     positions, box_length = arguments.positions(positions), arguments.box(box_length)
-    places = arguments.tensor("places", places, (len(positions), "n", 3))
-    there = arguments.typed("there", there, torch.bool, tuple(places.shape[:2]))
+    sites = arguments.tensor("sites", sites, (len(positions), "n", 3))
+    is_site = arguments.typed("is_site", is_site, torch.bool, tuple(sites.shape[:2]))
     sigma = arguments.sigma(sigma, (len(positions),))
-    if not there.any():
+    if not is_site.any():
         return torch.zeros_like(positions), torch.zeros_like(positions[..., :1])
-    n_near = min(_N_NEAR, places.shape[1])
-    near = nearest_points(positions, places, there, n_near, box_length)
+    n_near = min(_N_NEAR, sites.shape[1])
+    near = nearest_points(positions, sites, is_site, n_near, box_length)
     shape, near = near.shape, near.flatten(1)
-    at = places.gather(1, near[..., None].expand(-1, -1, 3)).unflatten(1, shape[1:])
+    at = sites.gather(1, near[..., None].expand(-1, -1, 3)).unflatten(1, shape[1:])
     displacement = minimum_image(at - positions[:, :, None], box_length)
     spread = (sigma**2 + STRAY**2).clamp(min=_SOFTEST**2 + STRAY**2)[:, None, None]
-    is_site = there.gather(1, near).view(shape)
+    may_be = is_site.gather(1, near).view(shape)
     likely = -displacement.square().sum(dim=-1) / (2 * spread)
-    likely = likely.masked_fill(~is_site, -1e6)
-    weight = torch.zeros_like(places[..., 0])
+    likely = likely.masked_fill(~may_be, -1e6)
+    weight = torch.zeros_like(sites[..., 0])
     for _ in range(_N_ROUNDS):
         share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1)
         wanted = torch.zeros_like(weight).scatter_add_(1, near, share.flatten(1))
@@ -266,7 +266,7 @@ def assign(
         weight = weight.clamp(max=0)
         if (weight - before).abs().max() < _SETTLED:
             break
-    share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1) * is_site
+    share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1) * may_be
     return (share[..., None] * displacement).sum(dim=2), share.amax(dim=-1, keepdim=True)
 
 
@@ -300,25 +300,25 @@ def hop(positions: Tensor, sigma: float, box_length: float) -> Tensor:
     levels = torch.full((len(positions),), sigma, device=positions.device)
     found = zip(*find_sites(waves, levels, n_particles, box_length), strict=True)
     moved = positions.clone()
-    for system, (places, there) in zip(moved, found, strict=True):
-        places = places[there]
-        if not len(places):
+    for system, (sites, is_site) in zip(moved, found, strict=True):
+        sites = sites[is_site]
+        if not len(sites):
             continue
-        apart = minimum_image(system[:, None] - places, box_length).norm(dim=-1)
+        apart = minimum_image(system[:, None] - sites, box_length).norm(dim=-1)
         distance, site = apart.min(dim=1)
         # The nearest particle keeps the site.
-        keeps = distance == torch.full_like(places[:, 0], torch.inf).scatter_reduce(
+        keeps = distance == torch.full_like(sites[:, 0], torch.inf).scatter_reduce(
             0, site, distance, "amin"
         ).gather(0, site)
         on_site = distance < _ON_SITE
         if (keeps & on_site).sum() < _OWN * n_particles:
             continue
         extra = (~keeps & on_site).nonzero()[:, 0]
-        empty = torch.ones_like(there[: len(places)]).index_fill(0, site, False).nonzero()[:, 0]
-        far = minimum_image(system[extra][:, None] - places[empty], box_length).square().sum(-1)
+        empty = torch.ones_like(is_site[: len(sites)]).index_fill(0, site, False).nonzero()[:, 0]
+        far = minimum_image(system[extra][:, None] - sites[empty], box_length).square().sum(-1)
         who, where = linear_sum_assignment(far.cpu().numpy())
         who, where = extra[who], empty[where]
-        system[who] += places[where] - places[site[who]]
+        system[who] += sites[where] - sites[site[who]]
     return wrap(moved, box_length)
 
 

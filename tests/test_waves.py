@@ -101,8 +101,8 @@ def test_chance_is_what_a_gas_has():
 @pytest.mark.parametrize("sigma", [0.05, 0.2, 0.28])
 def test_the_sites_of_a_crystal_are_found_in_noise(sigma):
     sites = (bcc(8) + torch.tensor([0.3, 1.7, 4.0])) % BOX
-    places, there = sites_of(noised(sites, sigma), sigma)
-    found = places[there]
+    crests, is_site = sites_of(noised(sites, sigma), sigma)
+    found = crests[is_site]
     assert len(found) == sites.shape[1]
     distance, which = to_nearest(found, sites[0])
     assert distance.max() < 0.3 and distance.mean() < 0.1
@@ -111,9 +111,9 @@ def test_the_sites_of_a_crystal_are_found_in_noise(sigma):
 
 def test_empty_sites_are_found_with_the_others():
     sites = bcc(8)
-    places, there = sites_of(noised(sites[:, 40:], 0.1), 0.1)
-    assert there.sum() == sites.shape[1]
-    assert to_nearest(sites[0, :40], places[there])[0].max() < 0.1
+    crests, is_site = sites_of(noised(sites[:, 40:], 0.1), 0.1)
+    assert is_site.sum() == sites.shape[1]
+    assert to_nearest(sites[0, :40], crests[is_site])[0].max() < 0.1
 
 
 def test_a_gas_a_single_wave_and_a_coarse_lattice_have_no_sites():
@@ -122,20 +122,20 @@ def test_a_gas_a_single_wave_and_a_coarse_lattice_have_no_sites():
     # Four particles a site.
     crowded = noised(bcc(5).repeat(1, 4, 1), 0.1)
     for positions in (gas(1, 1000), layers, crowded):
-        _, there = sites_of(positions, 0.1)
-        assert not there.any()
+        _, is_site = sites_of(positions, 0.1)
+        assert not is_site.any()
 
 
 def test_systems_of_a_batch_have_their_own_sites():
     crystal, levels = noised(bcc(8), 0.2), torch.tensor([0.2, 0.1])
     both = torch.cat([crystal, gas(1, 1024)])
     waves = strongest_waves(both, 256, 2.0, 9.5, BOX)
-    places, there = find_sites(waves, levels, 1024, BOX)
-    alone, there_alone = sites_of(crystal, 0.2)
-    assert there[0].equal(there_alone[0]) and not there[1].any()
-    assert places[0][there[0]].numpy() == pytest.approx(alone[there_alone].numpy(), abs=1e-3)
-    way, certainty = assign(both, places, there, levels, BOX)
-    assert way[0].ne(0).any() and way[1].eq(0).all() and certainty[1].eq(0).all()
+    sites, is_site = find_sites(waves, levels, 1024, BOX)
+    alone, is_alone = sites_of(crystal, 0.2)
+    assert is_site[0].equal(is_alone[0]) and not is_site[1].any()
+    assert sites[0][is_site[0]].numpy() == pytest.approx(alone[is_alone].numpy(), abs=1e-3)
+    displacement, certainty = assign(both, sites, is_site, levels, BOX)
+    assert displacement[0].ne(0).any() and displacement[1].eq(0).all() and certainty[1].eq(0).all()
 
 
 # --- who is on which ---------------------------------------------------------------------------
@@ -144,10 +144,10 @@ def test_systems_of_a_batch_have_their_own_sites():
 def test_that_no_site_is_taken_twice_tells_more_than_each_particle_can():
     sites = bcc(8)
     x_t, sigma = noised(sites, 0.25), torch.tensor([0.25])
-    there = torch.ones(1, sites.shape[1], dtype=torch.bool)
-    way, certainty = assign(x_t, sites, there, sigma, BOX)
+    is_site = torch.ones(1, sites.shape[1], dtype=torch.bool)
+    displacement, certainty = assign(x_t, sites, is_site, sigma, BOX)
     home = minimum_image(sites - x_t, BOX)
-    error = (way - home).square().sum(dim=-1).mean()
+    error = (displacement - home).square().sum(dim=-1).mean()
     apart = minimum_image(sites[0][None] - x_t[0][:, None], BOX)
     by_itself = (-apart.square().sum(dim=-1) / (2 * (0.25**2 + 0.1**2))).softmax(dim=-1)
     alone = (torch.einsum("ij,ijk->ik", by_itself, apart) - home).square().sum(dim=-1).mean()
@@ -162,9 +162,9 @@ def test_one_of_two_on_a_site_is_sent_to_the_empty_one(sigma):
     empty = 100
     taken = int(to_nearest(sites[0], sites[0, [empty]])[0].argsort()[1])
     positions[0, empty] = sites[0, taken] + 0.1 * (sites[0, empty] - sites[0, taken])
-    there = torch.ones(1, sites.shape[1], dtype=torch.bool)
-    way, certainty = assign(positions, sites, there, torch.tensor([sigma]), BOX)
-    arrived = positions[0] + way[0]
+    is_site = torch.ones(1, sites.shape[1], dtype=torch.bool)
+    displacement, certainty = assign(positions, sites, is_site, torch.tensor([sigma]), BOX)
+    arrived = positions[0] + displacement[0]
     distance, _ = to_nearest(sites[0], arrived)
     assert distance.max() < 0.35
     others = torch.ones(sites.shape[1], dtype=torch.bool)
@@ -236,8 +236,8 @@ def test_a_gpu_finds_the_same_sites():
     found = []
     for device in ("cpu", "cuda"):
         waves = strongest_waves(crystal.to(device), 256, 2.0, 9.5, BOX)
-        places, there = find_sites(waves, levels.to(device), 1024, BOX)
-        way, _ = assign(crystal.to(device), places, there, levels.to(device), BOX)
-        found.append((there.sum().item(), (crystal.to(device) + way).cpu()))
+        sites, is_site = find_sites(waves, levels.to(device), 1024, BOX)
+        displacement, _ = assign(crystal.to(device), sites, is_site, levels.to(device), BOX)
+        found.append((is_site.sum().item(), (crystal.to(device) + displacement).cpu()))
     assert found[0][0] == found[1][0] == 1024
     assert found[1][1].numpy() == pytest.approx(found[0][1].numpy(), abs=1e-2)

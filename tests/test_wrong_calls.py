@@ -498,8 +498,8 @@ CALLS = [
     }),
     (waves.assign, {
         "positions": (X, spoilt(X)),
-        "places": (PLACES, spoilt(PLACES)),
-        "there": (THERE, [*OTHER, THERE[:1], X]),
+        "sites": (PLACES, spoilt(PLACES)),
+        "is_site": (THERE, [*OTHER, THERE[:1], X]),
         "sigma": (SIGMA, LEVELS),
         "box_length": (7.0, POSITIVE),
     }),
