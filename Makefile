@@ -35,7 +35,7 @@ data: $(READY)
 	.venv/bin/mddm data make ramps
 
 results: $(READY)
-	.venv/bin/python -m mddm.study.results --profile $(profile)
+	.venv/bin/mddm results --profile $(profile)
 
 train: $(READY)
 	.venv/bin/papermill notebooks/train.ipynb out.ipynb -p task conditional -p profile quick

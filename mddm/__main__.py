@@ -31,7 +31,7 @@ def _parser():
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (
         _add_sample, _add_models, _add_lattices, _add_anneal, _add_relax, _add_score, _add_train,
-        _add_export, _add_check, _add_data,
+        _add_export, _add_check, _add_data, _add_results,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -166,6 +166,15 @@ def _add_data(commands):
     )
     taken.add_argument("--split", nargs="+", default=["train"], help=f"train or test{each}")
     taken.add_argument("--out", required=True, help="an .h5 file")
+
+
+def _add_results(commands):
+    says = "score the study's models and their rivals, as far as that has not been done, and sum up"
+    parser = _add(commands, "results", _results, says, "mddm results bragg seeded")
+    parser.add_argument("what", nargs="*", help="groups of scores, such as bragg; default: all")
+    parser.add_argument("--profile", default="full", help="how much of it, quick or full")
+    parser.add_argument("--data", default="", help="relative to the clone; default: the study's")
+    parser.add_argument("--compiled", action="store_true", help="PyTorch compiles networks first")
 
 
 def _sample(options):
@@ -371,6 +380,18 @@ def _data_import(options):
         f"wrote {len(made)} configurations of {made.positions.shape[1]} particles to "
         f"{options.out}; {'conditions: ' + told if told else 'all of one condition'}"
     )
+
+
+def _results(options):
+    from mddm import study
+    from mddm.study import results
+
+    try:
+        made = results.make(options.what, options.profile, options.data, options.compiled)
+    except KeyboardInterrupt:
+        kept = "stopped; what is scored is kept, run the same line again to go on"
+        raise KeyboardInterrupt(kept) from None
+    print(f"wrote {', '.join(str(path.relative_to(study.project_root())) for path in made)}")
 
 
 if __name__ == "__main__":

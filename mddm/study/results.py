@@ -1,12 +1,10 @@
 """The study's numbers: what is scored, and the command that scores it.
 
-`python -m mddm.study.results` scores what has not been scored yet, one sample at a time, and sums
-all scores up in `data/results/`.  It can be killed at any moment and started again.
+`mddm results` scores what has not been scored yet, one sample at a time, and sums all scores up in
+`data/results/`.  It can be killed at any moment and started again.
 """
 
-import argparse
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -316,47 +314,47 @@ def _torn(path: Path, found: "pd.DataFrame", first: set[Key]) -> np.ndarray:
     return np.isin(job_of, [job_of[n - 1] if n else 0 for n in tables.torn_lines(path)])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m mddm.study.results", description=__doc__)
-    parser.add_argument("what", nargs="*", help=f"of {', '.join(GROUPS)}; default: all")
-    parser.add_argument("--profile", choices=_PROFILES, default="full", help="how much of it")
-    parser.add_argument(
-        "--data",
-        default=study.DATA,
-        help="the MD data, and what models of it have learned; default: the study's",
-    )
-    parser.add_argument(
-        "--compiled", action="store_true", help="PyTorch compiles networks first: pays for bragg"
-    )
-    options = parser.parse_args(arguments)
-    root = study.project_root()
-    readme = root / "README.md"
-    summarised = study.is_own(options.data) and options.profile == "full"
-    try:
-        data = dataset.read(root / options.data)
-        folder = folder_of(options.data, options.profile)
-        groups = options.what or GROUPS
-        asked = (options.profile, options.compiled, options.data)
-        jobs = {what: jobs_of(data, what, *asked) for what in groups}
-        if summarised:
-            tables.with_summary(readme.read_text(), "")
-            files.check_writable(readme)
-        for what in groups:
-            columns = _COLUMNS.get(what, evaluation.COLUMNS)
-            collect(folder / f"scores-{what}.csv", jobs[what], columns)
-        made = _sum_up(folder, data, options.profile, options.data)
-        for path, content in made.items():
-            tables.write_csv(path, content)
-        summed = made.get(folder / "table1.csv")
-        if summarised and summed is not None:
-            page = tables.with_summary(readme.read_text(), tables.summary(summed))
-            files.write_whole(readme, page)
-    except (ValueError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"wrote {', '.join(str(path.relative_to(root)) for path in made)}")
-    return 0
+def make(
+    what: Sequence[str] = (),
+    profile: str = "full",
+    data: str = "",
+    compiled: bool = False,
+) -> list[Path]:
+    """Score what has not been scored yet, and sum up.
+
+    Args:
+        what: of `GROUPS`; all by default.
+        profile: "quick" or "full".
+        data: file of the MD data, relative to the project's root, which is also what the models of
+            it have learned; the study's by default.
+        compiled: whether PyTorch compiles networks first.
+
+    Returns:
+        The tables, which have been written; the study's summary is in the README, too.
+
+    Raises:
+        ValueError: an unknown group or profile, or a file of scores that is none.
+        OSError: a checkpoint has not been made, or a file cannot be written.
+    """
+    root, of = study.project_root(), data or study.DATA
+    readme, folder = root / "README.md", folder_of(of, profile)
+    summarised = study.is_own(of) and profile == "full"
+    known, what = dataset.read(root / of), list(what) or GROUPS
+    jobs = {group: jobs_of(known, group, profile, compiled, of) for group in what}
+    if summarised:
+        tables.with_summary(readme.read_text(), "")
+        files.check_writable(readme)
+    for group in what:
+        columns = _COLUMNS.get(group, evaluation.COLUMNS)
+        collect(folder / f"scores-{group}.csv", jobs[group], columns)
+    made = _sum_up(folder, known, profile, of)
+    for path, content in made.items():
+        tables.write_csv(path, content)
+    summed = made.get(folder / "table1.csv")
+    if summarised and summed is not None:
+        page = tables.with_summary(readme.read_text(), tables.summary(summed))
+        files.write_whole(readme, page)
+    return list(made)
 
 
 def _sum_up(
@@ -390,7 +388,3 @@ def _sum_up(
         paper = pd.read_csv(quoted / "paper-table-a1.csv")
         made[folder / "table-a1.csv"] = tables.table_a1(found["surfaces"], paper)
     return made
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -292,9 +292,7 @@ def torn_lines(path: Path) -> list[int]:
 def _lines(path: Path) -> list[str]:
     """Read the lines of a CSV file, those that were torn as empty ones."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"there are no scores at {path}; `python -m mddm.study.results` makes them"
-        )
+        raise FileNotFoundError(f"there are no scores at {path}; `mddm results` makes them")
     with open(path) as file:
         lines = file.readlines()
     n_columns = len(_values(lines[0])) if lines else 0

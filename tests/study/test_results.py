@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from mddm import __main__ as command
 from mddm import (
     crystal,
     dataset,
@@ -192,7 +193,7 @@ def test_checkpoint_that_is_missing_is_named_with_the_command_that_makes_it(data
 
 def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys, monkeypatch):
     monkeypatch.setattr(study, "DATA", str(SHIPPED))
-    assert results.main([]) == 0
+    assert command.main(["results"]) == 0
     folder = project / "data" / "results"
     assert capsys.readouterr().out.split() == [
         "wrote",
@@ -233,7 +234,7 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     of_box += ("anneal_at_rest", "seeded_sample")
     for name in (*of_box, "surface_sample", "surface_yardsticks"):
         monkeypatch.setattr(evaluation, name, fails)
-    assert results.main([]) == 0
+    assert command.main(["results"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_quick_scores_and_other_data_leave_the_study_alone(
         (project / "data" / "mine.h5").symlink_to(SHIPPED)
         options = [*options, "--data", "data/mine.h5"]
     before = (project / "README.md").read_text()
-    assert results.main(["yardsticks", *options]) == 0
+    assert command.main(["results", "yardsticks", *options]) == 0
     results_of_the_study = {path.name for path in (project / "data" / "results").glob("*.csv")}
     assert results_of_the_study == {"paper-table1.csv", "paper-table-a1.csv"}
     assert (project / "data" / "results" / folder / "table1.csv").exists()
@@ -263,7 +264,7 @@ def test_quick_scores_and_other_data_leave_the_study_alone(
 def test_models_of_other_data_are_scored_against_it(project, capsys):
     mine = "data/mine.h5"
     (project / mine).symlink_to(SHIPPED)
-    assert results.main(["losses", "--data", mine]) == 1
+    assert command.main(["results", "losses", "--data", mine]) == 1
     told = capsys.readouterr().err
     assert "checkpoints/mine/unconditional-mddm.safetensors; make it with" in told
     assert "-p task unconditional -p model mddm -p profile full -p data data/mine.h5" in told
@@ -289,13 +290,13 @@ def test_models_of_other_data_are_scored_against_it(project, capsys):
 def test_a_page_without_a_place_for_results_is_told_before_the_work(project, monkeypatch, capsys):
     monkeypatch.setattr(study, "DATA", str(SHIPPED))
     (project / "README.md").write_text("no marks")
-    assert results.main(["yardsticks"]) == 1
+    assert command.main(["results", "yardsticks"]) == 1
     assert "no place for the results" in capsys.readouterr().err
     assert not list((project / "data" / "results").glob("scores-*"))
 
 
 def test_command_line_names_what_it_does_not_know(capsys):
-    assert results.main(["quenches", "--profile", "quick"]) == 1
+    assert command.main(["results", "quenches", "--profile", "quick"]) == 1
     assert "what must be one of yardsticks" in capsys.readouterr().err
 
 
@@ -314,7 +315,7 @@ def scored_data(root):
 def test_every_committed_score_is_of_this_data_and_of_these_checkpoints(committed, scored_data):
     for what, scored in committed.items():
         wanted = {key.source for key, _ in results.jobs_of(scored_data, what, "full")}
-        assert set(scored["source"]) == wanted, f"run `python -m mddm.study.results {what}`"
+        assert set(scored["source"]) == wanted, f"run `mddm results {what}`"
 
 
 @pytest.mark.parametrize("preset", [preset for preset in evaluation.MODELS if preset != "bragg"])
@@ -403,4 +404,4 @@ def test_committed_tables_and_the_readme_are_sums_of_the_committed_scores(
     assert told["sinkhorn"].to_numpy() == pytest.approx(summed["sinkhorn"].to_numpy(), rel=1e-4)
     readme = (root / "README.md").read_text()
     summary = tables.summary(tables.read_scores(folder / "table1.csv"))
-    assert tables.with_summary(readme, summary) == readme, "run `python -m mddm.study.results`"
+    assert tables.with_summary(readme, summary) == readme, "run `mddm results`"

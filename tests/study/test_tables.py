@@ -185,9 +185,7 @@ def test_lines_that_were_torn_are_left_out_and_counted(tmp_path, lines, whole, t
 
 def test_a_file_of_scores_that_is_missing_or_empty_is_named(tmp_path):
     path = tmp_path / "scores.csv"
-    with pytest.raises(
-        FileNotFoundError, match=rf"no scores at {path}; `python -m mddm.study.results`"
-    ):
+    with pytest.raises(FileNotFoundError, match=rf"no scores at {path}; `mddm results`"):
         tables.read_scores(path)
     for content in ("", "model,ta"):
         path.write_text(content)
