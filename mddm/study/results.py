@@ -33,11 +33,11 @@ _COLUMNS = {
 }
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and clouds
-# of a surface; conditions that lattices are searched for, that are quenched, and in how many of
-# the numbers of steps; noise levels of a sample (500 are the paper's; the corrector spends its
-# calls better on fewer); draws for the loss at each level; polished samples of each condition, of
-# which the lowest at rest is a score of its own, and of those that begin at a lattice that is
-# drawn.  "others" is what samplers other than the best are asked for.
+# of a surface; conditions of each split that lattices are searched for, conditions that are
+# quenched, and in how many of the numbers of steps; noise levels of a sample (500 are the paper's;
+# the corrector spends its calls better on fewer); draws for the loss at each level; polished
+# samples of each condition, of which the lowest at rest is a score of its own, and of those that
+# begin at a lattice that is drawn.  "others" is what samplers other than the best are asked for.
 _PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},
@@ -48,7 +48,7 @@ _PROFILES = {
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
         **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
-        **{"best levels": evaluation.N_LEVELS, "lattices": 25, "drawn": 2},
+        **{"best levels": evaluation.N_LEVELS, "lattices": 100, "drawn": 2},
         "bottom": 12,
     },
 }
@@ -168,9 +168,10 @@ def _quench_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
 
 def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     jobs, source = [], evaluation.md_source(data)
-    for row in choose_rows(data, "test", sizes["lattices"]):
-        key = Key(evaluation.LATTICE_SEARCH, "conditional", "test", row, 0, source)
-        jobs.append((key, partial(evaluation.lattice_search, data, row)))
+    for split in ("test", "train"):
+        for row in choose_rows(data, split, sizes["lattices"]):
+            key = Key(evaluation.LATTICE_SEARCH, "conditional", split, row, 0, source)
+            jobs.append((key, partial(evaluation.lattice_search, data, row)))
     return jobs
 
 
