@@ -262,8 +262,8 @@ class Model:
             n_particles: in each; as in training by default.
             box_length: edge of the periodic cube [length]; by default what gives the density of
                 training, and no other density will do.
-            sampler: one of `samplers`, or one with settings of your own, such as
-                `mddm.samplers.SAMPLERS["cooled"]`, changed; the best by default.
+            sampler: one of `samplers`, or one with settings of your own, see `mddm.samplers`; the
+                best by default.
             n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own.
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,
                 and what energies are of; by default that of k and phi.

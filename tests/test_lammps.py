@@ -265,14 +265,6 @@ def test_the_end_of_lammps_is_an_error(quench, fresh_process):
     assert lammps.version().startswith("LAMMPS 2")
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C as Python has it, which a shell takes from what it runs in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_ctrl_c_is_heard_at_once(fresh_process, interruptible):
     lammps.version()
     (running,) = lammps_process._idle

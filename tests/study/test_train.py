@@ -69,7 +69,7 @@ def test_a_mistyped_run_is_refused(asked, message):
         train.budget(*asked)
 
 
-def test_what_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+def test_what_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, interruptible):
     path, whole = tmp_path / "stopped.safetensors", tmp_path / "whole.safetensors"
     unfinished = tmp_path / "stopped.state.safetensors"
     with pytest.raises(KeyboardInterrupt, match=f"at step 3 of 6, kept in {unfinished}"):
@@ -100,7 +100,7 @@ def test_another_runs_model_is_replaced_only_where_that_is_meant(tmp_path):
         train.run(tmp_path / "model.pt", settings(), SPHERE)
 
 
-def test_a_session_at_the_command_line(tmp_path, capsys, monkeypatch):
+def test_a_session_at_the_command_line(tmp_path, capsys, monkeypatch, interruptible):
     sources = [Stopped("sphere", 20), SPHERE]
     monkeypatch.setattr(tasks, "training_source", lambda *_: sources.pop(0))
     out = tmp_path / "mine.safetensors"
