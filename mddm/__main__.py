@@ -334,11 +334,11 @@ def _export(options):
         chosen = chosen.subset(arguments.choice("split", options.split, dataset.SPLITS))
     if not len(chosen):
         raise ValueError(f"no row of {options.data} is chosen; leave out --split or --rows")
-    names = ("k", "phi", "temperature", "pressure", "steps", "seed")
+    known = ("temperature", "pressure", "steps", "seed")
+    numbers = {**chosen.parameters, **{name: getattr(chosen, name) for name in known}}
+    numbers = {name: column for name, column in numbers.items() if column is not None}
     # Readers take "energy" for that of all particles together.
-    numbers = {name: getattr(chosen, name) for name in names} | {
-        "energy_per_particle": chosen.energy
-    }
+    numbers["energy_per_particle"] = chosen.energy
     export.write(options.out, chosen.positions, chosen.box_length, numbers)
     print(f"wrote {len(chosen)} configurations to {options.out}")
 

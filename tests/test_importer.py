@@ -87,6 +87,10 @@ def test_from_files_to_a_model_that_answers(files, tmp_path, capsys):
     assert "wrote 5 configurations of 216 particles" in capsys.readouterr().out
     assert command.main(["check", str(mine)]) == 0
     assert "ok     energies" in capsys.readouterr().out
+    told = tmp_path / "told.extxyz"
+    assert command.main(["export", str(mine), "--rows", "4", "--out", str(told)]) == 0
+    told = told.read_text()
+    assert "temperature=0.4 energy_per_particle=" in told and "pressure" not in told
     source = training.Configurations.of(dataset.read(mine).subset("train"))
     settings = training.Settings(
         preset="transolver",
