@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mddm import arguments
-from mddm.noise import Denoiser, add_noise
+from mddm.noise import Denoiser
 from mddm.sampling import (
     Ancestral,
     Corrector,
@@ -40,10 +40,10 @@ class Polished(Sampler):
     potential mends that, and leaves defects and no thermal motion.  Little noise is enough for
     the network to mend the first and to bring back the second.
 
-    Its frames are those of `start`, one of the relaxed
-    positions at the level zero, and those of `finish`, from `top` down the levels below it.  The
-    noise that is added comes from a generator of its own, whose seed is that of the given one
-    plus 2^32: that one has to be seeded anew for each call.
+    Its frames are those of `start`, one of the relaxed positions at the level zero, and those of
+    `finish`, from `top` down the levels below it.  The noise that is added comes from a generator
+    of its own, whose seed is that of the given one plus 2^32: that one has to be seeded anew for
+    each call.
 
     Args:
         start: draws what is relaxed.
@@ -74,12 +74,10 @@ class Polished(Sampler):
             yield frame
         at_rest = np.stack([relax(system) for system in frame.positions.cpu().numpy()])
         relaxed = torch.as_tensor(at_rest).to(frame.positions)
-        levels = walk.sigmas[walk.sigmas < self.top]
-        levels = torch.cat([levels, levels.new_tensor([self.top])])
-        yield Frame(len(levels), 0.0, relaxed, frame.calls, "relaxed")
         seed = (_POLISHING_SEED + walk.generator.initial_seed()) % 2**64
         walk = replace(walk, generator=torch.Generator(walk.generator.device).manual_seed(seed))
-        x_t = add_noise(relaxed, levels[-1].to(relaxed), walk.normal(relaxed), walk.box_length)
+        x_t, levels = walk.noised(relaxed, self.top)
+        yield Frame(len(levels), 0.0, relaxed, frame.calls, "relaxed")
         for after in self.finish(walk.denoiser, x_t, levels, walk.generator, *given):
             yield replace(after, calls=frame.calls + after.calls, stage="polished")
 

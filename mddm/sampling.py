@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mddm import arguments
 from mddm.geometry import wrap
-from mddm.noise import VARIANCES, Denoiser, estimate, posterior
+from mddm.noise import VARIANCES, Denoiser, add_noise, estimate, posterior
 from mddm.waves import hop
 
 
@@ -75,7 +75,7 @@ class Walk:
     generator: torch.Generator
     condition: Tensor | None
     box_length: float | None
-    center: bool
+    center: bool = False
 
     @torch.no_grad()
     def estimate(self, x_t: Tensor, sigma: Tensor) -> Tensor:
@@ -95,6 +95,13 @@ class Walk:
         """Draw unit noise."""
         on = {"device": like.device, "dtype": like.dtype}
         return torch.randn(like.shape, generator=self.generator, **on)
+
+    def noised(self, positions: Tensor, top: float) -> tuple[Tensor, Tensor]:
+        """Add noise of the level `top`; return the positions, and the levels from there down."""
+        levels = self.sigmas[self.sigmas < top]
+        levels = torch.cat([levels, levels.new_tensor([top])])
+        fresh = self.normal(positions)
+        return add_noise(positions, levels[-1].to(positions), fresh, self.box_length), levels
 
     def settle(self, positions: Tensor) -> Tensor:
         """Put the positions where they belong, into the box or about the origin."""

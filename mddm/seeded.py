@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mddm import arguments, lattices, sampling
 from mddm.crystal import Crystal
-from mddm.noise import Denoiser, add_noise
+from mddm.noise import Denoiser
 from mddm.potential import Smoothed
 
 # How many of the lowest in free energy may be drawn.
@@ -89,7 +89,6 @@ def denoise(
     top, generator = arguments.number("top", top, above=0), arguments.generator(generator)
     sites = arguments.positions(sites, name="sites")
     sigmas = sampling.check_levels(sigmas)
-    levels = torch.cat([sigmas[sigmas < top], sigmas.new_tensor([top])])
-    fresh = torch.randn(sites.shape, generator=generator, device=sites.device, dtype=sites.dtype)
-    x_t = add_noise(sites, levels[-1].to(sites), fresh, box_length)
+    walk = sampling.Walk(denoiser, sigmas, generator, condition, box_length)
+    x_t, levels = walk.noised(sites, top)
     return sampling.Ancestral()(denoiser, x_t, levels, generator, condition, box_length)
