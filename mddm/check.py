@@ -84,7 +84,8 @@ def _duplicates(dataset: Dataset) -> Check:
 def _physics(dataset: Dataset) -> list[Check]:
     found = np.array([_recomputed(dataset, row) for row in range(len(dataset))])
     wrong = np.abs(found[:, 0] - dataset.energy).max()
-    nearest, core = found[:, 2].min(), dataset.family.r_core
+    nearest = found[:, 2].min()
+    core = max(dataset.family_of(row).r_core for row in range(len(dataset)))
     checks = [
         Check("energies", wrong < 1e-4, f"recomputed, differ by at most {wrong:.1e}"),
         Check("distances", nearest > core, f"closest pair {nearest:.3f}, must be above {core}"),
@@ -195,7 +196,9 @@ def report(path: str | Path) -> bool:
     dataset = read(path)
     counts = ", ".join(f"{(dataset.split == split).sum()} {split}" for split in SPLITS)
     print(f"{path}: {counts}; content {dataset.content_hash}")
-    print(f"  potential = {dataset.family}")
+    families = dataset.family if isinstance(dataset.family, tuple) else [dataset.family]
+    for family in dict.fromkeys(map(str, families)):
+        print(f"  potential = {family}")
     for name, value in dataset.attributes.items():
         print(f"  {name} = {value}")
     checks = check(dataset)

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from mddm import arguments, files, geometry
 from mddm.condition import RANGES, take_ranges
-from mddm.family import CONVENTIONS, Family
+from mddm.family import CONVENTIONS, Family, common
 from mddm.potential import Smoothed
 
 SPLITS = ("train", "test", "replica")
@@ -69,7 +69,8 @@ class Dataset:
             is the least of `steps`.
         parameters: name and (n,) values of each parameter of the potential that varies: k
             [1 / length] and phi [rad] in the study's sets.
-        family: the potential, but for these parameters.
+        family: the potential, but for these parameters; or (n,) of them, that of each row with
+            all of its own.  Where those differ in numbers alone, these become parameters.
         ranges: name and (low, high) of each number of a condition, from which networks are given
             it scaled; by default the least and greatest value of each that varies.
         seed: (n,) seed of the start and the thermostat; None where it is not known, as for all
@@ -92,7 +93,7 @@ class Dataset:
     energy: np.ndarray
     attributes: Mapping
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
-    family: Family | None = None
+    family: Family | Sequence[Family] | None = None
     ranges: Mapping[str, tuple[float, float]] | None = None
     seed: np.ndarray | None = None
     kinetic_temperature: np.ndarray | None = None
@@ -102,24 +103,23 @@ class Dataset:
 
     def __post_init__(self):
         arguments.instance("attributes", self.attributes, Mapping)
-        taken = {"family": _family(self.family, self.attributes), "parameters": {}}
+        family, parameters = _family(self.family, self.attributes, self.parameters)
+        taken = {"family": family, "parameters": {}}
         columns = {
             name: _column(name, getattr(self, name), kind)
             for name, kind in _COLUMNS.items()
             if name not in _OPTIONAL or getattr(self, name) is not None
         }
-        for name, value in arguments.instance("parameters", self.parameters, Mapping).items():
-            arguments.choice("each of parameters", name, taken["family"].free)
+        for name, value in parameters.items():
             taken["parameters"][name] = _column(name, value, np.float64)
-        lacking = [name for name in taken["family"].needs if name not in taken["parameters"]]
-        if lacking:
-            raise ValueError(f"parameters must contain {', '.join(lacking)}")
         points = columns["positions"]
         if points.ndim != 3 or points.shape[-1] != 3:
             raise ValueError(
                 f"positions must have the shape (n, n_particles, 3), got {points.shape}"
             )
         columns["positions"] = geometry.wrap_single(points, self.box_length)
+        if isinstance(family, tuple) and len(family) != len(points):
+            raise ValueError(f"family must be one, or one for each of {len(points)} rows")
         for name, column in {**columns, **taken["parameters"]}.items():
             if name != "positions" and column.shape != (len(points),):
                 raise ValueError(f"{name} must have the shape ({len(points)},), got {column.shape}")
@@ -183,8 +183,10 @@ class Dataset:
         if chosen.ndim != 1:
             raise ValueError(f"{expected}, got {rows!r}")
         columns = {name: column[chosen] for name, column in self.columns.items()}
-        parameters = {name: columns.pop(name) for name in self.parameters}
-        return replace(self, **columns, parameters=parameters)
+        columns["parameters"] = {name: columns.pop(name) for name in self.parameters}
+        if isinstance(self.family, tuple):
+            columns["family"] = [self.family[row] for row in chosen]
+        return replace(self, **columns)
 
     def subset(self, split: str) -> "Dataset":
         """Return the rows of one split.
@@ -228,6 +230,10 @@ class Dataset:
         """
         row = self._row(row)
         same = (self.conditions == self.conditions[row]).all(axis=1)
+        for column in self.parameters.values():
+            same &= column == column[row]
+        if isinstance(self.family, tuple):
+            same &= [each == self.family[row] for each in self.family]
         same[row] = False
         return np.flatnonzero(same)
 
@@ -237,9 +243,18 @@ class Dataset:
         Raises:
             TypeError, ValueError: no number, or that of no row.
         """
+        return self.family_of(row).at({})
+
+    def family_of(self, row: int) -> Family:
+        """Return a row's potential by its name, with all parameters.
+
+        Raises:
+            TypeError, ValueError: no number, or that of no row.
+        """
         row = self._row(row)
-        values = {name: float(column[row]) for name, column in self.parameters.items()}
-        return self.family.at(values)
+        if isinstance(self.family, tuple):
+            return self.family[row]
+        return self.family.fix({name: float(each[row]) for name, each in self.parameters.items()})
 
     def _row(self, row: int) -> int:
         return arguments.whole("row", row, at_least=0, at_most=len(self) - 1)
@@ -248,23 +263,48 @@ class Dataset:
     def content_hash(self) -> str:
         """First 12 hex digits of the SHA-256 of all columns, whatever file they are in."""
         digest = hashlib.sha256(f"{self.box_length!r}".encode())
+        if isinstance(self.family, tuple):
+            digest.update(repr(self.family).encode())
         for name, column in self.columns.items():
             column = "\n".join(column).encode() if name == "split" else column.tobytes()
             digest.update(name.encode() + column)
         return digest.hexdigest()[:12]
 
 
-def _family(given: Family | None, attributes: Mapping) -> Family:
-    needed = ATTRIBUTES if given is None else ("box_length",)
+def _family(given, attributes: Mapping, parameters: Mapping):
+    """Take the potential, or that of each row, and the parameters that vary."""
+    _check_attributes(attributes, ("box_length",))
+    arguments.instance("parameters", parameters, Mapping)
+    if isinstance(given, Sequence):
+        if parameters:
+            raise ValueError("parameters must be left out where each row has a family of its own")
+        given = arguments.several("family", given, Family)
+        for each in given:
+            each.at({})
+        return (common(given) if given else None) or (tuple(given), {})
+    if given is None:
+        given = _of_convention(attributes)
+    arguments.instance("family", given, Family)
+    for word in parameters:
+        arguments.choice("each of parameters", word, given.free)
+    lacking = [word for word in given.needs if word not in parameters]
+    if lacking:
+        raise ValueError(f"parameters must contain {', '.join(lacking)}")
+    return given, parameters
+
+
+def _of_convention(attributes: Mapping) -> Family:
+    _check_attributes(attributes, ATTRIBUTES)
+    radii = {radius: float(attributes[radius]) for radius in ("r_core", "r_on", "r_cut")}
+    return Family(CONVENTIONS[attributes["convention"]], **radii)
+
+
+def _check_attributes(attributes: Mapping, needed: Sequence[str]) -> None:
     missing = [name for name in needed if name not in attributes]
     if missing:
         raise ValueError(f"attributes must contain {', '.join(missing)}")
-    convention = attributes.get("convention", next(iter(CONVENTIONS)))
-    name = CONVENTIONS[arguments.choice("convention", convention, CONVENTIONS)]
-    if given is not None:
-        return arguments.instance("family", given, Family)
-    radii = {radius: float(attributes[radius]) for radius in ("r_core", "r_on", "r_cut")}
-    return Family(name, **radii)
+    if "convention" in attributes:
+        arguments.choice("convention", attributes["convention"], CONVENTIONS)
 
 
 def _column(name: str, value, kind: type) -> np.ndarray:
@@ -311,10 +351,26 @@ def write(path: str | Path, dataset: Dataset) -> None:
                 file.create_dataset(name, data=column, chunks=chunks, **options)
             else:
                 file.create_dataset(name, data=column)
-        told = {_POTENTIAL: json.dumps(asdict(dataset.family)), _RANGES: json.dumps(dataset.ranges)}
+        told = {_POTENTIAL: _spelled(dataset.family), _RANGES: json.dumps(dataset.ranges)}
         for name, value in {**dataset.attributes, **told, _HASH: dataset.content_hash}.items():
             file.attrs[name] = _fixed(value) if isinstance(value, str) else value
     files.write_whole(path, content.getvalue())
+
+
+def _spelled(family: Family | tuple[Family, ...]) -> str:
+    if isinstance(family, Family):
+        return json.dumps(asdict(family))
+    rows = [json.dumps(asdict(each)) for each in family]
+    known = list(dict.fromkeys(rows))
+    return f'{{"known": [{", ".join(known)}], "rows": {[known.index(row) for row in rows]}}}'
+
+
+def _understood(text: str) -> Family | list[Family]:
+    told = json.loads(text)
+    if "known" not in told:
+        return Family(**told)
+    known = [Family(**each) for each in told["known"]]
+    return [known[row] for row in told["rows"]]
 
 
 def _fixed(text: str | np.ndarray) -> np.ndarray:
@@ -344,12 +400,13 @@ def read(path: str | Path) -> Dataset:
     try:
         told = {}
         if _POTENTIAL in attributes:
-            told["family"] = Family(**json.loads(attributes.pop(_POTENTIAL)))
+            told["family"] = _understood(attributes.pop(_POTENTIAL))
             told["ranges"] = json.loads(attributes.pop(_RANGES))
-        family = _family(told.get("family"), attributes)
+        family = told["family"] if told else _of_convention(attributes)
         # Of before the potential and the ranges were written, all of the study.
         told = told or {"ranges": RANGES}
-        needed = [*_COLUMNS, *family.needs]
+        alone = isinstance(family, Family)
+        needed = [*_COLUMNS, *(family.needs if alone else ())]
         if "family" in told:
             needed = [name for name in needed if name not in _OPTIONAL]
         lacking = [name for name in needed if name not in columns]
@@ -357,7 +414,8 @@ def read(path: str | Path) -> Dataset:
             raise ValueError(
                 f"it lacks the columns {', '.join(lacking)}, or has something else in their place"
             )
-        parameters = {name: columns[name] for name in family.free if name in columns}
+        free = family.free if alone else ()
+        parameters = {name: columns[name] for name in free if name in columns}
         columns = {name: column for name, column in columns.items() if name in _COLUMNS}
         found = Dataset(**columns, **told, attributes=attributes, parameters=parameters)
         content_hash = found.content_hash

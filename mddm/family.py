@@ -5,7 +5,7 @@ numbers of a condition it becomes a potential.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,33 @@ class Family:
         if any(word not in given for word in self.needs):
             raise ValueError(f"{self.name!r} needs {', '.join(self.needs)} in its condition")
         return Smoothed(make(**given), self.r_on, self.r_cut, self.r_core)
+
+
+def common(families: Sequence[Family]) -> tuple[Family, dict[str, list[float]]] | None:
+    """Part what families share from the parameters in which they differ.
+
+    Args:
+        families: at least one.
+
+    Returns:
+        The family of them all, and the values of each parameter that it leaves to vary; None where
+        they are of several formulas, or differ in more than numbers.
+    """
+    first = families[0]
+    alike = all(
+        replace(each, parameters=first.parameters) == first
+        and each.parameters.keys() == first.parameters.keys()
+        for each in families
+    )
+    varied = {
+        name: [each.parameters.get(name) for each in families]
+        for name, value in first.parameters.items()
+        if any(each.parameters.get(name) != value for each in families)
+    }
+    if not alike or any(isinstance(each, list) for values in varied.values() for each in values):
+        return None
+    fixed = {name: value for name, value in first.parameters.items() if name not in varied}
+    return replace(first, parameters=fixed), varied
 
 
 def parse(potential: str) -> Family:

@@ -204,6 +204,117 @@ class LennardJonesGauss(_Formula):
         return self.epsilon * torch.exp(-((r - self.r_0) ** 2) / (2 * self.width**2))
 
 
+@dataclass(frozen=True)
+class DecayingOscillation(_Formula):
+    """U(r) = r^-15 + r^-decay cos(k (r - 1.25) - phi), the oscillating potential of any decay.
+
+    Args:
+        k: spatial frequency [1 / length].
+        phi: phase [rad].
+        decay: exponent of the oscillation; 3 in `potential.OscillatingPair`.
+
+    Source: Mihalkovič and Henley 2012, who fit both exponents to metals.
+    """
+
+    k: float
+    phi: float
+    decay: float = _positive(5.0)
+
+    def _energy(self, r):
+        return r**-15 + r**-self.decay * torch.cos(self.k * (r - 1.25) - self.phi)
+
+    def _force(self, r):
+        phase = self.k * (r - 1.25) - self.phi
+        slope = self.decay / r * torch.cos(phase) + self.k * torch.sin(phase)
+        return 15 * r**-16 + r**-self.decay * slope
+
+
+@dataclass(frozen=True)
+class Shoulder(_Formula):
+    """U(r) = (size / r)^14 + epsilon (1 - tanh(steepness (r - edge))) / 2, a repulsive shoulder.
+
+    Args:
+        epsilon: height of the shoulder [energy].
+        edge: where it ends [length].
+        steepness: of that end [1 / length].
+        size: of the core [length].
+
+    Source: Fomin et al. 2008, with a steepness of 10 and an edge from 1.15 to 1.55.
+    """
+
+    epsilon: float = 1.0
+    edge: float = _positive(1.35)
+    steepness: float = _positive(10.0)
+    size: float = _positive(1.0)
+
+    def _energy(self, r):
+        step = torch.tanh(self.steepness * (r - self.edge))
+        return (self.size / r) ** 14 + self.epsilon * (1 - step) / 2
+
+    def _force(self, r):
+        step = torch.tanh(self.steepness * (r - self.edge))
+        slope = self.epsilon * self.steepness * (1 - step**2) / 2
+        return 14 * (self.size / r) ** 14 / r + slope
+
+
+@dataclass(frozen=True)
+class Wells(_Formula):
+    """A core, a tail, and three wells or humps: potentials of most shapes.
+
+    U(r) / epsilon = (size / r)^steepness + tail exp(-kappa (r - 1)) / r
+    - sum_i depth_i exp(-(r - r_i)^2 / (2 width_i^2)).
+
+    Args:
+        epsilon: factor of the energy [energy].
+        size: of the core [length].
+        steepness: exponent of the core.
+        tail: of a screened charge at r = 1, positive for repulsion.
+        kappa: its inverse screening length [1 / length].
+        depth_1, depth_2, depth_3: of the wells; negative for humps.
+        r_1, r_2, r_3: their places [length].
+        width_1, width_2, width_3: their widths [length].
+
+    Source: this study.
+    """
+
+    epsilon: float = _positive(1.0)
+    size: float = _positive(0.9)
+    steepness: float = _positive(12.0)
+    tail: float = 0.0
+    kappa: float = _positive(2.0)
+    depth_1: float = 1.0
+    r_1: float = _positive(1.1)
+    width_1: float = _positive(0.15)
+    depth_2: float = 0.0
+    r_2: float = _positive(1.6)
+    width_2: float = _positive(0.15)
+    depth_3: float = 0.0
+    r_3: float = _positive(2.2)
+    width_3: float = _positive(0.15)
+
+    @property
+    def _wells(self):
+        return [
+            tuple(getattr(self, f"{name}_{i}") for name in ("depth", "r", "width"))
+            for i in (1, 2, 3)
+        ]
+
+    def _energy(self, r):
+        energy = (self.size / r) ** self.steepness
+        energy = energy + self.tail * torch.exp(-self.kappa * (r - 1)) / r
+        for depth, place, width in self._wells:
+            energy = energy - depth * torch.exp(-((r - place) ** 2) / (2 * width**2))
+        return self.epsilon * energy
+
+    def _force(self, r):
+        force = self.steepness * (self.size / r) ** self.steepness / r
+        force = force + self.tail * torch.exp(-self.kappa * (r - 1)) / r * (self.kappa + 1 / r)
+        for depth, place, width in self._wells:
+            gauss = torch.exp(-((r - place) ** 2) / (2 * width**2))
+            force = force - depth * gauss * (r - place) / width**2
+        return self.epsilon * force
+
+
 def oscillating_pair_hoomd(k: float, phi: float) -> OscillatingPair:
     """Build U(r) = r^-15 + r^-3 cos(k r - phi), the oscillating potential of HOOMD-blue.
 
@@ -227,6 +338,9 @@ FORMULAS: dict[str, Callable[..., PairPotential]] = {
     "inverse-power": InversePower,
     "dzugutov": Dzugutov,
     "lennard-jones-gauss": LennardJonesGauss,
+    "opp-decay": DecayingOscillation,
+    "shoulder": Shoulder,
+    "wells": Wells,
 }
 
 

@@ -1,7 +1,6 @@
 """Data sets from other programs' files: GSD, extended XYZ and any trajectory that ASE reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ def read_files(
 
     Args:
         paths: of files as `export.read` takes them, all of one box and number of particles.
-        potential: what they were made with, one for all or one for each file: of one formula.
+        potential: what they were made with, one for all or one for each file.
         temperature: likewise [energy].
         split: likewise, "train", "test" or "replica".
         ranges: see `dataset.Dataset`; by default the least and the greatest value of each number
@@ -41,8 +40,8 @@ def read_files(
 
     Raises:
         FileNotFoundError: no such file.
-        TypeError, ValueError: a file of another kind, box or size, potentials of several formulas
-            or with a cut-off of half the box, or not one value for all or for each file.
+        TypeError, ValueError: a file of another kind, box or size, a potential with a cut-off of
+            half the box, or not one value for all or for each file.
     """
     paths = [paths] if isinstance(paths, str | PathLike) else paths
     paths = [
@@ -57,7 +56,6 @@ def read_files(
     splits = [
         arguments.choice("split", each, SPLITS) for each in _each("split", split, len(paths), str)
     ]
-    family, varied = _common(families)
     frames, boxes = zip(*map(export.read, paths), strict=True)
     if len({(box, points.shape[1]) for points, box in zip(frames, boxes, strict=True)}) != 1:
         sizes = "; ".join(
@@ -76,8 +74,7 @@ def read_files(
         temperature=np.repeat(temperatures, counts),
         split=np.repeat(splits, counts),
         energy=energies,
-        parameters={name: np.repeat(values, counts) for name, values in varied.items()},
-        family=family,
+        family=[each for each, n in zip(families, counts, strict=True) for _ in range(n)],
         ranges=ranges,
         attributes={"box_length": boxes[0], "source": ", ".join(path.name for path in paths)},
     )
@@ -92,25 +89,6 @@ def _each(name: str, value: Any, n: int, kind: type | tuple[type, ...]) -> list:
             f"{name} must be one for all or one for each of {n} files, got {len(values)}"
         )
     return values * n if len(values) == 1 else values
-
-
-def _common(families: list[Family]) -> tuple[Family, dict[str, list[float]]]:
-    """Part what all families share from the parameters in which they differ."""
-    first = families[0]
-    alike = all(
-        replace(each, parameters=first.parameters) == first
-        and each.parameters.keys() == first.parameters.keys()
-        for each in families
-    )
-    varied = {
-        name: [each.parameters.get(name) for each in families]
-        for name, value in first.parameters.items()
-        if any(each.parameters.get(name) != value for each in families)
-    }
-    if not alike or any(isinstance(each, list) for values in varied.values() for each in values):
-        raise ValueError("potential must be of one formula, with numbers for what differs")
-    fixed = {name: value for name, value in first.parameters.items() if name not in varied}
-    return replace(first, parameters=fixed), varied
 
 
 def _energy(points: np.ndarray, potential, box_length: float) -> float:

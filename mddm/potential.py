@@ -19,6 +19,8 @@ from mddm.geometry import minimum_image, neighbor_pairs
 # Where a force is compared with the slope of its energy: differences over this part of r, and how
 # far the two may be apart, as a part of both and in units of force, but for a few kinks.
 _SLOPE_STEP, _SLOPE_PART, _SLOPE_ERROR, _KINKS = 1e-4, 0.01, 1e-4, 0.01
+# How far apart nearest neighbours are in the closest packing at density 1 [length].
+_CLOSEST = 2 ** (1 / 6)
 CONVENTION = "U(r) = r^-15 + r^-3 cos(k (r - 1.25) - phi)"
 
 
@@ -182,6 +184,29 @@ class Smoothed:
     def _switch_slope(self, r: Tensor) -> Tensor:
         on2, cut2, r2 = self.r_on**2, self.r_cut**2, r.clamp(min=self.r_on).square()
         return 12 * r * (cut2 - r2) * (on2 - r2) / (cut2 - on2) ** 3
+
+
+def energy_scale(potential: Smoothed) -> float:
+    """Tell how much a potential varies where particles at density 1 meet: the scale of its energy.
+
+    Temperatures of different potentials are compared in this unit.
+
+    Args:
+        potential: of one system.
+
+    Returns:
+        Highest minus lowest U(r) between the nearest neighbours of the closest packing at density
+        1, 2^(1/6) apart, and the cut-off [energy].
+
+    Raises:
+        TypeError, ValueError: as `tabulate`, or a cut-off that is not beyond them.
+    """
+    arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
+    if potential.r_cut <= _CLOSEST:
+        raise ValueError(f"r_cut must be above {_CLOSEST:.3f}, got {potential.r_cut}")
+    r = torch.linspace(_CLOSEST, potential.r_cut, 1001, dtype=torch.float64)
+    energy, _ = tabulate(potential, r)
+    return (energy.max() - energy.min()).item()
 
 
 def tabulate(potential: Smoothed, r: Tensor) -> tuple[Tensor, Tensor]:

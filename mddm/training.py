@@ -114,14 +114,14 @@ class Configurations:
     def of(cls, dataset: Dataset) -> "Configurations":
         """Take all configurations of a data set, with their conditions where these vary."""
         conditions = dataset.conditions if dataset.ranges else None
-        told = (dataset.ranges, dataset.family)
+        alone = isinstance(dataset.family, Family)
+        told = (dataset.ranges, dataset.family if alone else None)
         return cls(dataset.positions, conditions, dataset.box_length, *told)
 
     @classmethod
     def one(cls, dataset: Dataset, row: int) -> "Configurations":
         """Take one configuration of a data set, to train on its structure alone."""
-        values = {name: float(column[row]) for name, column in dataset.parameters.items()}
-        potential = dataset.family.fix(values)
+        potential = dataset.family_of(row)
         return replace(cls.of(dataset.take([row])), conditions=None, potential=potential)
 
     def alone(self) -> "Configurations":

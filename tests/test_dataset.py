@@ -145,6 +145,34 @@ def test_files_of_before_are_of_the_studys_ranges_and_potential(data, path):
     }
 
 
+def test_each_row_may_have_a_potential_of_its_own(data, tmp_path):
+    kinds = [Family("lennard-jones"), Family("morse", {"alpha": 8.0}), Family("lennard-jones")]
+    told = {"parameters": {}, "ranges": None, "attributes": {"box_length": BOX}}
+    mixed = replace(data.take([0, 1, 5]), family=kinds, **told)
+    dataset.write(tmp_path / "x.h5", mixed)
+    found = dataset.read(tmp_path / "x.h5")
+    assert found.family == tuple(kinds) and found.content_hash == mixed.content_hash
+    same_t = replace(found, temperature=np.full(3, 0.1), ranges=None)
+    assert same_t.partners(0).tolist() == [2] and same_t.partners(1).tolist() == []
+    r = torch.tensor([1.2])
+    assert found.potential(1).energy(r) == Family("morse", {"alpha": 8.0}).at({}).energy(r)
+    others = replace(mixed, family=[*kinds[::-1][:2], Family("yukawa")], **told)
+    assert others.content_hash != mixed.content_hash
+    # Of one formula, what differs is a parameter.
+    alphas = [Family("morse", {"alpha": alpha}) for alpha in (8.0, 9.0, 8.0)]
+    morse = replace(mixed, family=alphas, **told)
+    assert morse.family == Family("morse") and morse.alpha.tolist() == [8.0, 9.0, 8.0]
+    assert found.take([1]).family == kinds[1] and found.take([]).split.size == 0
+    for wrong, message in (
+        ({"family": kinds[:2]}, "one for each of 3 rows"),
+        ({"family": []}, "family must be one, or one for each of 3 rows"),
+        ({"family": [*kinds[:2], Family("opp")]}, "needs k, phi"),
+        ({"family": kinds, "parameters": {"alpha": [1, 2, 3]}}, "parameters must be left out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(mixed, **told | wrong)
+
+
 def test_what_a_set_does_not_say_is_neither_kept_nor_judged(data, tmp_path):
     unknown = dict.fromkeys(("seed", "kinetic_temperature", "pressure", "drift", "steps"))
     single = data.take([0])

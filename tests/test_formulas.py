@@ -8,7 +8,9 @@ from mddm import formulas
 from mddm.potential import OscillatingPair, PairPotential
 
 R = torch.linspace(0.7, 3, 231, dtype=torch.float64)
-GIVEN = {"opp": {"k": 6.6, "phi": 2.4}, "opp-hoomd": {"k": 6.6, "phi": 2.4}}
+OSCILLATION = {"k": 6.6, "phi": 2.4}
+GIVEN = {name: OSCILLATION for name in ("opp", "opp-hoomd", "opp-decay")}
+GIVEN["wells"] = {"epsilon": 0.7, "tail": 0.4, "depth_2": -0.3, "depth_3": 0.6}
 
 
 def build(name) -> PairPotential:
@@ -42,6 +44,31 @@ def test_wells_are_where_the_formulas_have_them():
     assert at(double, 1.4 + 0.02**0.5) == pytest.approx(
         at(formulas.LennardJonesGauss(0.0), 1.4 + 0.02**0.5) - 1.5 * math.exp(-0.5)
     )
+
+
+def test_a_decay_of_three_is_the_studys_potential():
+    ours = formulas.make("opp-decay", **OSCILLATION, decay=3)
+    torch.testing.assert_close(ours.energy(R), OscillatingPair(**OSCILLATION).energy(R))
+
+
+def test_a_shoulder_is_half_as_high_at_its_edge():
+    shoulder = formulas.Shoulder(epsilon=2.0, edge=1.4, size=0.8)
+    assert at(shoulder, 1.4) == pytest.approx((0.8 / 1.4) ** 14 + 1)
+    assert at(shoulder, 2.5) == pytest.approx(0, abs=1e-6)
+
+
+def test_wells_add_up_to_core_tail_and_wells():
+    narrow = {f"width_{i}": 0.01 for i in (1, 2, 3)}
+    wells = formulas.Wells(
+        epsilon=2.0, tail=0.5, depth_1=0.6, depth_2=0.0, depth_3=-0.2, r_3=2.0, **narrow
+    )
+
+    def expected(r):
+        return (0.9 / r) ** 12 + 0.5 * math.exp(-2 * (r - 1)) / r
+
+    assert at(wells, 1.1) == pytest.approx(2 * (expected(1.1) - 0.6))
+    assert at(wells, 1.5) == pytest.approx(2 * expected(1.5))
+    assert at(wells, 2.0) == pytest.approx(2 * (expected(2.0) + 0.2))
 
 
 def test_dzugutov_has_its_well_its_hump_and_its_end():

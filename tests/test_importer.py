@@ -68,7 +68,6 @@ def test_what_does_not_fit_is_refused(files, tmp_path):
     for call, message in (
         (([*files, small], lj, 0.4), r"small.gsd: 216 particles in a box of 6.3"),
         ((files, [lj, lj], 0.4), "potential must be one for all or one for each of 3 files"),
-        ((files, [lj, lj, Family("morse")], 0.4), "of one formula"),
         ((files, lj, [0.1, 0.2]), "temperature must be one for all"),
         ((files, lj, 0.0), "temperature must be"),
         ((files, lj, 0.4, "validation"), "split must be one of"),

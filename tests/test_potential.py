@@ -7,10 +7,12 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from mddm.condition import RANGES
+from mddm.formulas import InversePower, LennardJones
 from mddm.potential import (
     OscillatingPair,
     Smoothed,
     Tabulated,
+    energy_scale,
     potential_energy,
 )
 
@@ -270,6 +272,13 @@ def brute_force_pairs(positions):
         delta = positions[j] - positions[i]
         delta -= BOX * np.round(delta / BOX)
         yield i, j, delta, float(np.sqrt((delta**2).sum()))
+
+
+def test_the_scale_of_the_energy_is_its_range_beyond_close_packed_neighbours():
+    assert energy_scale(Smoothed(LennardJones(epsilon=2.0))) == pytest.approx(2)
+    assert energy_scale(Smoothed(InversePower())) == pytest.approx(1 / 4)
+    with pytest.raises(ValueError, match=r"r_cut must be above 1\.122"):
+        energy_scale(Smoothed(InversePower(), r_on=0.9, r_cut=1.1))
 
 
 def test_energy_equals_a_double_loop_over_pairs():

@@ -62,6 +62,7 @@ LEFT_OUT = {
     checkpoint: {"stale"},
     crystal: {"Bonds", "Symmetry"},
     check: {"Check", "bimodal"},
+    family: {"common"},
     files: {"whole"},
     lattices: {"table"},
     model: {"Card", "Structures", "Model", "models"},
@@ -177,7 +178,9 @@ COLUMNS = ("positions", "temperature", "seed", "energy", "kinetic_temperature",
 FORMULAS = [formula for formula in formulas.FORMULAS.values()
             if inspect.isclass(formula) and formula.__module__ == formulas.__name__]  # fmt: skip
 FINITE = [*NO_NUMBER, math.nan, math.inf]
-LENGTH = {"size", "width", "alpha", "exponent"}
+# Of a formula, with numbers for what it cannot do without.
+MADE = [formula(*[2.0 for field in dataclasses.fields(formula)
+                  if field.default is dataclasses.MISSING]) for formula in FORMULAS]  # fmt: skip
 SIZES = [*FINITE, -1.0]
 
 
@@ -282,6 +285,7 @@ CALLS = [
     }),
     (SMOOTHED.energy, {"r": (ONE, DISTANCES)}),
     (SMOOTHED.force, {"r": (ONE, DISTANCES)}),
+    (potential.energy_scale, {"potential": (SMOOTHED, POTENTIAL)}),
     (potential.tabulate, {
         "potential": (SMOOTHED, POTENTIAL),
         "r": (torch.linspace(1, 3, 9).double(), [*no_numbers(SIGMA), ONE, [0.0, 1.0], [-1.0]]),
@@ -608,6 +612,7 @@ CALLS = [
     (DATA.subset, {"split": ("test", WORD)}),
     (DATA.partners, {"row": (0, ROW)}),
     (DATA.potential, {"row": (0, ROW)}),
+    (DATA.family_of, {"row": (0, ROW)}),
     (dataset.Dataset, {
         **{name: (getattr(ROWS, name), [
             bad for bad in spoilt(getattr(ROWS, name).astype(float))
@@ -651,10 +656,10 @@ CALLS = [
     (export.check, {"path": (FOLDER / "z.gsd", [*WRITE, "x.pdb"])}),
     (export.to_ase, STORED),
     (export.read, {"path": (XYZ, [*READ, TABLE])}),
-    *[(formula, {field.name: (field.default, SIZES if field.name in LENGTH else FINITE)
-                 for field in dataclasses.fields(formula)}) for formula in FORMULAS],
-    *[(formula().energy, {"r": (ONE, DISTANCES)}) for formula in FORMULAS],
-    *[(formula().force, {"r": (ONE, DISTANCES)}) for formula in FORMULAS],
+    *[(type(made), {field.name: (getattr(made, field.name), SIZES if field.metadata else FINITE)
+                    for field in dataclasses.fields(made)}) for made in MADE],
+    *[(made.energy, {"r": (ONE, DISTANCES)}) for made in MADE],
+    *[(made.force, {"r": (ONE, DISTANCES)}) for made in MADE],
     (formulas.oscillating_pair_hoomd, {"k": (6.6, WAVE_NUMBER), "phi": (2.4, WAVE_NUMBER)}),
     (formulas.make, {"name": ("lennard-jones", WORD), "epsilon": (1.0, FINITE)}),
     (formulas.read_table, {"path": (TABLE, READ)}),

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mddm.condition import RANGES
-from mddm.potential import OscillatingPair, Smoothed
+from mddm.family import Family
+from mddm.potential import Smoothed, energy_scale
 
 # The paper's ranges, closed on the left: ten values each.
 K_GRID = tuple(round(1 + 1.4 * i, 1) for i in range(10))
@@ -21,9 +22,46 @@ FILES = {
     "lengths": "data/opp-lengths.h5",
     "ramps": "data/opp.h5",
     "replica": "data/opp-replica.h5",
+    "any": "data/any.h5",
+    "named": "data/named.h5",
+    "tests": "data/opp-tests.h5",
+    "again": "data/opp-again.h5",
 }
 # So many of the ramps' potentials are annealed faster, too.
 N_LENGTHS = 20
+# Potentials that nobody trains on; sizes are such that their usual densities are 1.
+NAMED = {
+    "lennard-jones": Family("lennard-jones"),
+    "morse, wide": Family("morse", {"alpha": 6.0, "r_0": 1.1}),
+    "morse, narrow": Family("morse", {"alpha": 14.0, "r_0": 1.1}),
+    "yukawa": Family("yukawa", {"epsilon": 4.0}),
+    "inverse-power": Family("inverse-power"),
+    "dzugutov": Family("dzugutov", {"size": 0.958}),
+    "lennard-jones-gauss, near": Family("lennard-jones-gauss", {"r_0": 1.42}),
+    "lennard-jones-gauss, far": Family("lennard-jones-gauss", {"r_0": 1.52}),
+    "shoulder": Family("shoulder", {"size": 0.85, "edge": 1.15}),
+    "opp-decay": Family("opp-decay", {"k": 7.0, "phi": 2.0}),
+}
+# How potentials of `random_potentials` are drawn: evenly, or evenly in the logarithm.
+_WELLS = {
+    "size": (0.85, 1.0),
+    "steepness": (10.0, 16.0),
+    "tail": (-0.5, 1.5),
+    "depth_1": (-0.5, 1.5),
+    "r_1": (1.0, 1.5),
+    "depth_2": (-1.0, 1.0),
+    "r_2": (1.3, 2.0),
+    "depth_3": (-0.7, 0.7),
+    "r_3": (1.8, 2.7),
+}
+_WELLS_LOG = {f"width_{i}": (0.06, 0.35) for i in (1, 2, 3)} | {"kappa": (1.0, 4.0)}
+_POTENTIAL_SEED = 2501
+# Harvests' temperatures, in units of `potential.energy_scale`.
+_HARVESTS, _NAMED_HARVESTS = (0.046, 0.026, 0.01), (0.03, 0.01)
+# Steps to the first harvest and to each that follows, and the temperature of the start [energy].
+_SLOW, _FAST = (300_000, 12_000, 0.5), (100_000, 6_000, 0.5)
+# Which of the first 25 test conditions are crystals (`structure.CRYSTAL`) in the study's data.
+CRYSTALS = (1, 4, 5, 6, 7, 9, 10, 13, 15, 16, 17, 18, 19, 21, 23, 24)
 
 
 @dataclass(frozen=True)
@@ -32,8 +70,7 @@ class Run:
 
     Args:
         name: of its file; unique in a sweep.
-        k: spatial frequency of the potential [1 / length].
-        phi: phase of the potential [rad].
+        family: its potential, with all parameters.
         temperatures: the harvests' targets, hottest first [energy].
         seed: of the start and of the thermostat.
         split: "train", "test" or "replica".
@@ -44,8 +81,7 @@ class Run:
     """
 
     name: str
-    k: float
-    phi: float
+    family: Family
     temperatures: tuple[float, ...]
     seed: int
     split: str
@@ -57,11 +93,26 @@ class Run:
     @property
     def potential(self) -> Smoothed:
         """The smoothed potential."""
-        return Smoothed(OscillatingPair(self.k, self.phi))
+        return self.family.at({})
+
+    @property
+    def k(self) -> float:
+        """Spatial frequency of an oscillating potential [1 / length]."""
+        return self.family.parameters["k"]
+
+    @property
+    def phi(self) -> float:
+        """Phase of an oscillating potential [rad]."""
+        return self.family.parameters["phi"]
 
     def steps_after(self, n_harvests: int) -> int:
         """Return the MD steps behind the given number of harvests."""
         return self.n_steps_first + (n_harvests - 1) * self.n_steps_between if n_harvests else 0
+
+
+def oscillating(k: float, phi: float) -> Family:
+    """Return the study's potential of these parameters."""
+    return Family("opp", {"k": k, "phi": phi})
 
 
 def test_conditions(n: int = 25) -> list[tuple[float, float, float]]:
@@ -76,7 +127,8 @@ def small_runs(n_steps: int = 20_000) -> list[Run]:
 
     def run(name, condition, seed, split):
         k, phi, temperature = condition
-        return Run(name, k, phi, (temperature,), seed, split, n_steps, 0, 10 * temperature)
+        family = oscillating(k, phi)
+        return Run(name, family, (temperature,), seed, split, n_steps, 0, 10 * temperature)
 
     grid = [
         (k, phi, temperature)
@@ -106,15 +158,14 @@ def ramp_runs(n_steps_first: int = 300_000, n_steps_between: int = 12_000) -> li
     grid, replicas, tests, tests_again = [], [], [], []
     for i, j in points:
         name, seed = f"k{i}-phi{j}", 1000 + 10 * i + j
-        grid.append(Run(name, K_GRID[i], PHI_GRID[j], cooling, seed, "train", *steps, 10))
+        family = oscillating(K_GRID[i], PHI_GRID[j])
+        grid.append(Run(name, family, cooling, seed, "train", *steps, 10))
     for run in grid[:10]:
         again = {"name": f"{run.name}-again", "seed": run.seed + 1000, "split": "replica"}
         replicas.append(replace(run, **again))
-    for i, (k, phi, temperature) in enumerate(test_conditions()):
-        stations = (*(station for station in cooling if station > temperature), temperature)
-        tests.append(Run(f"test{i:02}", k, phi, stations, 3000 + i, "test", *steps))
-        again = f"test{i:02}-again"
-        tests_again.append(Run(again, k, phi, stations, 4000 + i, "replica", *steps))
+    for i, condition in enumerate(test_conditions()):
+        tests.append(_to(condition, f"test{i:02}", 3000 + i, "test", steps))
+        tests_again.append(_to(condition, f"test{i:02}-again", 4000 + i, "replica", steps))
     # What `length_runs` is held against comes first.  Then each group advances at a steady pace,
     # and is complete after this share of the rest.
     first, rest = grid[:N_LENGTHS], grid[N_LENGTHS:]
@@ -125,6 +176,13 @@ def ramp_runs(n_steps_first: int = 300_000, n_steps_between: int = 12_000) -> li
         for i, run in enumerate(group)
     ]
     return first + [run for _, _, run in sorted(paced, key=lambda entry: entry[:2])]
+
+
+def _to(condition, name, seed, split, steps=_SLOW) -> Run:
+    """Plan a ramp that holds at every temperature of the grid above that of a condition."""
+    k, phi, temperature = condition
+    above = [station for station in TEMPERATURE_GRID[::-1] if station > temperature]
+    return Run(name, oscillating(k, phi), (*above, temperature), seed, split, *steps)
 
 
 def replica_runs() -> list[Run]:
@@ -151,12 +209,76 @@ def length_runs(lengths: Sequence[int] = (3_000, 10_000, 30_000, 100_000)) -> li
     return runs
 
 
+def random_potentials(n: int) -> list[Family]:
+    """Draw potentials of all shapes: a core, a tail, and three wells or humps.
+
+    Parameters are those of `formulas.Wells`, taken from a Sobol sequence, so that every beginning
+    of the list covers them evenly.  The energy's scale is 1 (`potential.energy_scale`).
+    """
+    from scipy.stats import qmc
+
+    ends = {**_WELLS, **{name: np.log(ends) for name, ends in _WELLS_LOG.items()}}
+    low, high = np.array(list(ends.values())).T
+    points = qmc.Sobol(len(ends), rng=_POTENTIAL_SEED).random(1 << (n - 1).bit_length())[:n]
+    found = []
+    for point in qmc.scale(points, low, high):
+        given = dict(zip(ends, point.tolist(), strict=True))
+        given |= {name: float(np.exp(given[name])) for name in _WELLS_LOG}
+        given = {name: round(value, 4) for name, value in given.items()}
+        scale = energy_scale(Family("wells", given).at({}))
+        found.append(Family("wells", given | {"epsilon": round(1 / scale, 6)}))
+    return found
+
+
+def any_runs(n: int = 300) -> list[Run]:
+    """Return the ramps of random potentials, from T = 0.5 to three temperatures."""
+    return [
+        Run(f"any{i:03}", family, _HARVESTS, 10_000 + i, "train", *_FAST, n_kept=len(_HARVESTS))
+        for i, family in enumerate(random_potentials(n))
+    ]
+
+
+def named_runs() -> list[Run]:
+    """Return three ramps of each potential of `NAMED`, held at two temperatures."""
+    runs = []
+    for again, split in enumerate(("test", "replica", "replica")):
+        for i, (name, family) in enumerate(NAMED.items()):
+            scale = energy_scale(family.at({}))
+            stations = tuple(round(scale * station, 5) for station in _NAMED_HARVESTS)
+            run = Run(f"{name.replace(', ', '-')}-{again}", family, stations, 0, split, *_SLOW)
+            runs.append(replace(run, seed=20_000 + 100 * again + i, n_kept=len(stations)))
+    return runs
+
+
+def more_test_runs(n: int = 75) -> list[Run]:
+    """Return two ramps to each of n more test conditions, those after the first 25."""
+    runs = []
+    for i, condition in list(enumerate(test_conditions(25 + n)))[25:]:
+        runs.append(_to(condition, f"test{i:02}", 3000 + i, "test"))
+        runs.append(_to(condition, f"test{i:02}-again", 4000 + i, "replica"))
+    return runs
+
+
+def more_replica_runs(n: int = 8) -> list[Run]:
+    """Return n more ramps to each of the `CRYSTALS` among the first 25 test conditions."""
+    conditions = test_conditions()
+    return [
+        _to(conditions[i], f"test{i:02}-again{again}", 6000 + 100 * again + i, "replica")
+        for again in range(n)
+        for i in CRYSTALS
+    ]
+
+
 # What each data set of `FILES` is made of.
 RUNS = {
     "small": small_runs,
     "lengths": length_runs,
     "ramps": ramp_runs,
     "replica": replica_runs,
+    "any": any_runs,
+    "named": named_runs,
+    "tests": more_test_runs,
+    "again": more_replica_runs,
 }
 
 

@@ -2,8 +2,9 @@
 
 `mddm data make small` makes data/opp-small.h5, `ramps` the slow ramps of data/opp.h5,
 `replica` one more of these for the one configuration of the unconditional task, and `lengths` the
-faster anneals that some of them are held against.  Each can be killed at any moment and started
-again.
+faster anneals that some of them are held against.  `any` anneals random potentials, `named` those
+of the literature, and `tests` and `again` more of the study's test conditions and more often.  Each
+can be killed at any moment and started again.
 """
 
 import io
@@ -20,7 +21,7 @@ import numpy as np
 
 from mddm import arguments, dataset, files, lammps, optional
 from mddm.condition import RANGES
-from mddm.potential import CONVENTION, OscillatingPair, Smoothed
+from mddm.potential import CONVENTION, Smoothed
 from mddm.study import plan
 from mddm.study.plan import Run
 
@@ -203,7 +204,9 @@ def _slowest(ramps: str | Path, partial: bool) -> list[dict]:
 def _first_harvest(whole: dataset.Dataset, run: Run) -> dict:
     of_run = (whole.k == run.k) & (whole.phi == run.phi) & (whole.seed == run.seed)
     harvest = whole.take(of_run & (whole.temperature == run.temperatures[0]))
-    return harvest.columns | {"engine": np.full(len(harvest), whole.attributes["engine"])}
+    columns = {name: column for name, column in harvest.columns.items() if name not in ("k", "phi")}
+    told = {"engine": whole.attributes["engine"], "family": run.family}
+    return columns | {name: np.full(len(harvest), value) for name, value in told.items()}
 
 
 def _finished(runs, folder, command, partial) -> list[Run]:
@@ -219,9 +222,9 @@ def _finished(runs, folder, command, partial) -> list[Run]:
 def _columns(run: Run, folder: str | Path, kept: slice) -> dict:
     content = _open_checked(_path(Path(folder), run), run)
     part = {name: column[kept] for name, column in content.items() if name != "run"}
-    fixed = {"k": run.k, "phi": run.phi, "seed": run.seed, "split": run.split}
     n = len(part["positions"])
-    return part | {name: np.full(n, value) for name, value in fixed.items()}
+    part |= {"seed": np.full(n, run.seed), "split": np.full(n, run.split)}
+    return part | {"family": np.full(n, run.family)}
 
 
 def _joined(parts: list[dict], command: str) -> dataset.Dataset:
@@ -229,21 +232,23 @@ def _joined(parts: list[dict], command: str) -> dataset.Dataset:
         raise ValueError(f"no run is finished yet; run `{command}`")
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     engines = sorted(set(columns.pop("engine").tolist()))
-    smoothed = Smoothed(OscillatingPair(0.0, 0.0))
+    families = columns.pop("family").tolist()
     attributes = {
         "box_length": _SETTINGS["box_length"],
-        "r_core": smoothed.r_core,
-        "r_on": smoothed.r_on,
-        "r_cut": smoothed.r_cut,
         "time_step": _SETTINGS["time_step"],
         "n_steps": int(columns["steps"].min()),
         "thermostat": f"Langevin, damping time {_SETTINGS['damping']}",
         "engine": ", ".join(engines),
-        "convention": CONVENTION,
         "command": command,
     }
-    parameters = {name: columns.pop(name) for name in ("k", "phi")}
-    known = {"parameters": parameters, "ranges": RANGES}
+    if any(family.name != "opp" for family in families):
+        known = {"family": families, "ranges": {"temperature": RANGES["temperature"]}}
+        return dataset.Dataset(**columns, **known, attributes=attributes)
+    radii = {name: getattr(Smoothed, name) for name in ("r_core", "r_on", "r_cut")}
+    names = ("k", "phi")
+    values = np.array([[each.parameters[name] for name in names] for each in families])
+    known = {"parameters": dict(zip(names, values.T, strict=True)), "ranges": RANGES}
+    attributes |= {**radii, "convention": CONVENTION}
     return dataset.Dataset(**columns, **known, attributes=attributes)
 
 
@@ -254,7 +259,11 @@ def _next_harvest(run: Run, previous: lammps.Harvest | None) -> lammps.Harvest:
 
 
 def _description(run: Run) -> str:
-    return json.dumps(asdict(run) | _SETTINGS, sort_keys=True)
+    told = asdict(run) | _SETTINGS
+    if run.family.name == "opp":
+        # As files said it when there were no others.
+        told |= told.pop("family")["parameters"]
+    return json.dumps(told, sort_keys=True)
 
 
 def _path(folder: Path, run: Run) -> Path:

@@ -1,7 +1,16 @@
-import numpy as np
+from pathlib import Path
 
-from mddm import dataset
+import numpy as np
+import pytest
+
+from mddm import dataset, structure
+from mddm.potential import energy_scale
 from mddm.study import plan
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dataset.Dataset:
+    return dataset.read(Path(__file__).parents[2] / plan.FILES["ramps"])
 
 
 def test_plans_are_complete_and_distinct():
@@ -70,3 +79,45 @@ def test_small_plan_has_a_partner_for_every_test_row():
     assert len(conditions["train"]) == 18
     assert conditions["test"] <= conditions["replica"]
     assert len(conditions["replica"] & conditions["train"]) >= 4
+
+
+def test_other_potentials_are_annealed_to_the_same_part_of_their_scale():
+    for runs, n, kept in ((plan.any_runs(32), 32, 3), (plan.named_runs(), 30, 2)):
+        assert len({run.name for run in runs}) == len({run.seed for run in runs}) == n
+        assert all(run.n_kept == len(run.temperatures) == kept for run in runs)
+        parts = [run.temperatures[-1] / energy_scale(run.potential) for run in runs]
+        assert min(parts) == pytest.approx(max(parts), rel=0.01)
+    names = {run.family.name for run in plan.named_runs()}
+    assert len(plan.NAMED) == 10 and "wells" not in names and "opp" not in names
+
+
+def test_any_beginning_of_the_random_potentials_is_that_of_more_and_covers_their_ranges():
+    first, more = plan.random_potentials(16), plan.random_potentials(64)
+    assert more[:16] == first
+    for name, (low, high) in plan._WELLS.items():
+        drawn = np.array([family.parameters[name] for family in first])
+        parts = np.floor((drawn - low) / (high - low) * 8)
+        # Of a Sobol sequence each eighth of a range gets two of sixteen.
+        assert np.unique(parts, return_counts=True)[1].tolist() == [2] * 8
+
+
+def test_further_test_conditions_and_replicas_are_new():
+    known = plan.ramp_runs()
+    tests, again = plan.more_test_runs(), plan.more_replica_runs()
+    assert len(tests) == 150 and len(again) == 8 * 16
+    everything = [*known, *tests, *again]
+    assert len({run.seed for run in everything}) == len(everything)
+    of_crystals = {(run.k, run.phi, run.temperatures) for run in again}
+    assert of_crystals < {(run.k, run.phi, run.temperatures) for run in known}
+    assert not {(run.k, run.phi) for run in tests} & {(run.k, run.phi) for run in known}
+
+
+def test_the_crystals_are_those_of_the_data(shipped):
+    found = []
+    for i, condition in enumerate(plan.test_conditions()):
+        (row,) = np.flatnonzero(
+            (shipped.split == "test") & np.isclose(shipped.conditions, condition).all(axis=1)
+        )
+        ordered = structure.crystallinity(shipped.positions[row], shipped.box_length)
+        found += [i] if ordered > structure.CRYSTAL else []
+    assert tuple(found) == plan.CRYSTALS

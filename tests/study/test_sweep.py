@@ -11,12 +11,23 @@ import pytest
 from distributed import LocalCluster
 
 from mddm import dataset, lammps
+from mddm.family import Family
 from mddm.study import plan, sweep
 from mddm.study.plan import Run
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 RUNS = [
-    Run(f"run-{i}", 3.8 + i, 0.6, (0.3, 0.2, 0.1), i, "train", 100, 60, 0.5, n_kept=2)
+    Run(
+        f"run-{i}",
+        plan.oscillating(3.8 + i, 0.6),
+        (0.3, 0.2, 0.1),
+        i,
+        "train",
+        100,
+        60,
+        0.5,
+        n_kept=2,
+    )
     for i in range(3)
 ]
 SCRIPT = """
@@ -97,9 +108,9 @@ def test_killed_sweep_loses_nothing_and_resumes(tmp_path):
 
 
 def test_files_of_another_sweep_are_refused(tmp_path, monkeypatch):
-    run = Run("one", 3.8, 0.6, (0.3,), 0, "train", 50, 0, 0.5)
+    run = Run("one", plan.oscillating(3.8, 0.6), (0.3,), 0, "train", 50, 0, 0.5)
     sweep.sweep([run], tmp_path, n_workers=1, report=lambda line: None)
-    other = Run("one", 3.8, 0.6, (0.3,), 1, "train", 50, 0, 0.5)
+    other = Run("one", plan.oscillating(3.8, 0.6), (0.3,), 1, "train", 50, 0, 0.5)
     with pytest.raises(ValueError, match=r"one\.npz was made with other settings"):
         sweep.sweep([other], tmp_path)
     (tmp_path / "one.npz").write_bytes(b"rubbish")
@@ -119,9 +130,20 @@ def test_missing_runs_are_counted(tmp_path):
         sweep.assemble(RUNS, tmp_path, "mddm data make small")
 
 
+def test_runs_of_several_potentials_are_one_set(tmp_path):
+    kinds = [Family("lennard-jones"), Family("yukawa")]
+    runs = [Run(f"run-{i}", kind, (0.1,), i, "test", 50, 0, 0.5) for i, kind in enumerate(kinds)]
+    points = np.zeros((8, 3), np.float32)
+    harvest = lammps.Harvest(points, points, 0.1, *[0.0] * 4, 50, 0.0, np.zeros((0, 4)))
+    for run in runs:
+        sweep._finish(tmp_path, run, [harvest])
+    found = sweep.assemble(runs, tmp_path, "test")
+    assert found.family == tuple(kinds) and found.seed.tolist() == [0, 1]
+
+
 def test_failing_run_does_not_stop_the_others(tmp_path):
-    bad = Run("bad", 3.8, 0.6, (0.1, 0.3), 0, "train", 50, 50, 0.5)
-    good = Run("good", 3.8, 0.6, (0.3,), 0, "train", 50, 0, 0.5)
+    bad = Run("bad", plan.oscillating(3.8, 0.6), (0.1, 0.3), 0, "train", 50, 50, 0.5)
+    good = Run("good", plan.oscillating(3.8, 0.6), (0.3,), 0, "train", 50, 0, 0.5)
     with pytest.raises(RuntimeError, match=r"1 runs failed: bad .*temperatures must fall"):
         sweep.sweep([bad, good], tmp_path, n_workers=1, report=lambda line: None)
     assert (tmp_path / "good.npz").exists()
