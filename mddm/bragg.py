@@ -6,6 +6,8 @@ the density (`mddm.waves`), which are cheap to find and say where each particle 
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -38,6 +40,7 @@ class WaveFields(nn.Module):
         n_fields: fields.
         n_features: numbers that tell of condition and noise level, as
             `condition.Conditioning.spread` gives them.
+        n_wave: numbers that the condition tells of each wave.
         q_max: length of the longest wave vector [1 / length].
         n_lengths: Gaussians that a wave vector's length is spread over.
         channels: features per wave.
@@ -51,6 +54,7 @@ class WaveFields(nn.Module):
         self,
         n_fields: int,
         n_features: int,
+        n_wave: int = 0,
         q_max: float = Q_MAX,
         n_lengths: int = 240,
         channels: int = 48,
@@ -62,7 +66,7 @@ class WaveFields(nn.Module):
         self.strength = Gaussians(0.0, 1.0, 12)
         self.axes = Gaussians(0.0, 1.0, 10)
         n_told = len(self.strength.centers) + 3 * len(self.axes.centers)
-        n_in = n_lengths + n_told + n_features
+        n_in = n_lengths + n_told + n_features + n_wave
         self.enter = nn.Sequential(nn.Linear(n_in, channels), nn.SiLU())
         self.angles = Gaussians(0.0, 1.0, 16)
         self.layers = nn.ModuleList(
@@ -72,13 +76,16 @@ class WaveFields(nn.Module):
             nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, n_fields)
         )
 
-    def forward(self, positions: Tensor, waves: Waves, features: Tensor) -> Tensor:
+    def forward(
+        self, positions: Tensor, waves: Waves, features: Tensor, of_waves: Tensor | None = None
+    ) -> Tensor:
         """Compute the fields at every particle.
 
         Args:
             positions: (batch, n_particles, 3) [length].
             waves: of their density, as from `strongest_waves`.
             features: (batch, n_features) of condition and noise level.
+            of_waves: (batch, n_waves, n_wave) of each wave, where the condition tells of it.
 
         Returns:
             (batch, n_particles, 4 n_fields): values, then directions.
@@ -90,7 +97,8 @@ class WaveFields(nn.Module):
         seen = self.strength(strength.log1p()[..., None] / _LOG_S_MAX)
         # Invariant to permuting the axes.
         axes = self.axes(unit.abs().sort(dim=-1).values[..., None]).flatten(-2)
-        features = self.enter(torch.cat([self.length(length), seen, axes, common], dim=-1))
+        told = [] if of_waves is None else [of_waves]
+        features = self.enter(torch.cat([self.length(length), seen, axes, common, *told], dim=-1))
         biases = self._biases((unit @ unit.transpose(1, 2)).abs())
         for layer, bias in zip(self.layers, biases, strict=True):
             features = layer(features, bias)
@@ -210,14 +218,15 @@ class BraggDenoiser(nn.Module):
         self.q_max = arguments.number("q_max", q_max, above=0)
         self.sites = sites and n_fields > 0
         self.conditioning = take_conditioning(conditioning)
-        n_features = self.conditioning.n_features
+        n_features, n_edge = self.conditioning.n_features, self.conditioning.n_edge
         self.radial = Gaussians(0.0, r_max, n_radial)
         self.embedding = nn.Parameter(torch.randn(channels))
-        self.fields = WaveFields(n_fields, n_features, q_max) if n_fields else None
+        n_wave = self.conditioning.n_wave
+        self.fields = WaveFields(n_fields, n_features, n_wave, q_max) if n_fields else None
         self.n_told = 4 * n_fields + _N_SITE * self.sites
         self.enter = nn.Linear(self.n_told, channels) if n_fields else None
         self.layers = nn.ModuleList(
-            _FilteredSum(channels, n_radial * _N_HARMONICS) for _ in range(n_layers)
+            _FilteredSum(channels, (n_radial + n_edge) * _N_HARMONICS) for _ in range(n_layers)
         )
         self.modulation = Modulation(n_features, 2 * channels, n_layers)
         # Three components, and how far to trust the way to the site.
@@ -235,10 +244,13 @@ class BraggDenoiser(nn.Module):
         """Predict the unit noise; see `PBCConvDenoiser.forward` for arguments and result."""
         x_t, sigma, box_length = arguments.network(x_t, sigma, box_length, self.embedding)
         neighbors, displacement = nearest_neighbors(x_t, self.n_neighbors, box_length)
-        edges = _sort_edges(neighbors, displacement, self.radial)
+        of_edges = None
+        if self.conditioning.n_edge:
+            of_edges = partial(self.conditioning.of_edges, condition, sigma)
+        edges = _sort_edges(neighbors, displacement, self.radial, of_edges)
         heard = self.conditioning.spread(self.conditioning(condition, sigma))
         features = self.embedding.expand(*x_t.shape[:2], -1)
-        told, pull = self._look_around(x_t, sigma, heard, box_length)
+        told, pull = self._look_around(x_t, sigma, condition, heard, box_length)
         if self.enter is not None:
             features = features + self.enter(told)
         changes = self.modulation(heard)
@@ -247,7 +259,7 @@ class BraggDenoiser(nn.Module):
         noise, trust = self.head(torch.cat([features, told], dim=-1)).split([3, 1], dim=-1)
         return noise - trust * pull
 
-    def _look_around(self, x_t, sigma, heard, box_length):
+    def _look_around(self, x_t, sigma, condition, heard, box_length):
         """Tell each particle of waves and sites, and the noise that its site would explain.
 
         Free space has neither: nothing there picks out waves.
@@ -255,7 +267,10 @@ class BraggDenoiser(nn.Module):
         if box_length is None or self.fields is None:
             return x_t.new_zeros(*x_t.shape[:2], self.n_told), torch.zeros_like(x_t)
         waves = strongest_waves(x_t, self.n_waves, Q_LONG, self.q_max, box_length, long=True)
-        fields = self.fields(x_t, waves, heard)
+        of_waves = None
+        if self.conditioning.n_wave:
+            of_waves = self.conditioning.of_waves(condition, waves.vectors.norm(dim=-1))
+        fields = self.fields(x_t, waves, heard, of_waves)
         if not self.sites:
             return fields, torch.zeros_like(x_t)
         sites, is_site = find_sites(waves, sigma, x_t.shape[1], box_length)
@@ -306,14 +321,22 @@ class _Edges:
     Args:
         neighbors, displacement: as from `nearest_neighbors`.
         radial: the Gaussians.
+        of_edges: what the condition tells of distances r (n, m) of the systems (n,), (n, m, n_edge)
+            numbers that go with the Gaussians; None where it tells nothing.
     """
 
-    def __init__(self, neighbors: Tensor, displacement: Tensor, radial: Gaussians):
+    def __init__(
+        self,
+        neighbors: Tensor,
+        displacement: Tensor,
+        radial: Gaussians,
+        of_edges: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ):
         batch, n_particles, self.n_neighbors = neighbors.shape
         displacement = displacement.flatten(0, 2)
         distance = displacement.norm(dim=-1)
         ranges = _narrow_ranges if displacement.device.type == "cpu" else _one_range
-        order, counts, powers, self.gaussians = ranges(distance, radial)
+        order, counts, powers, self.functions = ranges(distance, radial, batch, of_edges)
         first = n_particles * torch.arange(batch, device=neighbors.device)
         self.senders = (neighbors + first[:, None, None]).flatten()[order]
         self.receivers = order // self.n_neighbors
@@ -337,7 +360,7 @@ class _Edges:
     def _collect(self, sent, filter_):
         channels, sent = len(filter_.weight), sent.to(filter_.weight)
         weight = filter_.weight.view(channels, -1, _N_HARMONICS).permute(1, 2, 0).flatten(1)
-        maps = (self.gaussians @ weight).unflatten(-1, (-1, channels)).flatten(1, 2)
+        maps = (self.functions @ weight).unflatten(-1, (-1, channels)).flatten(1, 2)
         # One harmonic and one power are 1: the bias belongs to them.
         maps = torch.cat([maps[:, :1] + filter_.bias, maps[:, 1:]], dim=1)
         total = _Collected.apply(sent.flatten(0, 1), maps, self.terms, self)
@@ -377,41 +400,53 @@ class _Collected(torch.autograd.Function):
         return to_sent, to_maps, to_terms, None
 
 
-def _one_range(distance, radial):
-    """The same as `_narrow_ranges` with 1 and all Gaussians for powers, in the order given."""
-    gaussians = radial(distance[:, None])
-    powers = torch.cat([torch.ones_like(gaussians[:, :1]), gaussians], dim=1)
+def _one_range(distance, radial, batch, of_edges):
+    """The same as `_narrow_ranges` with 1 and all functions for powers, in the order given."""
+    functions = radial(distance[:, None])
+    if of_edges is not None:
+        told = of_edges(distance.detach().view(batch, -1), torch.arange(batch).to(distance.device))
+        functions = torch.cat([functions, told.flatten(0, 1)], dim=1)
+    powers = torch.cat([torch.ones_like(functions[:, :1]), functions], dim=1)
     order = torch.arange(len(distance), device=distance.device)
     return order, [len(distance)], powers, torch.eye(powers.shape[1]).to(powers)[None, :, 1:]
 
 
-def _narrow_ranges(distance, radial):
-    """Sort distances by range.
+def _narrow_ranges(distance, radial, batch, of_edges):
+    """Sort distances by range, and by system where these have functions of their own.
 
     Returns:
         order: (n,) the sort.
         counts: how many there are in each range that is not empty.
         powers: (n, n_powers) of the sorted distances, each from -1 to 1 in its range.
-        gaussians: (n_ranges, n_powers, n_radial), what makes Gaussians of the powers.
+        functions: (n_ranges, n_powers, n_functions), what makes of the powers the Gaussians, and
+            then what the condition tells.
     """
     width = radial.width / _RANGES_A_WIDTH
     # Beyond the last Gaussian there is nothing.
     reach = radial.centers[-1].item() + 6.5 * radial.width
     place = distance.clamp(max=reach) / width
     found = place.detach().long()
+    n_ranges = int(reach / width) + 1
+    key = found
+    if of_edges is not None:
+        first = n_ranges * torch.arange(batch, device=found.device)
+        key = (found.view(batch, -1) + first[:, None]).flatten()
     # NumPy sorts small integers several times faster than others.
-    smallest = np.min_scalar_type(int(reach / width))
-    order = torch.from_numpy(found.numpy().astype(smallest).argsort(kind="stable"))
-    counts = torch.bincount(found)
+    smallest = np.min_scalar_type(n_ranges * batch)
+    order = torch.from_numpy(key.numpy().astype(smallest).argsort(kind="stable"))
+    counts = torch.bincount(key)
     occupied = counts.nonzero()[:, 0]
     within = 2 * (place - found)[order] - 1
     n_powers = _N_POWERS.get(distance.dtype, 5)
     powers = torch.linalg.vander(within, N=n_powers)
     nodes = torch.cos(torch.pi * (torch.arange(n_powers, dtype=torch.float64) + 0.5) / n_powers)
-    at = (occupied[:, None] + (nodes + 1) / 2) * width
+    at = (occupied[:, None] % n_ranges + (nodes + 1) / 2) * width
     exact = torch.exp(-(((at[..., None] - radial.centers.double()) / radial.width) ** 2))
-    gaussians = torch.linalg.solve(torch.linalg.vander(nodes, N=n_powers), exact)
-    return order, counts[occupied].tolist(), powers, gaussians.to(distance)
+    if of_edges is not None:
+        told = of_edges(at.to(distance), occupied // n_ranges)
+        exact = torch.cat([exact, told.double()], dim=-1)
+    functions = torch.linalg.solve(torch.linalg.vander(nodes, N=n_powers), exact)
+    return order, counts[occupied].tolist(), powers, functions.to(distance)
 
 
 # With so many powers in ranges of a quarter of a Gaussian's width, rounding is the larger error.

@@ -67,8 +67,8 @@ def take_ranges(value: Any, name: str = "ranges") -> dict[str, tuple[float, floa
 class Conditioning(nn.Module):
     """The part of a network that knows what conditions and noise levels are.
 
-    It has no weights.  What stands in its place, such as one that is told a potential instead of
-    numbers, has the same four members.
+    It has no weights.  What stands in its place, `encoding.PotentialConditioning`, which is told a
+    potential instead of numbers, has the same members.
 
     Args:
         ranges: name and (low, high) of each number of a condition; none for a model of one
@@ -79,11 +79,14 @@ class Conditioning(nn.Module):
     Attributes:
         n_globals: numbers that it makes of condition and noise level.
         n_features: numbers that `spread` makes of those.
+        n_edge, n_wave: numbers that it tells of every edge and wave: none.
 
     Raises:
         TypeError, ValueError: ranges that are none, not 0 < sigma_min < sigma_max, or fewer than
             two Gaussians.
     """
+
+    n_edge = n_wave = 0
 
     def __init__(
         self,

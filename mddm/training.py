@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mddm import arguments, checkpoint, files
+from mddm import arguments, checkpoint, encoding, files
 from mddm.bragg import BraggDenoiser
 from mddm.condition import RANGES, SIGMA_MAX, SIGMA_MIN, Conditioning, take_ranges
 from mddm.dataset import Dataset
@@ -36,6 +36,9 @@ PRESETS = {
     "bragg": BraggDenoiser,
     "transolver": TransolverDenoiser,
 }
+
+# What a network can be told of a system, and the part of it that understands that.
+CONDITIONINGS = {"numbers": Conditioning, "potential": encoding.PotentialConditioning}
 
 
 def default_architecture(preset: str) -> dict[str, Any]:
@@ -89,13 +92,14 @@ class Configurations:
 
     Args:
         positions: (n_configurations, n_particles, 3) [length]; any image of a particle will do.
-        conditions: (n_configurations, len(ranges)) numbers of each; None to train on structures
-            alone.
+        conditions: (n_configurations, len(ranges)) numbers of each, or (n_configurations, 301)
+            where `encoding.encode` made them of potentials; None to train on structures alone.
         box_length: edge of the periodic cube [length].
         ranges: name and range of each number of a condition; by default the study's k, phi and
             temperature.
         potential: what they were made with, for those who ask a trained model for energies; None
             where it is not known.
+        told: what a condition is, a key of `CONDITIONINGS`.
 
     Raises:
         TypeError, ValueError: shapes that do not fit each other, no configuration at all, numbers
@@ -109,6 +113,7 @@ class Configurations:
     box_length: float
     ranges: Mapping[str, tuple[float, float]] | None = None
     potential: Family | None = None
+    told: str = "numbers"
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Configurations":
@@ -117,6 +122,27 @@ class Configurations:
         alone = isinstance(dataset.family, Family)
         told = (dataset.ranges, dataset.family if alone else None)
         return cls(dataset.positions, conditions, dataset.box_length, *told)
+
+    @classmethod
+    def of_potentials(cls, *datasets: Dataset) -> "Configurations":
+        """Take all configurations of data sets of one box, each with its potential for a condition.
+
+        Raises:
+            ValueError: several boxes or numbers of particles, or a potential that
+                `encoding.encode` refuses.
+        """
+        sizes = {(each.box_length, each.positions.shape[1]) for each in datasets}
+        if len(sizes) != 1:
+            raise ValueError(f"datasets must be of one box and number of particles, got {sizes}")
+        conditions = [
+            encoding.encode(each.potential(row), float(each.temperature[row]))
+            for each in datasets
+            for row in range(len(each))
+        ]
+        positions = np.concatenate([each.positions for each in datasets])
+        ranges = {"temperature": encoding.SCALED_TEMPERATURES}
+        known = {"ranges": ranges, "told": "potential"}
+        return cls(positions, torch.stack(conditions), datasets[0].box_length, **known)
 
     @classmethod
     def one(cls, dataset: Dataset, row: int) -> "Configurations":
@@ -136,10 +162,12 @@ class Configurations:
         }
         ranges = take_ranges(RANGES if self.ranges is None else self.ranges)
         taken["ranges"] = {} if self.conditions is None else ranges
+        arguments.choice("told", self.told, CONDITIONINGS)
         if self.potential is not None:
             arguments.instance("potential", self.potential, Family)
         if self.conditions is not None:
-            size = {"batch": len(taken["positions"]), "n_numbers": len(ranges)}
+            n_numbers = len(ranges) if self.told == "numbers" else encoding.SIZE
+            size = {"batch": len(taken["positions"]), "n_numbers": n_numbers}
             taken["conditions"] = arguments.conditions(self.conditions, **size).to(precision)
         for name, value in taken.items():
             object.__setattr__(self, name, value)
@@ -186,6 +214,8 @@ class Settings:
             faster where the hardware has them (benchmarks/pbcconv.py); weights stay float32.
         decoys: part of all systems in a box whose noise gets waves besides, which the network
             is to see through (`waves.decoys`).
+        told: what a condition is: "numbers", those of `ranges`, or "potential", any pair potential
+            and a temperature (`encoding.encode`).
         architecture: keyword arguments of the preset's network that differ from its defaults.
             The defaults are filled in, so that a file that keeps the settings says what was
             trained, whatever the defaults are when it is read.
@@ -209,6 +239,7 @@ class Settings:
     data: str = ""
     precision: str = "float32"
     decoys: float = 0.0
+    told: str = "numbers"
     architecture: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -228,6 +259,7 @@ class Settings:
             "data": arguments.instance("data", self.data, str),
             "precision": arguments.choice("precision", self.precision, ("float32", "bfloat16")),
             "decoys": number("decoys", self.decoys, at_least=0, at_most=1),
+            "told": arguments.choice("told", self.told, CONDITIONINGS),
             "architecture": default_architecture(self.preset),
         }
         for name, value in arguments.instance("architecture", self.architecture, Mapping).items():
@@ -247,7 +279,7 @@ class Settings:
         """Build the preset with the weights that the seed gives."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            told = Conditioning(self.ranges, self.sigma_min, self.sigma_max)
+            told = CONDITIONINGS[self.told](self.ranges, self.sigma_min, self.sigma_max)
             return PRESETS[self.preset](conditioning=told, **self.architecture)
 
 
@@ -335,6 +367,12 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
     settings = arguments.instance("state", state, TrainingState).settings
     _check_source(source)
     _check_ranges(settings.ranges, source.ranges)
+    told = getattr(source, "told", settings.told)
+    if told != settings.told:
+        raise ValueError(
+            f"the conditions of the source are {told}, and the settings say {settings.told}; make "
+            "them with Settings(told=source.told)"
+        )
     sigmas = settings.sigmas()[1:].to(state.device, torch.float32)
     generator = torch.Generator(state.device)
     lowered = settings.precision == "bfloat16"

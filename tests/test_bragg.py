@@ -162,11 +162,11 @@ def test_the_way_to_the_site_is_told_in_a_crystal_and_withheld_in_part_of_traini
     x_t, eps = noised(bcc(8).expand(40, -1, -1), 0.25)
     network = denoiser()
     levels, features = torch.full((40,), 0.25), torch.zeros(40, network.conditioning.n_features)
-    told, pull = network.eval()._look_around(x_t, levels, features, BOX)
+    told, pull = network.eval()._look_around(x_t, levels, None, features, BOX)
     assert told[..., -1].eq(1).all() and told[..., -9:-6].equal(pull)
     # The noise is pointed at: what the sites explain of it, without anything learned.
     assert (-pull - eps).square().mean() < 0.3
-    told, pull = network.train()._look_around(x_t, levels, features, BOX)
+    told, pull = network.train()._look_around(x_t, levels, None, features, BOX)
     withheld = told[:, 0, -1] == 0
     assert 0.1 < withheld.float().mean() < 0.6
     assert pull[withheld].eq(0).all() and pull[~withheld].ne(0).any()

@@ -71,6 +71,7 @@ def settings_of(
         schedule="log" if source.box_length is None else "log_normal",
         sigma_max=sigma_max(source.box_length),
         ranges=source.ranges,
+        told=getattr(source, "told", "numbers"),
         data=data,
         **run,
     )

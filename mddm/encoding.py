@@ -1,0 +1,190 @@
+"""A pair potential as the condition of a network: what is made of U(r) for edges, waves and all.
+
+A condition is a table, the temperature and then U and -dU/dr at fixed distances, all in units of
+the potential's own scale, so that any potential will do and the unit of energy makes no
+difference.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mddm import arguments
+from mddm.condition import SIGMA_MAX, SIGMA_MIN, take_ranges
+from mddm.layers import Gaussians
+from mddm.potential import Smoothed, energy_scale
+
+# Distances at which a potential is tabulated: every 0.02 up to the study's cut-off [length].
+_R = torch.arange(1, 151, dtype=torch.float64) / 50
+# Numbers of a condition.
+SIZE = 1 + 2 * len(_R)
+# Temperatures of the study, in units of `potential.energy_scale`.
+SCALED_TEMPERATURES = (0.005, 0.1)
+# Energies and forces are squashed at these scales; the first two caps of energies are for waves.
+_ENERGIES, _FORCES, _CAPS = (0.15, 0.6, 2.4), (1.0, 4.0, 16.0), (1.0, 4.0)
+# What is told of an edge is no sharper than this, even without noise [length].
+_SHARPEST = 0.03
+# Every so many distances the whole is told, from this one on [length].
+_EVERY, _FIRST = 4, 0.86
+
+
+def encode(potential: Smoothed, temperature: float) -> Tensor:
+    """Make of a potential and a temperature the condition that `PotentialConditioning` takes.
+
+    Args:
+        potential: of one system; beyond r = 3 it must have ended.
+        temperature: [energy].
+
+    Returns:
+        (301,) float32: the temperature, U and -dU/dr at 150 distances, in units of
+        `potential.energy_scale`.
+
+    Raises:
+        TypeError, ValueError: no smoothed potential, one that reaches too far or does not vary at
+            all, or a temperature that is not positive.
+    """
+    arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
+    temperature = arguments.number("temperature", temperature, above=0)
+    if potential.r_cut > _R[-1]:
+        raise ValueError(
+            f"potential must end at {_R[-1]:g}, as those of training do, and ends at "
+            f"{potential.r_cut:g}; smooth it with r_cut={_R[-1]:g}"
+        )
+    scale = energy_scale(potential)
+    if scale == 0:
+        raise ValueError("potential must vary with the distance")
+    # A force is a step where a table ends, and zero beyond.
+    inside = _R <= potential.r_cut
+    told = [each(_R).where(inside, 0) / scale for each in (potential.energy, potential.force)]
+    return torch.cat([torch.tensor([temperature / scale]), *told]).float()
+
+
+class PotentialConditioning(nn.Module):
+    """What `condition.Conditioning` is for numbers, for a potential and a temperature.
+
+    Args:
+        ranges: the range of "temperature", in units of `potential.energy_scale`.
+        sigma_min, sigma_max: noise levels [length] where the diffusion fraction is 0 and 1.
+        n_levels: Gaussians that `spread` turns the diffusion fraction into.
+
+    Attributes:
+        n_globals: numbers that it makes of condition and noise level: the logarithm of the
+            temperature, U at a few distances, the diffusion fraction.
+        n_features: numbers that `spread` makes of those.
+        n_edge, n_wave: numbers that it tells of every edge and wave.
+
+    Raises:
+        TypeError, ValueError: other ranges, not 0 < sigma_min < sigma_max, or fewer than two
+            Gaussians.
+    """
+
+    n_edge, n_wave = len(_ENERGIES) + len(_FORCES), len(_CAPS)
+
+    def __init__(
+        self,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+        sigma_min: float = SIGMA_MIN,
+        sigma_max: float = SIGMA_MAX,
+        n_levels: int = 8,
+    ):
+        super().__init__()
+        self.ranges = take_ranges(
+            {"temperature": SCALED_TEMPERATURES} if ranges is None else ranges
+        )
+        if set(self.ranges) != {"temperature"} or self.ranges["temperature"][0] <= 0:
+            raise ValueError(
+                f"ranges must be that of a temperature above 0 beside a potential, got {ranges!r}"
+            )
+        self.sigma_min = arguments.number("sigma_min", sigma_min, above=0)
+        self.sigma_max = arguments.number("sigma_max", sigma_max, above=self.sigma_min)
+        n_levels = arguments.whole("n_levels", n_levels, at_least=2)
+        self.register_buffer("r", _R.float(), persistent=False)
+        first = int((_R >= _FIRST).nonzero()[0])
+        self._whole = slice(first, None, _EVERY)
+        self.n_globals = 2 + len(_R[self._whole])
+        self.n_features = self.n_globals - 1 + n_levels
+        self.levels = Gaussians(0.0, 1.0, n_levels)
+
+    def forward(self, condition: Tensor | None, sigma: Tensor) -> Tensor:
+        """Put together what is told about the whole system.
+
+        Args:
+            condition: (batch, 301), each as `encode` makes it.
+            sigma: (batch,) noise levels [length], positive.
+
+        Returns:
+            (batch, n_globals).
+
+        Raises:
+            TypeError, ValueError: no condition, or an argument of another shape, not finite or not
+                positive.
+        """
+        sigma = arguments.sigma(sigma, ("batch",))
+        temperature, energy, _ = self._parts(condition, len(sigma))
+        low, high = (math.log(end) for end in self.ranges["temperature"])
+        warmth = 2 * (temperature.log() - low) / (high - low) - 1
+        fraction = torch.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+        whole = torch.tanh(energy[:, self._whole] / _CAPS[0])
+        return torch.cat([warmth[:, None], whole, fraction[:, None]], dim=1).to(sigma)
+
+    def spread(self, globals_: Tensor) -> Tensor:
+        """Turn (batch, n_globals) into (batch, n_features): the fraction over Gaussians."""
+        return torch.cat([globals_[:, :-1], self.levels(globals_[:, -1:])], dim=-1)
+
+    def of_edges(self, condition: Tensor, sigma: Tensor, r: Tensor, system: Tensor) -> Tensor:
+        """Tell what potential and force are at distances, on average over the particles' noise.
+
+        Both ends of an edge have noise, of twice the variance together; of a distance r that was
+        r' before, the density is (r' / r) (N(r' - r) - N(r' + r)) with the normal density N.
+
+        Args:
+            condition: (batch, 301).
+            sigma: (batch,) noise levels [length].
+            r: (n, m) distances [length].
+            system: (n,) whose they are, from 0 to batch - 1.
+
+        Returns:
+            (n, m, n_edge): energies and forces, each squashed by tanh at three scales.
+        """
+        _, energy, force = self._parts(condition, len(sigma))
+        squashed = [(energy, scale) for scale in _ENERGIES] + [(force, scale) for scale in _FORCES]
+        known = torch.stack([torch.tanh(each / scale) for each, scale in squashed], dim=-1).to(r)
+        spread = (2 * sigma.square() + _SHARPEST**2).sqrt()[system, None, None].to(r)
+        before, step = self.r.to(r), self.r[0].item()
+        r = r[..., None].clamp(min=step)
+
+        def density(apart):
+            return (-(apart / spread).square() / 2).clamp(min=-40).exp()
+
+        kernel = before / r * (density(before - r) - density(before + r))
+        # What lies beyond the table is zero.
+        return step / (spread * math.sqrt(2 * math.pi)) * kernel @ known[system]
+
+    def of_waves(self, condition: Tensor, q: Tensor) -> Tensor:
+        """Tell what the potential, capped at the core, contributes to the energy of waves.
+
+        Args:
+            condition: (batch, 301).
+            q: (batch, n_waves) lengths of wave vectors [1 / length].
+
+        Returns:
+            (batch, n_waves, n_wave): the Fourier transform of U, squashed by tanh at two scales.
+        """
+        _, energy, _ = self._parts(condition, len(q))
+        capped = torch.stack([cap * torch.tanh(energy / cap) for cap in _CAPS], dim=-1)
+        phase = q[..., None] * self.r
+        kernel = 4 * math.pi * self.r[0] * self.r.square() * torch.sinc(phase / math.pi)
+        return torch.asinh(kernel @ capped)
+
+    def _parts(self, condition: Tensor | None, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        if condition is None:
+            raise ValueError(
+                "condition must be a potential and a temperature of each system, as "
+                "encoding.encode makes it; got None"
+            )
+        n = len(self.r)
+        condition = arguments.tensor("condition (potential)", condition, (batch, SIZE))
+        temperature, energy, force = condition.to(self.r).split([1, n, n], dim=1)
+        return temperature[:, 0], energy, force
