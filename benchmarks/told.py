@@ -59,7 +59,7 @@ def source_of(told, data):
     """Give a network's training data, with the conditions that it is to be told."""
     if told == "numbers":
         return training.Configurations.of(data)
-    return replace(training.Configurations.of_potentials(data), told=told)
+    return replace(training.Configurations.of(data, told="potential"), told=told)
 
 
 def main():

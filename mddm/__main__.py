@@ -55,6 +55,7 @@ def _add_sample(commands):
     parser.add_argument("--model", default="bragg", help="a name of `mddm models`, or a file")
     for name, unit in (("k", "1 / length"), ("phi", "rad"), ("temperature", "energy")):
         parser.add_argument(f"--{name}", type=float, help=f"of the condition [{unit}]")
+    parser.add_argument("--potential", help=_POTENTIAL)
     parser.add_argument("--n-samples", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the first; the next have the next")
     parser.add_argument("--n-particles", type=int, help="default: as in training")
@@ -115,9 +116,13 @@ def _add_train(commands):
     says = "train a model; what Ctrl-C stops, the same line goes on with"
     example = "mddm train --data data/opp.h5 --model mddm-rbf --n-steps 3000 --out mine.safetensors"
     parser = _add(commands, "train", _train, says, example)
-    parser.add_argument("--task", default="conditional", help="or unconditional, sphere, torus")
+    parser.add_argument(
+        "--task", default="conditional", help="or potential, unconditional, sphere, torus"
+    )
     parser.add_argument("--model", default="mddm", help="or mddm-rbf, bragg, transolver")
-    parser.add_argument("--data", help="a data set; for sphere and torus there is none")
+    parser.add_argument(
+        "--data", nargs="+", help="a data set; several for potential, none for sphere and torus"
+    )
     parser.add_argument("--profile", default="full", help="the study's own run; or quick: minutes")
     parser.add_argument("--n-steps", type=int, help="default: the profile's")
     parser.add_argument("--batch-size", type=int, help="configurations a step; the profile's")
@@ -151,7 +156,7 @@ def _add_data(commands):
     parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     says = "run what is missing of a sweep of the study, with LAMMPS, and assemble its data set"
     make = _add(parts, "make", _data_make, says, example)
-    make.add_argument("what", help="small, lengths, ramps or replica")
+    make.add_argument("what", help="small, ramps, replica, lengths, any, named, tests or again")
     make.add_argument("--folder", help="of the runs' files; default: data/WHAT")
     make.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")
     make.add_argument("--workers", type=int, help="processes to start here")
@@ -178,12 +183,13 @@ def _add_results(commands):
 
 
 def _sample(options):
-    from mddm import export, model
+    from mddm import export, family, model
 
     export.check(options.out)
+    potential = family.parse(options.potential).at({}) if options.potential else None
     names = ("k", "phi", "temperature", "n_samples", "seed", "n_particles", "sampler", "n_levels")
     asked = {name: getattr(options, name) for name in (*names, "extrapolate")}
-    found = model.load(options.model, options.device).sample(**asked)
+    found = model.load(options.model, options.device).sample(**asked, potential=potential)
     found.write(options.out)
     if found.potential is not None:
         for number, energy in enumerate(found.energies):
@@ -195,9 +201,8 @@ def _models(options):
     from mddm import model
 
     for card in model.models():
-        knows = ", ".join(
-            f"{name} {low:g} to {high:g}" for name, (low, high) in card.ranges.items()
-        )
+        ends = [f"{name} {low:g} to {high:g}" for name, (low, high) in card.ranges.items()]
+        knows = ", ".join(ends + ["any potential"] * (card.told == "potential"))
         box = "free space" if card.box_length is None else f"box of {card.box_length:g}"
         print(
             f"{card.name:28} {card.n_parameters:>8,} parameters  "
@@ -293,19 +298,20 @@ def _train(options):
     asked = {name: getattr(options, name) for name in ("n_steps", "batch_size", "seed")}
     asked = {name: value for name, value in asked.items() if value is not None}
     asked = train.budget(options.profile, task, model) | asked
-    data = row = None
+    data, row = [None], None
     if task not in tasks.SURFACES:
         if options.data is None:
             raise ValueError(f"the task {task} is about a data set: name it with --data")
-        data = dataset.read(options.data)
-        row = tasks.unconditional_row(data) if task == "unconditional" else None
+        data = [dataset.read(path) for path in options.data]
+        if len(data) > 1 and task != "potential":
+            raise ValueError(f"the task {task} is about one data set, got {len(data)}")
+        row = tasks.unconditional_row(data[0]) if task == "unconditional" else None
     elif options.data is not None:
         raise ValueError(f"the task {task} has no data set: leave out --data")
-    source = tasks.training_source(task, data, row)
-    settings = train.settings_of(
-        model, source, data.content_hash if data else "", precision=options.precision, **asked
-    )
-    origin = {"data_file": options.data or "", "compiled": options.compiled}
+    source = tasks.training_source(task, data if task == "potential" else data[0], row)
+    hashes = ", ".join(each.content_hash for each in data if each)
+    settings = train.settings_of(model, source, hashes, precision=options.precision, **asked)
+    origin = {"data_file": ", ".join(options.data or []), "compiled": options.compiled}
     state = train.run(
         options.out,
         settings,

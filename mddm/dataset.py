@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from mddm import arguments, files, geometry
+from mddm import arguments, encoding, files, geometry
 from mddm.condition import RANGES, take_ranges
 from mddm.family import CONVENTIONS, Family, common
 from mddm.potential import Smoothed
@@ -161,6 +163,19 @@ class Dataset:
         """The (n, len(ranges)) numbers of the conditions: k, phi and temperature in the study."""
         columns = [getattr(self, name) for name in self.ranges]
         return np.stack(columns, axis=1) if columns else np.empty((len(self), 0))
+
+    @property
+    def encoded(self) -> Tensor:
+        """The (n, 301) conditions of networks that are told potentials, see `encoding.encode`.
+
+        Raises:
+            ValueError: a potential that cannot be told.
+        """
+        told = [
+            encoding.encode(self.potential(row), float(self.temperature[row]))
+            for row in range(len(self))
+        ]
+        return torch.stack(told) if told else torch.empty(0, encoding.SIZE)
 
     @property
     def columns(self) -> dict[str, np.ndarray]:

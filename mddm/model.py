@@ -19,9 +19,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mddm import arguments, export, lammps, noise, samplers, sampling, seeded, structure, training
+from mddm import (
+    arguments,
+    encoding,
+    export,
+    lammps,
+    noise,
+    samplers,
+    sampling,
+    seeded,
+    structure,
+    training,
+)
 from mddm.family import Family
-from mddm.potential import Smoothed, potential_energy
+from mddm.potential import Smoothed, energy_scale, potential_energy
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -45,11 +56,13 @@ class Card:
         name: what `load` takes.
         preset: its network, one of `training.PRESETS`.
         ranges: name and range of each number of its condition; none for a model of one structure.
+            The temperature of a model that is told a potential is in its `potential.energy_scale`.
         potential: what its training data was made with; None where it is not known.
         n_particles: particles in a configuration of training.
         box_length: edge of its periodic cube [length]; None for free space.
         n_parameters: of the network.
         steps: that it was trained.
+        told: what its condition is, a key of `training.CONDITIONINGS`.
     """
 
     name: str
@@ -60,6 +73,7 @@ class Card:
     box_length: float | None
     n_parameters: int
     steps: int
+    told: str = "numbers"
 
 
 def models() -> list[Card]:
@@ -109,6 +123,7 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
         box_length=header["box_length"],
         n_parameters=sum(value.numel() for value in denoiser.parameters()),
         steps=header["step"],
+        told=settings.told,
     )
     return Model(card, denoiser.to(device), settings, device)
 
@@ -266,7 +281,8 @@ class Model:
                 best by default.
             n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own.
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,
-                and what energies are of; by default that of k and phi.
+                and what energies are of; by default that of k and phi.  A model that is told
+                potentials needs it, with a temperature.
             extrapolate: whether a condition outside of the ranges of training will do.
             progress: whether to say on stderr how far along it is.
             numbers: of a condition of other names, those of `card.ranges`.
@@ -277,7 +293,7 @@ class Model:
             ImportError, RuntimeError: LAMMPS, which relaxes, is not there or fails.
         """
         condition = {"k": k, "phi": phi, "temperature": temperature} | numbers
-        condition = self._condition(condition, extrapolate)
+        condition = self._condition(condition, potential, extrapolate)
         n_samples = arguments.whole("n_samples", n_samples, at_least=1)
         seed = arguments.seed(seed, bits=31)
         n_particles, box_length = self._size(n_particles, box_length)
@@ -306,7 +322,7 @@ class Model:
 
     def _frames(self, system, sampler, sigmas, n_particles, seed) -> Iterator[sampling.Frame]:
         # One sample at a time: a CPU gains nothing by batches, and rounding depends on them.
-        conditions = [list(system.condition.values())] if self.card.ranges else None
+        conditions = self._told(system)
         if sampler == _SEEDED:
             return self._from_lattice(system, sigmas, conditions, n_particles, seed)
         center = system.box_length is None and self.card.preset != "transolver"
@@ -325,12 +341,33 @@ class Model:
             torch.as_tensor(sites[None], device=self.device),
             sigmas,
             torch.Generator(self.device).manual_seed(seed),
-            torch.tensor(conditions, device=self.device),
+            conditions.to(self.device),
             system.box_length,
         )
 
-    def _condition(self, given: Mapping, extrapolate: bool) -> dict[str, float]:
-        known, given = self.card.ranges, {k: v for k, v in given.items() if v is not None}
+    def _told(self, system: Structures) -> torch.Tensor | None:
+        if not self.card.ranges:
+            return None
+        if self.card.told == "potential":
+            return encoding.encode(system.potential, **system.condition)[None]
+        return torch.tensor([list(system.condition.values())])
+
+    def _ranges(self, potential: Smoothed | None) -> dict[str, tuple[float, float]]:
+        """Give the ranges of a condition's numbers, in the caller's units."""
+        if self.card.told != "potential":
+            return dict(self.card.ranges)
+        if potential is None:
+            raise ValueError(
+                f"{self.card.name!r} has to be told a potential; give it, as "
+                "potential=Smoothed(...), or --potential with `mddm sample`"
+            )
+        arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
+        unit = energy_scale(potential)
+        return {name: (low * unit, high * unit) for name, (low, high) in self.card.ranges.items()}
+
+    def _condition(self, given: Mapping, potential, extrapolate: bool) -> dict[str, float]:
+        known = self._ranges(potential)
+        given = {name: value for name, value in given.items() if value is not None}
         if not known and given:
             raise ValueError(
                 f"{self.card.name!r} is a model of one structure and takes no condition; leave out "
@@ -344,8 +381,9 @@ class Model:
             )
         unknown = [name for name in given if name not in known]
         if unknown:
+            words = ", ".join(known) + " and a potential" * (self.card.told == "potential")
             raise ValueError(
-                f"{self.card.name!r} knows {', '.join(known)} alone; leave out {', '.join(unknown)}"
+                f"{self.card.name!r} knows {words} alone; leave out {', '.join(unknown)}"
             )
         condition = {name: arguments.number(name, given[name]) for name in known}
         if "phi" in condition:

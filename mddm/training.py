@@ -116,33 +116,32 @@ class Configurations:
     told: str = "numbers"
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "Configurations":
-        """Take all configurations of a data set, with their conditions where these vary."""
-        conditions = dataset.conditions if dataset.ranges else None
-        alone = isinstance(dataset.family, Family)
-        told = (dataset.ranges, dataset.family if alone else None)
-        return cls(dataset.positions, conditions, dataset.box_length, *told)
+    def of(cls, *datasets: Dataset, told: str = "numbers") -> "Configurations":
+        """Take all configurations of data sets, with their conditions where these vary.
 
-    @classmethod
-    def of_potentials(cls, *datasets: Dataset) -> "Configurations":
-        """Take all configurations of data sets of one box, each with its potential for a condition.
+        Args:
+            datasets: one; or several of one box, where conditions are potentials.
+            told: what a condition is to be, a key of `CONDITIONINGS`.
 
         Raises:
-            ValueError: several boxes or numbers of particles, or a potential that
-                `encoding.encode` refuses.
+            ValueError: several data sets whose conditions are numbers, several boxes or numbers of
+                particles, or a potential that `encoding.encode` refuses.
         """
-        sizes = {(each.box_length, each.positions.shape[1]) for each in datasets}
-        if len(sizes) != 1:
-            raise ValueError(f"datasets must be of one box and number of particles, got {sizes}")
-        conditions = [
-            encoding.encode(each.potential(row), float(each.temperature[row]))
-            for each in datasets
-            for row in range(len(each))
-        ]
+        sizes = {(each.box_length, each.positions.shape[1:]) for each in datasets}
+        if len(sizes) != 1 or (told == "numbers" and len(datasets) > 1):
+            raise ValueError(
+                "datasets must be one, or several of one box and number of particles that are told "
+                f"by their potentials, got {len(datasets)} of {len(sizes)} sizes"
+            )
+        first, box_length = datasets[0], datasets[0].box_length
         positions = np.concatenate([each.positions for each in datasets])
+        known = {"potential": first.family if isinstance(first.family, Family) else None}
+        if told == "numbers":
+            conditions = first.conditions if first.ranges else None
+            return cls(positions, conditions, box_length, first.ranges, **known)
+        conditions = torch.cat([each.encoded for each in datasets])
         ranges = {"temperature": encoding.SCALED_TEMPERATURES}
-        known = {"ranges": ranges, "told": "potential"}
-        return cls(positions, torch.stack(conditions), datasets[0].box_length, **known)
+        return cls(positions, conditions, box_length, ranges, told=told)
 
     @classmethod
     def one(cls, dataset: Dataset, row: int) -> "Configurations":

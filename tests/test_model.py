@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,29 +11,34 @@ import mddm
 from mddm import __main__ as command
 from mddm import model, training
 from mddm.condition import RANGES, sigma_max
+from mddm.encoding import SCALED_TEMPERATURES
 from mddm.family import Family
+from mddm.formulas import LennardJones
 from mddm.potential import OscillatingPair, Smoothed
 from mddm.samplers import BEST, SAMPLERS
 from mddm.sampling import Ancestral, Frame
 
 ASKED = {"k": 9.0, "phi": 0.75, "temperature": 0.02}
 FAST = {"n_levels": 2, "progress": False}
+SMALL = str(Path(__file__).parents[1] / "data" / "opp-small.h5")
 BOX = 6.4  # the smallest that holds two cut-offs, nearly
 
 
 @pytest.fixture(scope="module", autouse=True)
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    for task in ("conditional", "unconditional", "sphere"):
+    for task in ("conditional", "unconditional", "potential", "sphere"):
         sizes = {"channels": 8, "n_layers": 1, "hidden_channels": 4, "head_channels": 4}
-        ranges, box_length = (
-            RANGES if task == "conditional" else {},
-            None if task == "sphere" else BOX,
-        )
+        box_length = None if task == "sphere" else BOX
+        told = "potential" if task == "potential" else "numbers"
+        ranges = {"conditional": RANGES, "potential": {"temperature": SCALED_TEMPERATURES}}
         settings = training.Settings(
-            architecture=sizes, sigma_max=sigma_max(box_length), ranges=ranges
+            architecture=sizes,
+            sigma_max=sigma_max(box_length),
+            ranges=ranges.get(task, {}),
+            told=told,
         )
-        potential = {"conditional": Family("opp"), "sphere": None}
+        potential = {"conditional": Family("opp"), "sphere": None, "potential": None}
         seen = {
             "n_particles": 1000 if task == "sphere" else 262,
             "box_length": box_length,
@@ -49,7 +55,9 @@ def trained(tmp_path_factory):
 
 def test_models_are_listed_with_what_they_know():
     cards = {card.name: card for card in mddm.models()}
-    assert list(cards) == ["conditional-mddm", "sphere-mddm", "unconditional-mddm"]
+    tasks = ("conditional", "potential", "sphere", "unconditional")
+    assert list(cards) == [f"{task}-mddm" for task in tasks]
+    assert cards["potential-mddm"].told == "potential"
     assert cards["conditional-mddm"].ranges == RANGES
     assert cards["conditional-mddm"].box_length == pytest.approx(BOX)
     assert cards["conditional-mddm"].n_particles == 262
@@ -188,6 +196,28 @@ def test_wrong_calls_are_refused_where_they_enter(asked, message):
         mddm.load("mddm").sample(**({"progress": False} | asked))
 
 
+def test_a_model_that_is_told_potentials_takes_any():
+    network = mddm.load("potential-mddm")
+    asked = {"temperature": 0.02, "sampler": "ancestral", **FAST}
+    mine = Smoothed(LennardJones())
+    found = network.sample(potential=mine, **asked)
+    assert found.potential is mine and found.condition == {"temperature": 0.02}
+    other = network.sample(potential=Smoothed(OscillatingPair(5.0, 1.0)), **asked)
+    assert not np.array_equal(found.positions, other.positions)
+    # Twice the energy and twice the temperature are the same system.
+    double = asked | {"temperature": 0.04}
+    same = network.sample(potential=Smoothed(LennardJones(epsilon=2.0)), **double)
+    np.testing.assert_allclose(same.positions, found.positions, atol=1e-4)
+    for wrong, message in (
+        ({}, "has to be told a potential; give it"),
+        ({"potential": mine, "k": 9.0}, "knows temperature and a potential alone; leave out k"),
+        ({"potential": mine, "temperature": 0.2}, r"temperature = 0.2 lies outside of"),
+        ({"potential": LennardJones()}, "potential must be a Smoothed"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            network.sample(**asked | wrong)
+
+
 def test_a_condition_for_a_model_of_one_structure_is_refused():
     with pytest.raises(ValueError, match="one structure and takes no condition; leave out k, phi"):
         mddm.load("unconditional-mddm").sample(**ASKED)
@@ -232,6 +262,9 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
     assert command.main(["score", str(out), "--against", str(out), *potential]) == 0
     told = capsys.readouterr().out
     assert f"2 frames of 262 particles in a box of {BOX}" in told and "RDF-MSE" in told
+    told = ["--model", "potential-mddm", "--temperature", "0.02", *options[-4:], *potential]
+    assert command.main(["sample", *told, "--out", str(out)]) == 0
+    assert "sample 0: seed 0, energy" in capsys.readouterr().out
     table = tmp_path / "mine.table"
     r = np.linspace(0.6, 3.2, 200)
     energies = OscillatingPair(9.0, 0.75).energy(torch.from_numpy(r)).numpy()
@@ -243,7 +276,8 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
     anneal += ["--potential", "lennard-jones", "--out", str(tmp_path / "md.data")]
     assert command.main(anneal) == 0
     assert command.main(["models"]) == 0
-    assert "k 1 to 15" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "k 1 to 15" in listed and "temperature 0.005 to 0.1, any potential" in listed
 
 
 @pytest.mark.parametrize(
@@ -272,6 +306,7 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
         (["train", "--task", "torus", "--model", "brag", "--out", "x.safetensors"], "'bragg'"),
         (["train", "--task", "torus", "--data", "x.h5", "--out", "x.safetensors"], "no data set"),
         (["train", "--data", "nowhere.h5", "--out", "x.safetensors"], "nowhere.h5 does not exist"),
+        (["train", "--data", SMALL, SMALL, "--out", "x.safetensors"], "about one data set, got 2"),
         (["train", "--task", "torus", "--out", "x.gsd"], "must end in .safetensors"),
         (["data", "make", "smal"], "did you mean 'small'"),
     ],

@@ -285,6 +285,16 @@ class Surrogate:
         """The checkpoint's name and hash; a FileNotFoundError where it has not been made."""
         return checkpoint_source(self.task, self.preset, self.trained_on)
 
+    def conditions(self, data: Dataset, row: int) -> torch.Tensor | None:
+        """Give what the network is told of a row, (1, n); None where it is told nothing."""
+        _, settings = self._trained
+        if not settings.ranges:
+            return None
+        asked = data.take([row])
+        if settings.told == "potential":
+            return asked.encoded
+        return torch.as_tensor(asked.conditions, dtype=torch.float32)
+
     def frames(self, data: Dataset, row: int, seed: int = 0) -> Iterator[sampling.Frame]:
         """Draw one sample, step by step.
 
@@ -299,7 +309,7 @@ class Surrogate:
         Raises:
             FileNotFoundError: the checkpoint has not been made.
         """
-        conditions = data.conditions[[row]] if self.task == "conditional" else None
+        conditions = self.conditions(data, row)
         n_particles, seed = data.positions.shape[1], 1000 * row + seed
         potential, box_length = data.potential(row), data.box_length
 
@@ -406,7 +416,7 @@ def seeded_sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) 
         torch.as_tensor(crystal.positions[None], device=device),
         noise.make_schedule("log", surrogate.n_levels, settings.sigma_min, settings.sigma_max),
         torch.Generator(device).manual_seed(seed_of_all),
-        torch.tensor(data.conditions[[row]], device=device).float(),
+        surrogate.conditions(data, row).to(device),
         data.box_length,
     )
     final = sampling.last(frames)

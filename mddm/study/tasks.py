@@ -1,4 +1,4 @@
-"""The study's four tasks: what each is trained on, and how its samples are judged.
+"""The study's tasks: what each is trained on, and how its samples are judged.
 
 A score means something only next to others: the ideal gas, which knows nothing; a replica, MD of
 the same condition from another seed, as good as MD itself; and the potential energy, which
@@ -19,17 +19,21 @@ from mddm.shapes import SURFACES, Surface
 from mddm.study import plan
 from mddm.training import Configurations, Source
 
-TASKS = ("unconditional", "conditional", *SURFACES)
+TASKS = ("unconditional", "conditional", "potential", *SURFACES)
 
 
 def training_source(
-    task: str, dataset: Dataset | None = None, row: int | None = None, n_points: int = 1000
+    task: str,
+    dataset: Dataset | Sequence[Dataset] | None = None,
+    row: int | None = None,
+    n_points: int = 1000,
 ) -> Source:
     """Give a task the configurations that it is trained on.
 
     Args:
         task: one of `TASKS`.
-        dataset: the data of the two MD tasks.
+        dataset: the data of the tasks of MD; several of one box for "potential", whose networks
+            are told any pair potential.
         row: the one configuration of the unconditional task.
         n_points: points on a surface, for the other two.
 
@@ -43,6 +47,10 @@ def training_source(
         return Surface(task, n_points)
     if dataset is None or (task == "unconditional" and row is None):
         raise ValueError(f"the task {task!r} needs a dataset, and 'unconditional' a row of it")
+    if task == "potential":
+        several = [dataset] if isinstance(dataset, Dataset) else dataset
+        known = arguments.several("dataset", several, Dataset)
+        return Configurations.of(*(each.subset("train") for each in known), told="potential")
     arguments.instance("dataset", dataset, Dataset)
     if task == "unconditional":
         return Configurations.one(dataset, _row(dataset, row))

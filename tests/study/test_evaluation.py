@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, lammps, phonons, sampling, shapes, study, training
+from mddm import dataset, encoding, lammps, phonons, sampling, shapes, study, training
 from mddm.condition import RANGES
 from mddm.crystal import Crystal
 from mddm.potential import potential_energy
@@ -211,3 +211,13 @@ def test_losses_of_a_network_that_guesses_nothing_are_one_at_every_level(data, c
         assert entry["replica"] == pytest.approx(1, abs=0.2)
     alone = evaluation.losses(data, data.take([]), "mddm", "unconditional", 2, 1)
     assert np.isnan(alone[0]["replica"])
+
+
+def test_a_model_of_potentials_is_told_that_of_the_row(data, monkeypatch):
+    settings = training.Settings(
+        ranges={"temperature": encoding.SCALED_TEMPERATURES}, told="potential"
+    )
+    monkeypatch.setattr(evaluation, "_load", lambda *_: (None, settings))
+    surrogate = evaluation.Surrogate("mddm", "potential", "ancestral")
+    expected = encoding.encode(data.potential(1), float(data.temperature[1]))
+    assert torch.equal(surrogate.conditions(data, 1), expected[None])

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset
+from mddm import dataset, encoding
+from mddm.family import Family
 from mddm.study import plan, tasks
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
@@ -23,6 +24,19 @@ def test_sources_hold_what_their_task_is_about(data):
     assert one.conditions is None
     every = tasks.training_source("conditional", data)
     assert len(every.positions) == (data.split == "train").sum()
+    train = data.subset("train")
+    named = replace(
+        train.take([0, 1]),
+        parameters={},
+        family=[Family("lennard-jones"), Family("yukawa")],
+        ranges=None,
+        attributes={"box_length": data.box_length},
+    )
+    potentials = tasks.training_source("potential", [data, named])
+    assert potentials.told == "potential" and len(potentials.positions) == len(train) + 2
+    torch.testing.assert_close(potentials.conditions[:-2], train.encoded)
+    expected = encoding.encode(Family("yukawa").at({}), float(train.temperature[1]))
+    torch.testing.assert_close(potentials.conditions[-1], expected)
     assert tasks.training_source("torus", n_points=7).draw(2, torch.Generator())[0].shape[1] == 7
 
 

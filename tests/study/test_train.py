@@ -40,7 +40,7 @@ def test_budgets_are_those_of_the_studys_own_models():
     }
     assert steps["conditional", "mddm"] == 28_000
     assert steps["conditional", "bragg"] == steps["conditional", "transolver"] == 30_000
-    assert steps["unconditional", "mddm"] == 10_000 and steps["torus", "mddm"] == 5_000
+    assert steps["unconditional", "mddm"] == 10_000 and steps["torus", "mddm-rbf"] == 5_000
     compared = 0
     for task, model in steps:
         path = study.project_root() / "data" / "checkpoints" / f"{task}-{model}.safetensors"
@@ -50,7 +50,10 @@ def test_budgets_are_those_of_the_studys_own_models():
         if header["architecture"].keys() == training.default_architecture(model).keys():
             source = SPHERE if task in shapes.SURFACES else BOX
             wanted = train.settings_of(model, source, **train.budget("full", task, model))
-            for name in ("n_steps", "batch_size", "seed", "learning_rate", "schedule", "sigma_max"):
+            for name in (
+                *("n_steps", "batch_size", "seed", "learning_rate", "schedule", "sigma_max"),
+                "architecture",
+            ):
                 assert header[name] == getattr(wanted, name), (path.name, name)
             compared += 1
     assert compared >= 9
@@ -101,7 +104,7 @@ def test_another_runs_model_is_replaced_only_where_that_is_meant(tmp_path):
 
 
 def test_a_session_at_the_command_line(tmp_path, capsys, monkeypatch, interruptible):
-    sources = [Stopped("sphere", 20), SPHERE]
+    sources = [Stopped("sphere", 70), shapes.Surface("sphere", 70)]
     monkeypatch.setattr(tasks, "training_source", lambda *_: sources.pop(0))
     out = tmp_path / "mine.safetensors"
     call = ["train", "--task", "sphere", "--n-steps", "4", "--batch-size", "1", "--out", str(out)]
