@@ -55,6 +55,9 @@ def _add_sample(commands):
     parser.add_argument("--model", default="bragg", help="a name of `mddm models`, or a file")
     for name, unit in (("k", "1 / length"), ("phi", "rad"), ("temperature", "energy")):
         parser.add_argument(f"--{name}", type=float, help=f"of the condition [{unit}]")
+    parser.add_argument(
+        "--number", action="append", default=[], metavar="NAME=VALUE", help="any other of it"
+    )
     parser.add_argument("--potential", help=_POTENTIAL)
     parser.add_argument("--n-samples", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the first; the next have the next")
@@ -189,6 +192,14 @@ def _sample(options):
     potential = family.parse(options.potential).at({}) if options.potential else None
     names = ("k", "phi", "temperature", "n_samples", "seed", "n_particles", "sampler", "n_levels")
     asked = {name: getattr(options, name) for name in (*names, "extrapolate")}
+    for pair in options.number:
+        name, _, value = pair.partition("=")
+        try:
+            asked[name.strip()] = float(value)
+        except ValueError:
+            raise ValueError(
+                f"--number must be NAME=VALUE, such as alpha=6, got {pair!r}"
+            ) from None
     found = model.load(options.model, options.device).sample(**asked, potential=potential)
     found.write(options.out)
     if found.potential is not None:

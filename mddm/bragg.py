@@ -192,6 +192,9 @@ class BraggDenoiser(nn.Module):
         2017), with filters that depend on direction too.
     """
 
+    # What is seen of positions are their displacements.
+    relative = True
+
     def __init__(
         self,
         channels: int = 72,

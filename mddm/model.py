@@ -324,26 +324,15 @@ class Model:
         # One sample at a time: a CPU gains nothing by batches, and rounding depends on them.
         conditions = self._told(system)
         if sampler == _SEEDED:
-            return self._from_lattice(system, sigmas, conditions, n_particles, seed)
-        center = system.box_length is None and self.card.preset != "transolver"
-        size = (1, n_particles, system.box_length, seed, self.device, center)
+            size = (n_particles, system.box_length, system.condition["temperature"])
+            told = (sigmas, conditions, seed)
+            return seeded.draw(self.denoiser, system.potential, *size, *told, device=self.device)
+        size = (1, n_particles, system.box_length, seed, self.device)
 
         def relax(positions):
             return lammps.minimize(positions, system.potential, system.box_length)[0]
 
         return samplers.draw(self.denoiser, sampler, sigmas, conditions, *size, relax)
-
-    def _from_lattice(self, system, sigmas, conditions, n_particles, seed):
-        size = (n_particles, system.box_length, system.condition["temperature"])
-        sites = seeded.choose(system.potential, *size, seed).positions
-        return seeded.denoise(
-            self.denoiser,
-            torch.as_tensor(sites[None], device=self.device),
-            sigmas,
-            torch.Generator(self.device).manual_seed(seed),
-            conditions.to(self.device),
-            system.box_length,
-        )
 
     def _told(self, system: Structures) -> torch.Tensor | None:
         if not self.card.ranges:

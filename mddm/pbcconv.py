@@ -282,6 +282,9 @@ class PBCConvDenoiser(nn.Module):
     Source: MDDM section 4.2 and figure 3.
     """
 
+    # What is seen of positions are their displacements.
+    relative = True
+
     def __init__(
         self,
         channels: int = 128,
@@ -410,6 +413,9 @@ class RadialDenoiser(nn.Module):
     Source: this study (benchmarks/preset.py); the radial basis is that of SchNet (Schütt et al.
         2017), the modulation FiLM (Perez et al. 2018).
     """
+
+    # What is seen of positions are their displacements.
+    relative = True
 
     def __init__(
         self,

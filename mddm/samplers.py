@@ -136,7 +136,6 @@ def draw(
     box_length: float | None,
     seed: int,
     device: torch.device | str = "cpu",
-    center: bool = False,
     relax: Relax | None = None,
 ) -> Iterator[Frame]:
     """Draw samples from pure noise, all in one batch.
@@ -144,7 +143,8 @@ def draw(
     Where each of several is to be the same whatever it is drawn together with, draw one by one.
 
     Args:
-        denoiser: a trained network, on `device`.
+        denoiser: a trained network, on `device`.  Where it is `relative`, samples of free space
+            have their centre at the origin: from displacements alone it cannot tell where that was.
         sampler: a key of `SAMPLERS`, or a sampler.
         sigmas: (n_levels + 1,) noise levels to walk down [length].
         conditions: (n_samples, 3), k, phi and temperature; None for a model of one structure.
@@ -153,7 +153,7 @@ def draw(
         box_length: edge of the periodic cube [length], or None for free space.
         seed: of all randomness.
         device: where to compute.
-        center, relax: see `sampling.Sampler`.
+        relax: see `sampling.Sampler`.
 
     Yields:
         The sampler's frames; the last one holds the samples, (n_samples, n_particles, 3).
@@ -171,4 +171,5 @@ def draw(
     sigmas = arguments.tensor("sigmas", sigmas, ("n_levels + 1",))
     generator = torch.Generator(device).manual_seed(arguments.seed(seed))
     start = pure_noise(n_samples, n_particles, box_length, sigmas[-1].item(), generator)
+    center = box_length is None and getattr(denoiser, "relative", False)
     return sampler(denoiser, start, sigmas, generator, conditions, box_length, center, relax)

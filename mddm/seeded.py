@@ -92,3 +92,40 @@ def denoise(
     walk = sampling.Walk(denoiser, sigmas, generator, condition, box_length)
     x_t, levels = walk.noised(sites, top)
     return sampling.Ancestral()(denoiser, x_t, levels, generator, condition, box_length)
+
+
+def draw(
+    denoiser: Denoiser,
+    potential: Smoothed,
+    n_particles: int,
+    box_length: float,
+    temperature: float,
+    sigmas: Tensor,
+    condition: Tensor,
+    seed: int = 0,
+    *,
+    spread: float = SPREAD,
+    device: torch.device | str = "cpu",
+) -> Iterator[sampling.Frame]:
+    """Draw one sample from a lattice of its condition: `choose`, then `denoise`.
+
+    Args:
+        denoiser, sigmas: as for `denoise`.
+        potential, n_particles, box_length, temperature, spread: as for `choose`.
+        condition: (1, n) what the network is told.
+        seed: of the draw and of the noise.
+        device: where to compute.
+
+    Yields:
+        Frames as from `denoise`.
+
+    Raises:
+        TypeError, ValueError, ImportError: as from both.
+    """
+    device = arguments.device(device)
+    box = {"n_particles": n_particles, "box_length": box_length}
+    crystal = choose(potential, **box, temperature=temperature, seed=seed, spread=spread)
+    sites = torch.as_tensor(crystal.positions[None], device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    condition = arguments.conditions(condition, 1, "condition").to(device, torch.float32)
+    return denoise(denoiser, sites, sigmas, generator, condition, box_length)

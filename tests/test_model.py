@@ -92,15 +92,16 @@ def test_a_seeded_sample_begins_at_a_lattice_of_the_potential(monkeypatch):
     sites = np.random.default_rng(0).uniform(0, BOX, (262, 3)).astype(np.float32)
     asked = []
     chosen = SimpleNamespace(positions=sites)
-    monkeypatch.setattr(model.seeded, "choose", lambda *by: asked.append(by) or chosen)
+    monkeypatch.setattr(model.seeded, "choose", lambda *of, **by: asked.append((of, by)) or chosen)
     monkeypatch.setattr(
         model.seeded, "denoise", lambda _, start, *__: iter([Frame(0, 0.0, start, 5)])
     )
     mine = Smoothed(OscillatingPair(5.0, 1.0))
     network = mddm.load("mddm")
     found = network.sample(**ASKED, sampler="seeded", potential=mine, seed=3, **FAST)
-    ((potential, *others),) = asked
-    assert potential is mine and others == [262, pytest.approx(BOX), 0.02, 3]
+    (((potential,), by),) = asked
+    assert potential is mine and by["n_particles"] == 262 and by["box_length"] == found.box_length
+    assert by["temperature"] == 0.02 and by["seed"] == 3
     assert np.array_equal(found.positions[0], sites) and found.calls == 5
     assert "seeded" not in mddm.load("unconditional-mddm").samplers
 
@@ -255,6 +256,7 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
     out, options = tmp_path / "found.gsd", []
     for name, value in ASKED.items():
         options += [f"--{name}", str(value)]
+    options = [f"--number=k={ASKED['k']}", *options[2:]]
     options += ["--model", "mddm", "--sampler", "ancestral", "--n-levels", "2"]
     assert command.main(["sample", *options, "--n-samples", "2", "--out", str(out)]) == 0
     assert "wrote 2 to" in capsys.readouterr().out
@@ -284,6 +286,8 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
     ("call", "message"),
     [
         (["sample", "--model", "mddm", "--k", "9", "--out", "x.gsd"], "phi, temperature not given"),
+        (["sample", "--model", "mddm", "--number", "k", "--out", "x.gsd"], "NAME=VALUE"),
+        (["sample", "--model", "mddm", "--number", "alfa=6", "--out", "x.gsd"], "k, phi, temp"),
         (["sample", "--model", "brag", "--out", "x.gsd"], "name must be one of"),
         (["sample", "--model", "mddm", "--out", "x.pdb"], "path must end in one of"),
         (["score", "nowhere.gsd"], "there is no file nowhere.gsd"),

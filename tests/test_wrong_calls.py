@@ -410,6 +410,16 @@ CALLS = [
         "top": (0.2, POSITIVE),
         "generator": (RANDOM, GENERATOR),
     }),
+    (seeded.draw, {
+        **{name: SAMPLER[name] for name in ("denoiser", "sigmas")},
+        "potential": (NEAR, POTENTIAL),
+        **{name: CUBE[name] for name in ("n_particles", "box_length")},
+        "temperature": (0.02, POSITIVE),
+        "condition": (X[:1, 0], [None, 3, "a"]),
+        "seed": (0, SEED),
+        "spread": (0.01, NOT_NEGATIVE),
+        "device": ("cpu", DEVICE),
+    }),
     (sampling.ProbabilityFlow, {
         "order": (2, [*COUNT, 3]),
         "churn": (0.1, NOT_NEGATIVE),

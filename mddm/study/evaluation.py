@@ -347,8 +347,6 @@ class Surrogate:
             box_length,
             seed,
             device=study.device(),
-            # A network that sees displacements alone cannot tell where a cloud's centre was.
-            center=box_length is None and self.preset != "transolver",
             relax=relax,
         )
 
@@ -405,19 +403,18 @@ def seeded_sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) 
     box = {"n_particles": data.positions.shape[1], "box_length": data.box_length}
     lattices.search(potential, **box)
     denoiser, settings = surrogate._trained
-    device, seed_of_all = study.device(), 1000 * row + seed
-    spread = SEEDED[surrogate.sampler]
+    sigmas = noise.make_schedule("log", surrogate.n_levels, settings.sigma_min, settings.sigma_max)
     clock = lammps_process.process_time()
-    crystal = seeded.choose(
-        potential, **box, temperature=temperature, seed=seed_of_all, spread=spread
-    )
-    frames = seeded.denoise(
+    frames = seeded.draw(
         denoiser,
-        torch.as_tensor(crystal.positions[None], device=device),
-        noise.make_schedule("log", surrogate.n_levels, settings.sigma_min, settings.sigma_max),
-        torch.Generator(device).manual_seed(seed_of_all),
-        surrogate.conditions(data, row).to(device),
-        data.box_length,
+        potential,
+        **box,
+        temperature=temperature,
+        sigmas=sigmas,
+        condition=surrogate.conditions(data, row),
+        seed=1000 * row + seed,
+        spread=SEEDED[surrogate.sampler],
+        device=study.device(),
     )
     final = sampling.last(frames)
     seconds = lammps_process.process_time() - clock

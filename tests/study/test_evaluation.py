@@ -99,7 +99,7 @@ def test_a_seeded_sample_is_drawn_from_a_lattice_of_its_condition(data, checkpoi
     row, asked = results.choose_rows(data, "test", 1)[0], []
     chosen = Crystal(np.eye(3), np.zeros((1, 3)), 10.0)
     monkeypatch.setattr(evaluation.lattices, "search", lambda *_, **__: [])
-    monkeypatch.setattr(evaluation.seeded, "choose", lambda *_, **to: asked.append(to) or chosen)
+    monkeypatch.setattr(evaluation.seeded, "choose", lambda *_, **by: asked.append(by) or chosen)
     named = ("mddm", "conditional", "seeded at the lowest", 5)
     raw, relaxed = evaluation.seeded_sample(data, row, evaluation.Surrogate(*named), seed=2)
     assert asked[0]["temperature"] == float(data.temperature[row]) and asked[0]["spread"] == 0
