@@ -4,6 +4,7 @@
 
 Networks learn the same potentials in the same number of steps, and are judged level by level on
 potentials of which they have seen no temperature: whole columns of the (k, phi) grid are held out.
+They are judged, too, under the condition of another row, which tells how much they heed their own.
 The draws are the same for all.  One thread.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mddm import dataset, encoding, study, training
+from mddm import dataset, encoding, structure, study, training
 from mddm.study import tables, train
 
 
@@ -25,10 +26,12 @@ class EdgesAlone(encoding.PotentialConditioning):
 
 
 training.CONDITIONINGS["edges alone"] = EdgesAlone
+# Name, what the network is told, and settings that are not those of its recipe.
 TOLD = {
-    "k, phi, T": "numbers",
-    "U, T": "potential",
-    "U, T, of edges alone": "edges alone",
+    "k, phi, T": ("numbers", {}),
+    "U, T": ("potential", {}),
+    "U, T, of edges alone": ("edges alone", {}),
+    "U, T, rivals": ("potential", {"rivals": 0.3}),
 }
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
@@ -62,6 +65,19 @@ def source_of(told, data):
     return replace(training.Configurations.of(data, told="potential"), told=told)
 
 
+def mistaken(source, seed):
+    """Give crystals the conditions of one another."""
+    crystals = [
+        row
+        for row, points in enumerate(source.positions)
+        if structure.crystallinity(points.numpy(), source.box_length) > structure.CRYSTAL
+    ]
+    order = np.random.default_rng(seed).permutation(crystals)
+    right, wrong = (source.conditions[list(rows)] for rows in (order, np.roll(order, 1)))
+    known = replace(source, positions=source.positions[list(order)], conditions=right)
+    return known, replace(known, conditions=wrong)
+
+
 def main():
     given = parse_arguments()
     torch.set_num_threads(1)
@@ -70,18 +86,21 @@ def main():
     seen, unseen = split_columns(data, given.seed)
     rows = pd.read_csv(out).to_dict("records") if out.is_file() else []
     for name in given.told:
-        source, others = (source_of(TOLD[name], each) for each in (seen, unseen))
-        run = {"n_steps": given.steps, "batch_size": 4, "seed": given.seed}
+        told, changes = TOLD[name]
+        source, others = (source_of(told, each) for each in (seen, unseen))
+        run = {"n_steps": given.steps, "batch_size": 4, "seed": given.seed, **changes}
         settings = train.settings_of("bragg", source, seen.content_hash, **run)
-        path = root / given.out / "told" / f"{TOLD[name].replace(' ', '-')}.safetensors"
+        path = root / given.out / "told" / f"{name.replace(', ', '-')}.safetensors"
         if path.is_file():
             training.check_replaceable(path, settings)
         else:
             train.run(path, settings, source, label=name)
         denoiser, header = training.load_checkpoint(path)
+        right, wrong = mistaken(others, given.seed)
+        judges = {"loss": others, "seen": source, "crystals": right, "mistaken": wrong}
         losses = {
-            "loss": training.level_losses(denoiser, others, torch.tensor(LEVELS), given.draws),
-            "seen": training.level_losses(denoiser, source, torch.tensor(LEVELS), given.draws),
+            kind: training.level_losses(denoiser, judge, torch.tensor(LEVELS), given.draws)
+            for kind, judge in judges.items()
         }
         found = [
             {"told": name, "sigma": sigma, "steps": header["step"], "seconds": header["seconds"]}

@@ -64,6 +64,7 @@ def _add_sample(commands):
     parser.add_argument("--n-particles", type=int, help="default: as in training")
     parser.add_argument("--sampler", help="default: the model's best")
     parser.add_argument("--n-levels", type=int, help="noise levels of the sampler")
+    parser.add_argument("--what", help="of a model of any potential: anneal or stable")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--extrapolate", action="store_true", help="outside of what was trained")
     parser.add_argument("--out", required=True, help="a .gsd, .extxyz or .data file")
@@ -190,8 +191,11 @@ def _sample(options):
 
     export.check(options.out)
     potential = family.parse(options.potential).at({}) if options.potential else None
-    names = ("k", "phi", "temperature", "n_samples", "seed", "n_particles", "sampler", "n_levels")
-    asked = {name: getattr(options, name) for name in (*names, "extrapolate")}
+    names = (
+        *("k", "phi", "temperature", "n_samples", "seed", "n_particles", "sampler", "n_levels"),
+        *("what", "extrapolate"),
+    )
+    asked = {name: getattr(options, name) for name in names}
     for pair in options.number:
         name, _, value = pair.partition("=")
         try:

@@ -166,13 +166,17 @@ class Dataset:
 
     @property
     def encoded(self) -> Tensor:
-        """The (n, 301) conditions of networks that are told potentials, see `encoding.encode`.
+        """The (n, 303) conditions of networks that are told potentials, see `encoding.encode`.
+
+        Rows that began at a lattice, as the attribute `start` says, are stable crystals.
 
         Raises:
             ValueError: a potential that cannot be told.
         """
+        what = "stable" if self.attributes.get("start") == "lattice" else "anneal"
+        steps = [encoding.N_STEPS] * len(self) if self.steps is None else self.steps.tolist()
         told = [
-            encoding.encode(self.potential(row), float(self.temperature[row]))
+            encoding.encode(self.potential(row), float(self.temperature[row]), steps[row], what)
             for row in range(len(self))
         ]
         return torch.stack(told) if told else torch.empty(0, encoding.SIZE)

@@ -1,8 +1,8 @@
 """A pair potential as the condition of a network: what is made of U(r) for edges, waves and all.
 
-A condition is a table, the temperature and then U and -dU/dr at fixed distances, all in units of
-the potential's own scale, so that any potential will do and the unit of energy makes no
-difference.
+A condition is a table: the temperature and what is asked for, and then U and -dU/dr at fixed
+distances, in units of the potential's own scale, so that any potential will do and the unit of
+energy makes no difference.
 """
 
 import math
@@ -18,8 +18,12 @@ from mddm.potential import Smoothed, energy_scale
 
 # Distances at which a potential is tabulated: every 0.02 up to the study's cut-off [length].
 _R = torch.arange(1, 151, dtype=torch.float64) / 50
-# Numbers of a condition.
-SIZE = 1 + 2 * len(_R)
+# Numbers of a condition: temperature, steps, what, energies, forces.
+SIZE = 3 + 2 * len(_R)
+# What can be asked for: what MD comes to from a random start, or the crystal that it may miss.
+ANSWERS = ("anneal", "stable")
+# MD steps of an anneal that says nothing else, and the shortest and longest that are known.
+N_STEPS, _STEPS = 300_000, (3_000, 500_000)
 # Temperatures of the study, in units of `potential.energy_scale`.
 SCALED_TEMPERATURES = (0.005, 0.1)
 # Energies and forces are squashed at these scales; the first two caps of energies are for waves.
@@ -30,21 +34,28 @@ _SHARPEST = 0.03
 _EVERY, _FIRST = 4, 0.86
 
 
-def encode(potential: Smoothed, temperature: float) -> Tensor:
+def encode(
+    potential: Smoothed, temperature: float, n_steps: int = N_STEPS, what: str = ANSWERS[0]
+) -> Tensor:
     """Make of a potential and a temperature the condition that `PotentialConditioning` takes.
 
     Args:
         potential: of one system; beyond r = 3 it must have ended.
         temperature: [energy].
+        n_steps: MD steps of the anneal that is asked for; slow ones find crystals.
+        what: one of `ANSWERS`; of a stable crystal steps say nothing.
 
     Returns:
-        (301,) float32: the temperature, U and -dU/dr at 150 distances, in units of
+        (303,) float32: the temperature, the logarithm of the steps from -1 to 1, 0 or 1 for what
+        is asked for, U and -dU/dr at 150 distances.  Energies are in units of
         `potential.energy_scale`.
 
     Raises:
         TypeError, ValueError: no smoothed potential, one that reaches too far or does not vary at
-            all, or a temperature that is not positive.
+            all, a temperature or steps that are not positive, or an unknown answer.
     """
+    stable = arguments.choice("what", what, ANSWERS) == "stable"
+    n_steps = arguments.whole("n_steps", n_steps, at_least=1)
     arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
     temperature = arguments.number("temperature", temperature, above=0)
     if potential.r_cut > _R[-1]:
@@ -58,7 +69,10 @@ def encode(potential: Smoothed, temperature: float) -> Tensor:
     # A force is a step where a table ends, and zero beyond.
     inside = _R <= potential.r_cut
     told = [each(_R).where(inside, 0) / scale for each in (potential.energy, potential.force)]
-    return torch.cat([torch.tensor([temperature / scale]), *told]).float()
+    low, high = (math.log(end) for end in _STEPS)
+    pace = 0.0 if stable else 2 * (math.log(n_steps) - low) / (high - low) - 1
+    numbers = torch.tensor([temperature / scale, pace, float(stable)], dtype=torch.float64)
+    return torch.cat([numbers, *told]).float()
 
 
 class PotentialConditioning(nn.Module):
@@ -71,7 +85,7 @@ class PotentialConditioning(nn.Module):
 
     Attributes:
         n_globals: numbers that it makes of condition and noise level: the logarithm of the
-            temperature, U at a few distances, the diffusion fraction.
+            temperature, steps and what is asked for, U at a few distances, the diffusion fraction.
         n_features: numbers that `spread` makes of those.
         n_edge, n_wave: numbers that it tells of every edge and wave.
 
@@ -103,7 +117,7 @@ class PotentialConditioning(nn.Module):
         self.register_buffer("r", _R.float(), persistent=False)
         first = int((_R >= _FIRST).nonzero()[0])
         self._whole = slice(first, None, _EVERY)
-        self.n_globals = 2 + len(_R[self._whole])
+        self.n_globals = 4 + len(_R[self._whole])
         self.n_features = self.n_globals - 1 + n_levels
         self.levels = Gaussians(0.0, 1.0, n_levels)
 
@@ -111,7 +125,7 @@ class PotentialConditioning(nn.Module):
         """Put together what is told about the whole system.
 
         Args:
-            condition: (batch, 301), each as `encode` makes it.
+            condition: (batch, 303), each as `encode` makes it.
             sigma: (batch,) noise levels [length], positive.
 
         Returns:
@@ -122,12 +136,13 @@ class PotentialConditioning(nn.Module):
                 positive.
         """
         sigma = arguments.sigma(sigma, ("batch",))
-        temperature, energy, _ = self._parts(condition, len(sigma))
+        numbers, energy, _ = self._parts(condition, len(sigma))
         low, high = (math.log(end) for end in self.ranges["temperature"])
-        warmth = 2 * (temperature.log() - low) / (high - low) - 1
+        warmth = 2 * (numbers[:, :1].log() - low) / (high - low) - 1
         fraction = torch.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
         whole = torch.tanh(energy[:, self._whole] / _CAPS[0])
-        return torch.cat([warmth[:, None], whole, fraction[:, None]], dim=1).to(sigma)
+        told = [warmth, numbers[:, 1:], whole, fraction[:, None]]
+        return torch.cat(told, dim=1).to(sigma)
 
     def spread(self, globals_: Tensor) -> Tensor:
         """Turn (batch, n_globals) into (batch, n_features): the fraction over Gaussians."""
@@ -140,7 +155,7 @@ class PotentialConditioning(nn.Module):
         r' before, the density is (r' / r) (N(r' - r) - N(r' + r)) with the normal density N.
 
         Args:
-            condition: (batch, 301).
+            condition: (batch, 303).
             sigma: (batch,) noise levels [length].
             r: (n, m) distances [length].
             system: (n,) whose they are, from 0 to batch - 1.
@@ -166,7 +181,7 @@ class PotentialConditioning(nn.Module):
         """Tell what the potential, capped at the core, contributes to the energy of waves.
 
         Args:
-            condition: (batch, 301).
+            condition: (batch, 303).
             q: (batch, n_waves) lengths of wave vectors [1 / length].
 
         Returns:
@@ -186,5 +201,4 @@ class PotentialConditioning(nn.Module):
             )
         n = len(self.r)
         condition = arguments.tensor("condition (potential)", condition, (batch, SIZE))
-        temperature, energy, force = condition.to(self.r).split([1, n, n], dim=1)
-        return temperature[:, 0], energy, force
+        return condition.to(self.r).split([SIZE - 2 * n, n, n], dim=1)

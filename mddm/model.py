@@ -261,6 +261,8 @@ class Model:
         sampler: str | sampling.Sampler | None = None,
         n_levels: int | None = None,
         potential: Smoothed | None = None,
+        what: str | None = None,
+        n_steps: int | None = None,
         extrapolate: bool = False,
         progress: bool = True,
         **numbers: float,
@@ -283,6 +285,9 @@ class Model:
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,
                 and what energies are of; by default that of k and phi.  A model that is told
                 potentials needs it, with a temperature.
+            what: of a model that is told potentials: "anneal", what MD comes to, the default, or
+                "stable", the crystal that MD may miss.
+            n_steps: likewise, MD steps of the anneal; as many as the study's by default.
             extrapolate: whether a condition outside of the ranges of training will do.
             progress: whether to say on stderr how far along it is.
             numbers: of a condition of other names, those of `card.ranges`.
@@ -294,6 +299,12 @@ class Model:
         """
         condition = {"k": k, "phi": phi, "temperature": temperature} | numbers
         condition = self._condition(condition, potential, extrapolate)
+        asked = {"what": what, "n_steps": n_steps}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        if asked and self.card.told != "potential":
+            raise ValueError(
+                f"{self.card.name!r} knows anneals of the study alone; leave out {', '.join(asked)}"
+            )
         n_samples = arguments.whole("n_samples", n_samples, at_least=1)
         seed = arguments.seed(seed, bits=31)
         n_particles, box_length = self._size(n_particles, box_length)
@@ -314,15 +325,17 @@ class Model:
         sigmas = noise.make_schedule("log", n_levels, *levels)
         start, drawn = time.perf_counter(), []
         for number in range(n_samples):
-            frames = self._frames(found, sampler, sigmas, n_particles, seed + number)
+            frames = self._frames(found, asked, sampler, sigmas, n_particles, seed + number)
             final = _watch(frames, number, n_samples, start, progress)
             drawn.append(final.positions[0].cpu().numpy())
         seconds = (time.perf_counter() - start) / n_samples
         return replace(found, positions=np.stack(drawn), calls=final.calls, seconds=seconds)
 
-    def _frames(self, system, sampler, sigmas, n_particles, seed) -> Iterator[sampling.Frame]:
+    def _frames(
+        self, system, asked, sampler, sigmas, n_particles, seed
+    ) -> Iterator[sampling.Frame]:
         # One sample at a time: a CPU gains nothing by batches, and rounding depends on them.
-        conditions = self._told(system)
+        conditions = self._told(system, asked)
         if sampler == _SEEDED:
             size = (n_particles, system.box_length, system.condition["temperature"])
             told = (sigmas, conditions, seed)
@@ -334,11 +347,11 @@ class Model:
 
         return samplers.draw(self.denoiser, sampler, sigmas, conditions, *size, relax)
 
-    def _told(self, system: Structures) -> torch.Tensor | None:
+    def _told(self, system: Structures, asked: Mapping) -> torch.Tensor | None:
         if not self.card.ranges:
             return None
         if self.card.told == "potential":
-            return encoding.encode(system.potential, **system.condition)[None]
+            return encoding.encode(system.potential, **system.condition, **asked)[None]
         return torch.tensor([list(system.condition.values())])
 
     def _ranges(self, potential: Smoothed | None) -> dict[str, tuple[float, float]]:

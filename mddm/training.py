@@ -28,7 +28,7 @@ from mddm.geometry import wrap
 from mddm.noise import SCHEDULES, Denoiser, add_noise, estimate, make_schedule
 from mddm.pbcconv import PBCConvDenoiser, RadialDenoiser
 from mddm.transolver import TransolverDenoiser
-from mddm.waves import decoys
+from mddm.waves import decoys, rivals
 
 PRESETS = {
     "mddm": PBCConvDenoiser,
@@ -92,7 +92,7 @@ class Configurations:
 
     Args:
         positions: (n_configurations, n_particles, 3) [length]; any image of a particle will do.
-        conditions: (n_configurations, len(ranges)) numbers of each, or (n_configurations, 301)
+        conditions: (n_configurations, len(ranges)) numbers of each, or (n_configurations, 303)
             where `encoding.encode` made them of potentials; None to train on structures alone.
         box_length: edge of the periodic cube [length].
         ranges: name and range of each number of a condition; by default the study's k, phi and
@@ -213,6 +213,7 @@ class Settings:
             faster where the hardware has them (benchmarks/pbcconv.py); weights stay float32.
         decoys: part of all systems in a box whose noise gets waves besides, which the network
             is to see through (`waves.decoys`).
+        rivals: part of them that gets those of another structure of the batch (`waves.rivals`).
         told: what a condition is: "numbers", those of `ranges`, or "potential", any pair potential
             and a temperature (`encoding.encode`).
         architecture: keyword arguments of the preset's network that differ from its defaults.
@@ -238,6 +239,7 @@ class Settings:
     data: str = ""
     precision: str = "float32"
     decoys: float = 0.0
+    rivals: float = 0.0
     told: str = "numbers"
     architecture: dict[str, Any] = field(default_factory=dict)
 
@@ -258,6 +260,7 @@ class Settings:
             "data": arguments.instance("data", self.data, str),
             "precision": arguments.choice("precision", self.precision, ("float32", "bfloat16")),
             "decoys": number("decoys", self.decoys, at_least=0, at_most=1),
+            "rivals": number("rivals", self.rivals, at_least=0, at_most=1),
             "told": arguments.choice("told", self.told, CONDITIONINGS),
             "architecture": default_architecture(self.preset),
         }
@@ -392,6 +395,7 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
                     source.box_length,
                     generator,
                     settings.decoys,
+                    settings.rivals,
                 )
         except ValueError:
             _check_finite(x_0, condition, state.step + 1)
@@ -504,7 +508,9 @@ def _evaluating(denoiser):
             denoiser.train()
 
 
-def _noise_losses(denoiser, x_0, condition, sigmas, box_length, generator, with_decoys=0.0):
+def _noise_losses(
+    denoiser, x_0, condition, sigmas, box_length, generator, with_decoys=0.0, with_rivals=0.0
+):
     on = {"device": generator.device, "generator": generator}
     # Algorithm 1, lines 3 to 6
     levels = sigmas[torch.randint(len(sigmas), (len(x_0),), **on)]
@@ -514,6 +520,11 @@ def _noise_losses(denoiser, x_0, condition, sigmas, box_length, generator, with_
         in_noise = x_0 + levels[:, None, None] * eps
         added = decoys(in_noise, levels, box_length, generator) / levels[:, None, None]
         eps = eps + chosen * added
+    if with_rivals and box_length is not None and len(x_0) > 1:
+        chosen = torch.rand(len(x_0), 1, 1, **on) < with_rivals
+        in_noise = x_0 + levels[:, None, None] * eps
+        added = rivals(in_noise, x_0.roll(1, dims=0), levels, box_length, generator)
+        eps = eps + chosen * added / levels[:, None, None]
     x_t = add_noise(x_0, levels[:, None, None], eps, box_length)
     found = estimate(denoiser, x_t, levels, condition, box_length)
     return (found - eps).square().mean(dim=(1, 2)), levels

@@ -3,7 +3,7 @@
 A crystal is a handful of strong waves, the Bragg peaks of its structure factor.  Where they
 all have their crests are its sites.  In noise a particle is often nearer to another's site than
 to its own; what settles who belongs where is that no site is taken twice.  Nothing here is learned.
-`decoys` are false waves for a network to learn from.
+`decoys` and `rivals` are false waves for a network to learn from.
 """
 
 import math
@@ -40,6 +40,9 @@ _N_WAVES = 256
 # Decoys: at most so many waves in a system, with vectors in this range [1 / length], a mean
 # strength in this one, and displacements of at most this part of the noise.
 _N_DECOYS, _DECOY_Q, _DECOY_STRENGTH, _DECOY_PART = 12, (4.0, Q_MAX), (2.0, 200.0), 0.35
+# Rivals: the strongest waves of another structure, up to so much stronger than that would be in
+# the same noise, and displacements of at most this part of it.
+_N_RIVALS, _RIVAL_STRENGTH, _RIVAL_PART = 64, 1.5, 0.6
 
 
 class Waves(NamedTuple):
@@ -372,8 +375,52 @@ def decoys(
     drawn = torch.arange(_N_DECOYS, device=generator.device)[:, None] < n_waves
     # A longitudinal wave of amplitude a has S = N (q a / 2)^2.
     amplitude = drawn * 2 * (strength / n_particles).sqrt() / length
-    spread = (amplitude.square().sum(dim=1, keepdim=True) / 6).sqrt()
-    most = _DECOY_PART * sigma[:, None, None]
-    amplitude = amplitude * (most / spread.clamp(min=1e-9)).clamp(max=1)
     phase = 2 * math.pi * torch.rand(batch, 1, _N_DECOYS, **on)
-    return (positions @ vectors.transpose(1, 2) + phase).sin() @ (amplitude * vectors / length)
+    return _displacement(positions, vectors, amplitude, phase, _DECOY_PART * sigma)
+
+
+def _displacement(positions, vectors, amplitude, phase, most) -> Tensor:
+    """Add up longitudinal waves of displacement, weakened where they are more than the most."""
+    spread = (amplitude.square().sum(dim=1, keepdim=True) / 6).sqrt()
+    amplitude = amplitude * (most[:, None, None] / spread.clamp(min=1e-9)).clamp(max=1)
+    along = amplitude * vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-9)
+    return (positions @ vectors.transpose(1, 2) + phase).sin() @ along
+
+
+@torch.no_grad()
+def rivals(
+    positions: Tensor,
+    others: Tensor,
+    sigma: Tensor,
+    box_length: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw displacements that put another structure's waves into the density, all in phase.
+
+    Two lattices are in sight then, and what tells which is the right one is the condition.
+
+    Args:
+        positions, sigma, box_length, generator: as for `decoys`.
+        others: (batch, n_particles, 3) the other structures, without noise [length].
+
+    Returns:
+        (batch, n_particles, 3) displacements towards the others' crests [length].
+
+    Raises:
+        TypeError, ValueError: as from `decoys`.
+
+    Source: this study.
+    """
+    positions, box_length = arguments.positions(positions), arguments.box(box_length)
+    others = arguments.positions(others, tuple(positions.shape), name="others")
+    sigma = arguments.sigma(sigma, (len(positions),))
+    arguments.generator(generator)
+    vectors, strength, phase, _ = strongest_waves(others, _N_RIVALS, Q_LONG, Q_MAX, box_length)
+    length = vectors.norm(dim=-1, keepdim=True)
+    # Noise weakens waves by the Debye-Waller factor.
+    weakened = strength[..., None] * (-((length * sigma[:, None, None]) ** 2)).exp()
+    drawn = torch.rand(len(positions), 1, 1, device=generator.device, generator=generator)
+    part = _RIVAL_STRENGTH * drawn * weakened / positions.shape[1]
+    # Towards a crest it goes downhill in the phase.
+    amplitude = -2 * part.sqrt() / length
+    return _displacement(positions, vectors, amplitude, -phase[:, None], _RIVAL_PART * sigma)

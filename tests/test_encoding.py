@@ -33,6 +33,10 @@ def test_the_temperature_is_told_in_units_of_the_potential_and_by_its_logarithm(
     sigma = torch.tensor([told.sigma_min, told.sigma_max])
     ends = torch.stack([encode(LJ, end) for end in told.ranges["temperature"]])
     globals_ = told(ends, sigma)
+    assert globals_[:, 2].eq(0).all()
+    fast = told(encode(LJ, 0.03, n_steps=3000)[None], sigma[:1])
+    stable = told(encode(LJ, 0.03, what="stable")[None], sigma[:1])
+    assert fast[0, 1:3].tolist() == [-1, 0] and stable[0, 1:3].tolist() == [0, 1]
     assert globals_.shape == (2, told.n_globals)
     torch.testing.assert_close(globals_[:, 0], torch.tensor([-1.0, 1.0]))
     torch.testing.assert_close(globals_[:, -1], torch.tensor([0.0, 1.0]))
@@ -99,6 +103,7 @@ def test_what_cannot_be_told_is_refused(told):
         (lambda: encode(Smoothed(LennardJones(), r_cut=4.0), 0.1), "must end at 3"),
         (lambda: encode(Smoothed(LennardJones(epsilon=0.0)), 0.1), "must vary"),
         (lambda: encode(LJ, 0.0), "temperature must be"),
+        (lambda: encode(LJ, 0.1, what="crystal"), "what must be one of"),
         (lambda: told(None, torch.ones(1)), "condition must be a potential and a temperature"),
         (lambda: told(torch.ones(1, 3), torch.ones(1)), r"condition \(potential\) must"),
         (lambda: PotentialConditioning({"k": (1.0, 2.0)}), "ranges must be that of a temperature"),
@@ -109,7 +114,7 @@ def test_what_cannot_be_told_is_refused(told):
 
 def test_a_short_potential_is_told_as_it_is():
     short = Family("lennard-jones", r_on=1.8, r_cut=2.2).at({})
-    energy = encode(short, 0.1)[1:151]
+    energy = encode(short, 0.1)[3:153]
     r = torch.arange(1, 151) / 50
     assert energy[r > 2.2].abs().max() == 0
     assert energy[r.sub(1.12).abs().argmin()].item() == pytest.approx(-1, abs=1e-3)

@@ -209,7 +209,12 @@ def test_a_model_that_is_told_potentials_takes_any():
     double = asked | {"temperature": 0.04}
     same = network.sample(potential=Smoothed(LennardJones(epsilon=2.0)), **double)
     np.testing.assert_allclose(same.positions, found.positions, atol=1e-4)
+    stable = network.sample(potential=mine, what="stable", **asked)
+    assert not np.array_equal(found.positions, stable.positions)
+    with pytest.raises(ValueError, match="knows anneals of the study alone; leave out what"):
+        mddm.load("mddm").sample(**ASKED, what="stable")
     for wrong, message in (
+        ({"potential": mine, "what": "crystal"}, "what must be one of"),
         ({}, "has to be told a potential; give it"),
         ({"potential": mine, "k": 9.0}, "knows temperature and a potential alone; leave out k"),
         ({"potential": mine, "temperature": 0.2}, r"temperature = 0.2 lies outside of"),

@@ -314,6 +314,8 @@ def test_decoys_are_for_a_box_and_for_the_part_of_all_systems_that_was_asked_for
     )
     # One who guesses no noise pays for all of it, for the decoys too.
     assert plain.mean() + 0.01 < some.mean() < all_.mean() - 0.01
+    rivalled = torch.stack([step.losses for step in run(states(rivals=1.0), boxed)]).flatten()
+    assert rivalled.mean() > plain.mean() + 0.01
 
 
 def test_steps_draw_every_level_but_zero_evenly_and_never_the_same_noise():

@@ -5,7 +5,7 @@ import torch
 
 from mddm import noise
 from mddm.geometry import minimum_image, neighbor_pairs
-from mddm.waves import assign, decoys, find_sites, hop, strongest_waves
+from mddm.waves import assign, decoys, find_sites, hop, rivals, strongest_waves
 
 BOX = 10.0
 
@@ -228,6 +228,25 @@ def test_decoys_are_decided_by_the_generator_and_need_a_box_that_holds_a_wave():
     assert first.equal(again) and not first.equal(other)
     with pytest.raises(ValueError, match=r"edge 0\.5 is too small for decoys.*take a larger box"):
         drawn_decoys(positions, 0.2, box_length=0.5)
+
+
+def test_rivals_put_another_crystal_into_sight():
+    crystal, levels = bcc(8), torch.tensor([0.2])
+    generator = torch.Generator().manual_seed(0)
+    positions = gas(1, 1024)
+    displacement = rivals(positions, crystal, levels, BOX, generator)
+    assert displacement.square().mean().sqrt() < 0.61 * 0.2
+    wave, _, phase, _ = strongest_waves(crystal, 1, 2.0, 9.5, BOX)
+
+    def in_phase(x):
+        # The density's wave that has its crests at the crystal's.
+        return (x @ wave[0, 0] - phase[0, 0]).cos().mean().item()
+
+    before, after = in_phase(positions[0]), in_phase((positions + displacement)[0])
+    assert abs(before) < 0.1 and after > before + 0.05
+    # A gas has no waves to speak of.
+    weak = rivals(positions, gas(1, 1024), levels, BOX, generator)
+    assert weak.square().mean() < displacement.square().mean() / 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -528,6 +528,12 @@ CALLS = [
         "box_length": (7.0, [*POSITIVE, 0.1]),
         "generator": (RANDOM, GENERATOR),
     }),
+    (waves.rivals, {
+        **{name: (X, spoilt(X)) for name in ("positions", "others")},
+        "sigma": (SIGMA, LEVELS),
+        "box_length": (7.0, [*POSITIVE, 0.1]),
+        "generator": (RANDOM, GENERATOR),
+    }),
     (transolver.TransolverDenoiser, {
         **{name: (4, COUNT) for name in ("channels", "n_layers", "n_slices", "mlp_ratio")},
         "n_heads": (2, [*COUNT, 3]),

@@ -219,5 +219,6 @@ def test_a_model_of_potentials_is_told_that_of_the_row(data, monkeypatch):
     )
     monkeypatch.setattr(evaluation, "_load", lambda *_: (None, settings))
     surrogate = evaluation.Surrogate("mddm", "potential", "ancestral")
-    expected = encoding.encode(data.potential(1), float(data.temperature[1]))
+    steps = int(data.steps[1])
+    expected = encoding.encode(data.potential(1), float(data.temperature[1]), steps)
     assert torch.equal(surrogate.conditions(data, 1), expected[None])

@@ -35,7 +35,8 @@ def test_sources_hold_what_their_task_is_about(data):
     potentials = tasks.training_source("potential", [data, named])
     assert potentials.told == "potential" and len(potentials.positions) == len(train) + 2
     torch.testing.assert_close(potentials.conditions[:-2], train.encoded)
-    expected = encoding.encode(Family("yukawa").at({}), float(train.temperature[1]))
+    steps = int(train.steps[1])
+    expected = encoding.encode(Family("yukawa").at({}), float(train.temperature[1]), steps)
     torch.testing.assert_close(potentials.conditions[-1], expected)
     assert tasks.training_source("torus", n_points=7).draw(2, torch.Generator())[0].shape[1] == 7
 
