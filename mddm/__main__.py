@@ -160,7 +160,7 @@ def _add_data(commands):
     parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     says = "run what is missing of a sweep of the study, with LAMMPS, and assemble its data set"
     make = _add(parts, "make", _data_make, says, example)
-    make.add_argument("what", help="small, ramps, replica, lengths, any, named, tests or again")
+    make.add_argument("what", help="small, ramps or any; a mistyped one lists all")
     make.add_argument("--folder", help="of the runs' files; default: data/WHAT")
     make.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")
     make.add_argument("--workers", type=int, help="processes to start here")

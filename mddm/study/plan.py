@@ -26,6 +26,8 @@ FILES = {
     "named": "data/named.h5",
     "tests": "data/opp-tests.h5",
     "again": "data/opp-again.h5",
+    "opp-stable": "data/opp-stable.h5",
+    "any-stable": "data/any-stable.h5",
 }
 # So many of the ramps' potentials are annealed faster, too.
 N_LENGTHS = 20
@@ -60,6 +62,8 @@ _POTENTIAL_SEED = 2501
 _HARVESTS, _NAMED_HARVESTS = (0.046, 0.026, 0.01), (0.03, 0.01)
 # Steps to the first harvest and to each that follows, and the temperature of the start [energy].
 _SLOW, _FAST = (300_000, 12_000, 0.5), (100_000, 6_000, 0.5)
+# Of what begins at a lattice and is only held, at each temperature.
+_HELD = (3_000, 3_000, 0.0)
 # Which of the first 25 test conditions are crystals (`structure.CRYSTAL`) in the study's data.
 CRYSTALS = (1, 4, 5, 6, 7, 9, 10, 13, 15, 16, 17, 18, 19, 21, 23, 24)
 
@@ -78,6 +82,8 @@ class Run:
         n_steps_between: MD steps from each harvest to the next.
         start_temperature: where the cooling begins [energy].
         n_kept: how many of the last harvests are part of the data set.
+        start: "random", or "lattice": at each temperature the lattice of lowest free energy is held
+            for `n_steps_first`.
     """
 
     name: str
@@ -89,6 +95,7 @@ class Run:
     n_steps_between: int
     start_temperature: float
     n_kept: int = 1
+    start: str = "random"
 
     @property
     def potential(self) -> Smoothed:
@@ -269,6 +276,17 @@ def more_replica_runs(n: int = 8) -> list[Run]:
     ]
 
 
+def stable_runs(annealed: Sequence[Run]) -> list[Run]:
+    """Return, for the potential of each of some training runs, its lowest lattices held at T."""
+    return [
+        Run(
+            f"{run.name}-stable", run.family, _HARVESTS, 30_000 + i, "train", *_HELD,
+            n_kept=len(_HARVESTS), start="lattice",
+        )
+        for i, run in enumerate(run for run in annealed if run.split == "train")
+    ]  # fmt: skip
+
+
 # What each data set of `FILES` is made of.
 RUNS = {
     "small": small_runs,
@@ -279,6 +297,8 @@ RUNS = {
     "named": named_runs,
     "tests": more_test_runs,
     "again": more_replica_runs,
+    "opp-stable": lambda: stable_runs(ramp_runs()),
+    "any-stable": lambda: stable_runs(any_runs()),
 }
 
 

@@ -3,8 +3,8 @@
 `mddm data make small` makes data/opp-small.h5, `ramps` the slow ramps of data/opp.h5,
 `replica` one more of these for the one configuration of the unconditional task, and `lengths` the
 faster anneals that some of them are held against.  `any` anneals random potentials, `named` those
-of the literature, and `tests` and `again` more of the study's test conditions and more often.  Each
-can be killed at any moment and started again.
+of the literature, `tests` and `again` more of the study's test conditions and more often;
+`opp-stable` and `any-stable` hold the lowest lattices of training potentials.  Each can be killed at any moment and started again.
 """
 
 import io
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import arguments, dataset, files, lammps, optional
+from mddm import arguments, dataset, files, lammps, lattices, optional
 from mddm.condition import RANGES
 from mddm.potential import CONVENTION, Smoothed
 from mddm.study import plan
@@ -205,7 +205,7 @@ def _first_harvest(whole: dataset.Dataset, run: Run) -> dict:
     of_run = (whole.k == run.k) & (whole.phi == run.phi) & (whole.seed == run.seed)
     harvest = whole.take(of_run & (whole.temperature == run.temperatures[0]))
     columns = {name: column for name, column in harvest.columns.items() if name not in ("k", "phi")}
-    told = {"engine": whole.attributes["engine"], "family": run.family}
+    told = {"engine": whole.attributes["engine"], "family": run.family, "start": run.start}
     return columns | {name: np.full(len(harvest), value) for name, value in told.items()}
 
 
@@ -224,7 +224,7 @@ def _columns(run: Run, folder: str | Path, kept: slice) -> dict:
     part = {name: column[kept] for name, column in content.items() if name != "run"}
     n = len(part["positions"])
     part |= {"seed": np.full(n, run.seed), "split": np.full(n, run.split)}
-    return part | {"family": np.full(n, run.family)}
+    return part | {"family": np.full(n, run.family), "start": np.full(n, run.start)}
 
 
 def _joined(parts: list[dict], command: str) -> dataset.Dataset:
@@ -232,7 +232,7 @@ def _joined(parts: list[dict], command: str) -> dataset.Dataset:
         raise ValueError(f"no run is finished yet; run `{command}`")
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     engines = sorted(set(columns.pop("engine").tolist()))
-    families = columns.pop("family").tolist()
+    families, (start,) = columns.pop("family").tolist(), set(columns.pop("start").tolist())
     attributes = {
         "box_length": _SETTINGS["box_length"],
         "time_step": _SETTINGS["time_step"],
@@ -241,6 +241,8 @@ def _joined(parts: list[dict], command: str) -> dataset.Dataset:
         "engine": ", ".join(engines),
         "command": command,
     }
+    if start != "random":
+        attributes["start"] = start
     if any(family.name != "opp" for family in families):
         known = {"family": families, "ranges": {"temperature": RANGES["temperature"]}}
         return dataset.Dataset(**columns, **known, attributes=attributes)
@@ -253,9 +255,22 @@ def _joined(parts: list[dict], command: str) -> dataset.Dataset:
 
 
 def _next_harvest(run: Run, previous: lammps.Harvest | None) -> lammps.Harvest:
+    if run.start == "lattice":
+        return _held(
+            run, 0 if previous is None else 1 + run.temperatures.index(previous.temperature)
+        )
     settings = dict(_SETTINGS, start_temperature=run.start_temperature, previous=previous)
     steps = (run.n_steps_first, run.n_steps_between, run.seed)
     return next(lammps.ramp(run.potential, run.temperatures, *steps, **settings))
+
+
+def _held(run: Run, index: int) -> lammps.Harvest:
+    temperature, box_length = run.temperatures[index], _SETTINGS["box_length"]
+    size = (_SETTINGS["n_particles"], box_length, temperature)
+    crystal = lattices.stable(run.potential, *size, 1)[0].crystal
+    asked = (run.potential, crystal.positions, temperature, run.n_steps_first, run.seed + 7 * index)
+    how = {name: _SETTINGS[name] for name in ("box_length", "time_step", "damping")}
+    return lammps.hold(*asked, **how)
 
 
 def _description(run: Run) -> str:
@@ -263,6 +278,8 @@ def _description(run: Run) -> str:
     if run.family.name == "opp":
         # As files said it when there were no others.
         told |= told.pop("family")["parameters"]
+    if run.start == "random":
+        del told["start"]
     return json.dumps(told, sort_keys=True)
 
 

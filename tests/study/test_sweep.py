@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,6 +140,28 @@ def test_runs_of_several_potentials_are_one_set(tmp_path):
         sweep._finish(tmp_path, run, [harvest])
     found = sweep.assemble(runs, tmp_path, "test")
     assert found.family == tuple(kinds) and found.seed.tolist() == [0, 1]
+
+
+def test_a_lattice_is_held_at_each_temperature(tmp_path, monkeypatch):
+    held, sites = [], np.zeros((8, 3))
+    vibrations = SimpleNamespace(crystal=SimpleNamespace(positions=sites))
+    monkeypatch.setattr(sweep.lattices, "stable", lambda *by: held.append(by[3]) or [vibrations])
+
+    def hold(potential, positions, temperature, n_steps, seed, **_):
+        points = positions.astype(np.float32)
+        return lammps.Harvest(
+            points, points, temperature, *[0.0] * 4, n_steps, 0.0, np.zeros((0, 4))
+        )
+
+    monkeypatch.setattr(sweep.lammps, "hold", hold)
+    run = replace(plan.stable_runs(plan.any_runs(1))[0], temperatures=(0.2, 0.1), n_kept=2)
+    harvests = [sweep._next_harvest(run, None)]
+    harvests.append(sweep._next_harvest(run, harvests[0]))
+    assert held == [0.2, 0.1] and [each.temperature for each in harvests] == held
+    sweep._finish(tmp_path, run, harvests)
+    found = sweep.assemble([run], tmp_path, "test")
+    assert found.attributes["start"] == "lattice" and found.steps.tolist() == [3000, 3000]
+    assert found.encoded[:, 2].tolist() == [1, 1]
 
 
 def test_failing_run_does_not_stop_the_others(tmp_path):
