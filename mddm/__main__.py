@@ -276,7 +276,7 @@ def _relax(options):
 
 
 def _score(options):
-    from mddm import export, family, model, structure
+    from mddm import distribution, export, family, model, structure
 
     potential = family.parse(options.potential).at({}) if options.potential else None
     positions, box_length = export.read(options.file)
@@ -303,6 +303,19 @@ def _score(options):
     print("frame " + "".join(f"{name:>16}" for name in columns))
     for number, values in enumerate(zip(*columns.values(), strict=True)):
         print(f"{number:5} " + "".join(f"{value:16.4f}" for value in values))
+    if reference is not None and min(len(positions), len(others)) > 1:
+        curves = [
+            [structure.rdf(one, box, r_max=r_max)[1] for one in frames]
+            for frames, box in ((positions, box_length), (others, other_box))
+        ]
+        distance = distribution.energy_distance(*curves)
+        print(f"energy distance of the g(r) of both files: {distance:.4f}, 0 where they are alike")
+    if reference is not None and min(len(positions), len(others)) > 1 and box_length == other_box:
+        try:
+            told = distribution.distinguishability(positions, others, box_length)
+            print(f"a classifier's AUC on single particles: {told:.3f}, 0.5 where they are alike")
+        except ImportError as error:
+            print(f"no classifier: {error}")
 
 
 def _train(options):

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 # Where a package is installed by another name than it is imported by.
-_INSTALLED_AS = {"PIL": "pillow", "freud": "freud-analysis"}
+_INSTALLED_AS = {"PIL": "pillow", "freud": "freud-analysis", "sklearn": "scikit-learn"}
 
 
 @contextlib.contextmanager

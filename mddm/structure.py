@@ -177,6 +177,32 @@ def bond_order(
     return np.asarray(order.particle_order)[: len(points)]
 
 
+def coordination(positions: "ArrayLike", box_length: float, r_max: float) -> np.ndarray:
+    """Count the neighbours of every particle within a distance.
+
+    Args:
+        positions: (n_particles, 3) [length].
+        box_length: edge of the periodic cube [length].
+        r_max: the distance [length], below half the box edge.
+
+    Returns:
+        (n_particles,) whole numbers.
+
+    Raises:
+        TypeError: an argument that is no number.
+        ValueError: positions that are not finite or of another shape, a box that is not positive,
+            or an `r_max` that reaches half its edge.
+    """
+    with optional.packages():
+        import freud
+
+    points, box_length = _one_configuration(positions, box_length)
+    r_max = arguments.cutoff("r_max", r_max, box_length)
+    query = {"r_max": r_max, "exclude_ii": True}
+    found = freud.locality.AABBQuery(freud.box.Box.cube(box_length), points).query(points, query)
+    return np.bincount(found.toNeighborList().query_point_indices, minlength=len(points))
+
+
 def crystallinity(positions: "ArrayLike", box_length: float) -> float:
     """Compute the fraction of solid-like particles: those at the heart of any one crystal.
 

@@ -269,6 +269,7 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
     assert command.main(["score", str(out), "--against", str(out), *potential]) == 0
     told = capsys.readouterr().out
     assert f"2 frames of 262 particles in a box of {BOX}" in told and "RDF-MSE" in told
+    assert "energy distance of the g(r) of both files: -" in told and "AUC" in told
     told = ["--model", "potential-mddm", "--temperature", "0.02", *options[-4:], *potential]
     assert command.main(["sample", *told, "--out", str(out)]) == 0
     assert "sample 0: seed 0, energy" in capsys.readouterr().out

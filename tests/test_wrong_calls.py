@@ -22,6 +22,8 @@ from mddm import (
     condition,
     crystal,
     dataset,
+    distribution,
+    encoding,
     export,
     family,
     files,
@@ -51,9 +53,10 @@ from mddm import (
 from mddm.study import tasks, train
 
 MODULES = (
-    bases, check, checkpoint, condition, crystal, dataset, export, family, files, formulas,
-    geometry, importer, lammps, lattices, model, noise, phonons, plotting, potential, samplers,
-    sampling, seeded, shapes, structure, study, sublattices, tasks, train, training, viewer, waves,
+    bases, check, checkpoint, condition, crystal, dataset, distribution, encoding, export, family,
+    files, formulas, geometry, importer, lammps, lattices, model, noise, phonons, plotting,
+    potential, samplers, sampling, seeded, shapes, structure, study, sublattices, tasks, train,
+    training, viewer, waves,
 )  # fmt: skip
 # What takes no argument that could be wrong, what a test of files or of the command line holds to
 # account, parts of networks, which their network checks for, and records that the package makes for
@@ -481,6 +484,8 @@ CALLS = [
         "data": ("", [None, 3]),
         "precision": ("float32", WORD),
         "decoys": (0.0, [*NOT_NEGATIVE, 1.1]),
+        "rivals": (0.0, [*NOT_NEGATIVE, 1.1]),
+        "told": ("numbers", WORD),
         "architecture": ({}, [None, 3, {"chanels": 3}]),
     }),
     (train.budget, {
@@ -563,6 +568,28 @@ CALLS = [
         "n_neighbors": (12, [*COUNT, 10**9]),
     }),
     (structure.crystallinity, BOX),
+    (structure.coordination, BOX | {"r_max": (1.0, [*POSITIVE, 99.0])}),
+    (distribution.surroundings, BOX),
+    (distribution.energy_distance, {
+        name: (np.ones((2, 3)), [*no_numbers(X[0]), np.ones((1, 3)), np.ones((2, 4))])
+        for name in ("samples", "references")
+    }),
+    (distribution.distinguishability, {
+        **{name: (X, [*spoilt(X), X[:1]]) for name in ("samples", "references")},
+        "box_length": (7.0, POSITIVE),
+        "seed": (0, SEED),
+    }),
+    (encoding.encode, {
+        "potential": (SMOOTHED, POTENTIAL),
+        "temperature": (0.02, POSITIVE),
+        "n_steps": (10, COUNT),
+        "what": ("stable", WORD),
+    }),
+    (encoding.PotentialConditioning, {
+        "ranges": (None, [3, "a", {"k": (1.0, 2.0)}, {"temperature": (0.0, 1.0)}]),
+        **NOISE,
+        "n_levels": (3, [*COUNT, 1]),
+    }),
     (shapes.Surface, {"name": ("sphere", WORD), "n_points": (5, COUNT)}),
     (shapes.Surface("torus", 5).draw, {
         "batch_size": (2, COUNT),

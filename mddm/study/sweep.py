@@ -4,7 +4,8 @@
 `replica` one more of these for the one configuration of the unconditional task, and `lengths` the
 faster anneals that some of them are held against.  `any` anneals random potentials, `named` those
 of the literature, `tests` and `again` more of the study's test conditions and more often;
-`opp-stable` and `any-stable` hold the lowest lattices of training potentials.  Each can be killed at any moment and started again.
+`opp-stable` and `any-stable` hold the lowest lattices of training potentials.  Each can be killed
+at any moment and started again.
 """
 
 import io
@@ -256,9 +257,8 @@ def _joined(parts: list[dict], command: str) -> dataset.Dataset:
 
 def _next_harvest(run: Run, previous: lammps.Harvest | None) -> lammps.Harvest:
     if run.start == "lattice":
-        return _held(
-            run, 0 if previous is None else 1 + run.temperatures.index(previous.temperature)
-        )
+        before = -1 if previous is None else run.temperatures.index(previous.temperature)
+        return _held(run, before + 1)
     settings = dict(_SETTINGS, start_temperature=run.start_temperature, previous=previous)
     steps = (run.n_steps_first, run.n_steps_between, run.seed)
     return next(lammps.ramp(run.potential, run.temperatures, *steps, **settings))
