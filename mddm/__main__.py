@@ -64,6 +64,7 @@ def _add_sample(commands):
     parser.add_argument("--n-particles", type=int, help="default: as in training")
     parser.add_argument("--sampler", help="default: the model's best")
     parser.add_argument("--n-levels", type=int, help="noise levels of the sampler")
+    parser.add_argument("--budget", type=float, help="seconds; a quench goes on top of a sample")
     parser.add_argument("--what", help="of a model of any potential: anneal or stable")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--extrapolate", action="store_true", help="outside of what was trained")
@@ -193,7 +194,7 @@ def _sample(options):
     potential = family.parse(options.potential).at({}) if options.potential else None
     names = (
         *("k", "phi", "temperature", "n_samples", "seed", "n_particles", "sampler", "n_levels"),
-        *("what", "extrapolate"),
+        *("budget", "what", "extrapolate"),
     )
     asked = {name: getattr(options, name) for name in names}
     for pair in options.number:
@@ -206,6 +207,11 @@ def _sample(options):
             ) from None
     found = model.load(options.model, options.device).sample(**asked, potential=potential)
     found.write(options.out)
+    for each in found.candidates:
+        print(
+            f"{each.name:8} energy at rest {each.energy_at_rest:.4f} a particle, crystallinity "
+            f"{each.crystallinity:.2f}, {each.seconds:.1f} s"
+        )
     if found.potential is not None:
         for number, energy in enumerate(found.energies):
             print(f"sample {number}: seed {options.seed + number}, energy {energy:.4f} a particle")

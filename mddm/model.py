@@ -31,6 +31,7 @@ from mddm import (
     structure,
     training,
 )
+from mddm.budget import Candidate, within
 from mddm.family import Family
 from mddm.potential import Smoothed, energy_scale, potential_energy
 
@@ -140,6 +141,7 @@ class Structures:
         potential: what their energies are of; None where it is not known.
         calls: of the network, for each of them.
         seconds: for each of them, on average.
+        candidates: of an answer within a budget, the lowest in energy at rest first, which it is.
     """
 
     positions: np.ndarray
@@ -148,6 +150,7 @@ class Structures:
     potential: Smoothed | None = None
     calls: int = 0
     seconds: float = 0.0
+    candidates: tuple[Candidate, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -261,6 +264,7 @@ class Model:
         sampler: str | sampling.Sampler | None = None,
         n_levels: int | None = None,
         potential: Smoothed | None = None,
+        budget: float | None = None,
         what: str | None = None,
         n_steps: int | None = None,
         extrapolate: bool = False,
@@ -285,6 +289,9 @@ class Model:
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,
                 and what energies are of; by default that of k and phi.  A model that is told
                 potentials needs it, with a temperature.
+            budget: seconds; with it, the answer is the lower in energy at rest of one sample and of
+                a quench in the time that is left, see `budget.within`, and of a lattice, where what
+                is "stable" is asked for.
             what: of a model that is told potentials: "anneal", what MD comes to, the default, or
                 "stable", the crystal that MD may miss.
             n_steps: likewise, MD steps of the anneal; as many as the study's by default.
@@ -323,6 +330,8 @@ class Model:
             found._known(potential)
         levels = (self.settings.sigma_min, self.settings.sigma_max)
         sigmas = noise.make_schedule("log", n_levels, *levels)
+        if budget is not None:
+            return self._within(budget, found, asked, sampler, sigmas, n_samples, n_particles, seed)
         start, drawn = time.perf_counter(), []
         for number in range(n_samples):
             frames = self._frames(found, asked, sampler, sigmas, n_particles, seed + number)
@@ -330,6 +339,29 @@ class Model:
             drawn.append(final.positions[0].cpu().numpy())
         seconds = (time.perf_counter() - start) / n_samples
         return replace(found, positions=np.stack(drawn), calls=final.calls, seconds=seconds)
+
+    def _within(self, seconds, system, asked, sampler, sigmas, n_samples, n_particles, seed):
+        if n_samples != 1:
+            raise ValueError(f"a budget is for one structure, got n_samples = {n_samples}")
+        if "temperature" not in system.condition:
+            raise ValueError(f"a budget needs a temperature, which {self.card.name!r} is not told")
+        start = time.perf_counter()
+        candidates = within(
+            seconds,
+            self._frames(system, asked, sampler, sigmas, n_particles, seed),
+            system._known(None),
+            system.condition["temperature"],
+            n_particles=n_particles,
+            box_length=system._box(),
+            seed=seed,
+            stable=asked.get("what") == "stable",
+        )
+        return replace(
+            system,
+            positions=candidates[0].positions[None],
+            candidates=tuple(candidates),
+            seconds=time.perf_counter() - start,
+        )
 
     def _frames(
         self, system, asked, sampler, sigmas, n_particles, seed

@@ -10,13 +10,14 @@ import torch
 import mddm
 from mddm import __main__ as command
 from mddm import model, training
+from mddm.budget import Candidate
 from mddm.condition import RANGES, sigma_max
 from mddm.encoding import SCALED_TEMPERATURES
 from mddm.family import Family
 from mddm.formulas import LennardJones
 from mddm.potential import OscillatingPair, Smoothed
 from mddm.samplers import BEST, SAMPLERS
-from mddm.sampling import Ancestral, Frame
+from mddm.sampling import Ancestral, Frame, last
 
 ASKED = {"k": 9.0, "phi": 0.75, "temperature": 0.02}
 FAST = {"n_levels": 2, "progress": False}
@@ -195,6 +196,27 @@ WRONG = [
 def test_wrong_calls_are_refused_where_they_enter(asked, message):
     with pytest.raises((ValueError, TypeError), match=message):
         mddm.load("mddm").sample(**({"progress": False} | asked))
+
+
+def test_an_answer_within_a_budget_is_the_first_of_its_candidates(monkeypatch):
+    asked, given = ASKED | FAST | {"sampler": "ancestral"}, []
+
+    def within(seconds, frames, potential, temperature, **size):
+        given.append((seconds, potential, temperature, size))
+        points = last(frames).positions[0].numpy()
+        return [Candidate(name, points + i, i, 0.0, 1.0) for i, name in enumerate("ab")]
+
+    monkeypatch.setattr(model, "within", within)
+    found = mddm.load("mddm").sample(**asked, budget=9.0, seed=4)
+    assert [each.name for each in found.candidates] == ["a", "b"]
+    assert np.array_equal(found.positions[0], found.candidates[0].positions)
+    ((seconds, potential, temperature, size),) = given
+    assert (seconds, temperature) == (9.0, 0.02) and potential is found.potential
+    assert size == {"n_particles": 262, "box_length": BOX, "seed": 4, "stable": False}
+    with pytest.raises(ValueError, match="a budget is for one structure"):
+        mddm.load("mddm").sample(**asked, budget=9.0, n_samples=2)
+    with pytest.raises(ValueError, match="needs a temperature"):
+        mddm.load("unconditional-mddm").sample(budget=9.0)
 
 
 def test_a_model_that_is_told_potentials_takes_any():
