@@ -118,7 +118,7 @@ def save(state, md, row, path, options):
         kept = path.with_name(kept.name)
     record = study.run_record(options.seed, data=md.content_hash, row=row, steps=options.steps)
     training.save_checkpoint(kept, state, record)
-    record |= {"checkpoint": f"{kept.name} {study.file_hash(kept)}"}
+    record |= {"checkpoint": f"{kept.name} {files.file_hash(kept)}"}
     files.write_whole(path, json.dumps(record, indent=1) + "\n")
 
 

@@ -106,7 +106,7 @@ def main():
     for task in options.tasks:
         file = study.checkpoint_path("full", task, options.model)
         denoiser, _ = training.load_checkpoint(file)
-        checkpoints[file.name] = study.file_hash(file)
+        checkpoints[file.name] = files.file_hash(file)
         record = study.run_record(options.seed, data=md.content_hash, checkpoints=checkpoints)
         files.write_whole(record_path, json.dumps(record, indent=1) + "\n")
         rows = rows_of(task, md, options.samples)

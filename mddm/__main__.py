@@ -132,6 +132,7 @@ def _add_train(commands):
     parser.add_argument("--n-steps", type=int, help="default: the profile's")
     parser.add_argument("--batch-size", type=int, help="configurations a step; the profile's")
     parser.add_argument("--precision", default="float32", help="or bfloat16")
+    parser.add_argument("--start", help="a checkpoint whose weights are trained further")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise")
     parser.add_argument("--compiled", action="store_true", help="PyTorch compiles the network")
     parser.add_argument("--device", help="default: a GPU if there is one")
@@ -325,13 +326,15 @@ def _score(options):
 
 
 def _train(options):
-    from mddm import dataset, study
+    from mddm import dataset, files, study
     from mddm.study import tasks, train
 
     task, model = options.task, options.model
     asked = {name: getattr(options, name) for name in ("n_steps", "batch_size", "seed")}
     asked = {name: value for name, value in asked.items() if value is not None}
     asked = train.budget(options.profile, task, model) | asked
+    if options.start:
+        asked["start"] = files.file_hash(options.start)
     data, row = [None], None
     if task not in tasks.SURFACES:
         if options.data is None:
@@ -353,6 +356,7 @@ def _train(options):
         study.run_record(options.seed, task=task, **origin),
         device=options.device or study.device(),
         compiled=options.compiled,
+        start=options.start,
         label=f"{task} {model}",
     )
     last = state.losses[-max(1, len(state.losses) // 10) :].mean()

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and a look before long work at whether they can be."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,17 @@ def check_writable(path: str | Path) -> None:
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
     with _beside(path) as partial:
         partial.write_bytes(bytes(_PROBE))
+
+
+def file_hash(path: Path | str) -> str:
+    """Return the first 12 hex digits of a file's SHA-256.
+
+    Raises:
+        TypeError, ValueError: no path.
+        FileNotFoundError: there is no such file.
+    """
+    with open(arguments.path(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 @contextmanager

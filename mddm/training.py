@@ -214,6 +214,8 @@ class Settings:
         decoys: part of all systems in a box whose noise gets waves besides, which the network
             is to see through (`waves.decoys`).
         rivals: part of them that gets those of another structure of the batch (`waves.rivals`).
+        start: content hash of the checkpoint whose weights the run starts with (`start_from`);
+            empty where they are the seed's.
         told: what a condition is: "numbers", those of `ranges`, or "potential", any pair potential
             and a temperature (`encoding.encode`).
         architecture: keyword arguments of the preset's network that differ from its defaults.
@@ -240,6 +242,7 @@ class Settings:
     precision: str = "float32"
     decoys: float = 0.0
     rivals: float = 0.0
+    start: str = ""
     told: str = "numbers"
     architecture: dict[str, Any] = field(default_factory=dict)
 
@@ -261,6 +264,7 @@ class Settings:
             "precision": arguments.choice("precision", self.precision, ("float32", "bfloat16")),
             "decoys": number("decoys", self.decoys, at_least=0, at_most=1),
             "rivals": number("rivals", self.rivals, at_least=0, at_most=1),
+            "start": arguments.instance("start", self.start, str),
             "told": arguments.choice("told", self.told, CONDITIONINGS),
             "architecture": default_architecture(self.preset),
         }
@@ -592,6 +596,38 @@ def potential_of(header: Mapping[str, Any]) -> Family | None:
         header: as `load_checkpoint` gives it.
     """
     return Family(**header["potential"]) if header["potential"] else None
+
+
+def start_from(path: Path | str, state: TrainingState) -> None:
+    """Give a run that has not begun the weights of a checkpoint, to train them further.
+
+    Args:
+        path: of a checkpoint of the same network.
+        state: the run, whose settings name the checkpoint as their `start`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a run that has begun, a file that is truncated or none of ours, a checkpoint of
+            another network, or another one than the settings say.
+    """
+    arguments.instance("state", state, TrainingState)
+    tensors, header = checkpoint.read(path, "checkpoint")
+    settings = state.settings
+    if state.step or files.file_hash(path) != settings.start:
+        raise ValueError(
+            f"{path} is not what the run started with: {settings.start or 'weights of its seed'}"
+        )
+    with _understanding(path, "checkpoint", header):
+        known = asdict(Settings(**header["settings"]))
+        names = ("preset", "told", "ranges", "sigma_min", "sigma_max", "architecture")
+        changed = [name for name in names if known[name] != getattr(settings, name)]
+    if changed:
+        raise ValueError(
+            f"{path} is of another network than the run's: {', '.join(changed)} differ; start with "
+            "a checkpoint of the same preset and conditions"
+        )
+    state.denoiser.load_state_dict(tensors)
+    state.average.module.load_state_dict(tensors)
 
 
 def check_replaceable(path: Path | str, settings: Settings) -> None:

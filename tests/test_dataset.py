@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mddm import __main__ as command
-from mddm import check, dataset, study
+from mddm import check, dataset, files
 from mddm.condition import RANGES
 from mddm.family import Family
 from mddm.potential import CONVENTION, OscillatingPair, Smoothed
@@ -479,7 +479,7 @@ def test_datasheet_names_the_shipped_sets_by_their_hashes(name):
     shipped = SHIPPED.with_name(name)
     datasheet = SHIPPED.with_name("README.md").read_text()
     (row,) = [line for line in datasheet.splitlines() if line.startswith(f"| `{name}`")]
-    assert study.file_hash(shipped) in row
+    assert files.file_hash(shipped) in row
     assert dataset.read(shipped).content_hash in row
     with h5py.File(shipped) as file:
         assert file.attrs["content_hash"].decode() in row

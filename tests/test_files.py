@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 
 import pytest
@@ -64,3 +65,11 @@ def test_what_another_writes_replaces_the_file_when_it_is_complete(tmp_path):
         raise RuntimeError
     assert path.read_text() == "first"
     assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_hash_is_that_of_the_content(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc" * 100_000)
+    assert files.file_hash(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()[:12]
+    with pytest.raises(FileNotFoundError):
+        files.file_hash(tmp_path / "none")

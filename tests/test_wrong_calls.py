@@ -86,6 +86,7 @@ LEFT_OUT = {
         "save_state",
         "load_state",
         "check_replaceable",
+        "start_from",
         "potential_of",
     },
     viewer: {"Viewer"},
@@ -798,7 +799,7 @@ CALLS = [
         "data": ("data/opp-small.h5", [None, 3, "data/none.h5"]),
         "checkpoints": ([MODEL], [None, 3, MODEL, [None], [BINARY], [FOLDER / "none"]]),
     }),
-    (study.file_hash, {"path": (TABLE, [*PATH, FOLDER, FOLDER / "none"])}),
+    (files.file_hash, {"path": (TABLE, [*PATH, FOLDER, FOLDER / "none"])}),
     (study.progress, {
         "iterable": ([1, 2], [None, 3]),
         "total": (2, ["a", 2.5, math.nan]),

@@ -5,7 +5,6 @@ before torch is loaded.
 """
 
 import ast
-import hashlib
 import math
 import os
 import platform
@@ -224,7 +223,7 @@ def provenance(
     with optional.packages():
         from IPython.display import Markdown
 
-    from mddm import arguments, checkpoint, dataset
+    from mddm import arguments, checkpoint, dataset, files
 
     for name, value in {"notebook": notebook, "data": data}.items():
         arguments.instance(name, value, str)
@@ -239,7 +238,7 @@ def provenance(
     for path in checkpoints:
         _, header = checkpoint.read(path, "checkpoint")
         entries.append(
-            f"model: `{_from_root(path)}`, hash `{file_hash(path)}`, "
+            f"model: `{_from_root(path)}`, hash `{files.file_hash(path)}`, "
             f"{header['step']:,} steps of training"
         )
     record = run_record(parameters["seed"])
@@ -259,19 +258,6 @@ def provenance(
 def _from_root(path: Path | str) -> Path:
     root, path = project_root(), Path(path)
     return path.relative_to(root) if path.is_relative_to(root) else path
-
-
-def file_hash(path: Path | str) -> str:
-    """Return the first 12 hex digits of a file's SHA-256.
-
-    Raises:
-        TypeError, ValueError: no path.
-        FileNotFoundError: there is no such file.
-    """
-    from mddm import arguments
-
-    with open(arguments.path(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def progress(iterable: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mddm import (
+    files,
     lammps,
     lammps_process,
     lattices,
@@ -110,7 +111,7 @@ def checkpoint_source(task: str, preset: str, trained_on: str = "") -> str:
             f"there is no checkpoint at {path}; make it with `papermill notebooks/train.ipynb "
             f"out.ipynb -p task {task} -p model {preset} -p profile full{on}`"
         )
-    return f"{path.name} {study.file_hash(path)}"
+    return f"{path.name} {files.file_hash(path)}"
 
 
 def yardsticks(data: Dataset, row: int) -> list[dict]:

@@ -85,6 +85,7 @@ def run(
     *,
     device: torch.device | str = "cpu",
     compiled: bool = False,
+    start: str | Path | None = None,
     anew: bool = False,
     label: str = "",
 ) -> training.TrainingState:
@@ -100,6 +101,7 @@ def run(
         record: what else the checkpoint is to keep.
         device: where to compute.
         compiled: whether PyTorch is to compile the network first, a minute or more.
+        start: checkpoint whose weights are trained further, as the settings' `start` says.
         anew: whether to begin at the first step, and to replace whatever is there.
         label: what to call the run where its progress is shown.
 
@@ -123,6 +125,8 @@ def run(
         state = training.load_state(unfinished, settings, device)
     else:
         state = training.TrainingState(settings, device)
+        if start is not None:
+            training.start_from(start, state)
     # That it cannot be kept is to be known before, not after.
     training.save_state(unfinished, state)
     if compiled:

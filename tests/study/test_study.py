@@ -1,5 +1,4 @@
 import functools
-import hashlib
 import json
 import random
 import shlex
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import checkpoint, dataset, study
+from mddm import checkpoint, dataset, files, study
 
 EXPECTED = {
     "profile": ("quick", "full"),
@@ -144,14 +143,6 @@ def test_record_is_not_overwritten_by_a_detail():
         study.run_record(0, torch="3")
 
 
-def test_hash_is_that_of_the_content(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"abc" * 100_000)
-    assert study.file_hash(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()[:12]
-    with pytest.raises(FileNotFoundError):
-        study.file_hash(tmp_path / "none")
-
-
 class Clock:
     """A clock that the loop under test moves by hand."""
 
@@ -248,7 +239,7 @@ def test_provenance_names_data_and_models_by_their_hashes(tmp_path, monkeypatch)
     entries, _ = parts(study.provenance("train", {"seed": 0}, 1, "some.h5", [model]))
     assert entries[0] == f"data: `some.h5`, content `of {tmp_path / 'some.h5'}`"
     assert entries[1] == (
-        f"model: `m.safetensors`, hash `{study.file_hash(model)}`, 1,200 steps of training"
+        f"model: `m.safetensors`, hash `{files.file_hash(model)}`, 1,200 steps of training"
     )
 
 
@@ -256,7 +247,7 @@ def test_provenance_names_a_model_outside_of_the_clone_by_its_whole_path(tmp_pat
     model = tmp_path / "m.safetensors"
     checkpoint.write(model, {"w": torch.ones(1)}, {"kind": "checkpoint", "step": 1200})
     entries, _ = parts(study.provenance("sample", {"seed": 0}, 1, checkpoints=[model]))
-    assert entries[0].startswith(f"model: `{model}`, hash `{study.file_hash(model)}`")
+    assert entries[0].startswith(f"model: `{model}`, hash `{files.file_hash(model)}`")
 
 
 def test_provenance_refuses_what_is_not_there(tmp_path):

@@ -1,15 +1,17 @@
 import itertools
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
 import mddm
 from mddm import __main__ as command
-from mddm import checkpoint, shapes, study, training
+from mddm import checkpoint, files, shapes, study, training
 from mddm.study import tasks, train
 
 SMALL = {"channels": 8, "n_layers": 1, "hidden_channels": 4, "head_channels": 4}
+LARGER = SMALL | {"channels": 12}
 SPHERE = shapes.Surface("sphere", 20)
 BOX = training.Configurations(torch.rand(1, 20, 3), None, 10.0)
 
@@ -101,6 +103,22 @@ def test_another_runs_model_is_replaced_only_where_that_is_meant(tmp_path):
     assert checkpoint.read(path, "checkpoint")[1]["step"] == 3
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         train.run(tmp_path / "model.pt", settings(), SPHERE)
+
+
+def test_a_run_may_start_with_the_weights_of_another(tmp_path):
+    first, more = tmp_path / "first.safetensors", tmp_path / "more.safetensors"
+    train.run(first, settings(n_steps=2), SPHERE)
+    weights, _ = checkpoint.read(first, "checkpoint")
+    further = replace(settings(n_steps=1, start=files.file_hash(first)), learning_rate=1e-12)
+    train.run(more, further, SPHERE, start=first)
+    for name, value in checkpoint.read(more, "checkpoint")[0].items():
+        torch.testing.assert_close(value, weights[name], msg=name)
+    for changes, path, message in (
+        ({}, first, "is not what the run started with: weights of its seed"),
+        ({"start": files.file_hash(first), "architecture": LARGER}, first, "architecture differ"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train.run(tmp_path / "wrong.safetensors", settings(**changes), SPHERE, start=path)
 
 
 def test_a_session_at_the_command_line(tmp_path, capsys, monkeypatch, interruptible):
