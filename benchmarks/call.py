@@ -26,13 +26,17 @@ ROOT = Path(__file__).parents[1]
 
 
 class PlainEdges:
-    """The edges of a graph, one product of Gaussians and harmonics each."""
+    """The edges of a graph, one product of functions of the distance and harmonics each."""
 
-    def __init__(self, neighbors, displacement, radial):
+    def __init__(self, neighbors, displacement, radial, of_edges=None):
         self.neighbors = neighbors
         distance = displacement.norm(dim=-1, keepdim=True)
         directions = bragg._harmonics(displacement / distance.clamp(min=1e-6))
-        self.edges = (radial(distance)[..., :, None] * directions[..., None, :]).flatten(-2)
+        functions = radial(distance)
+        if of_edges is not None:
+            told = of_edges(distance.flatten(1), torch.arange(len(distance)))
+            functions = torch.cat([functions, told.view(*distance.shape[:-1], -1)], dim=-1)
+        self.edges = (functions[..., :, None] * directions[..., None, :]).flatten(-2)
 
     def collect(self, sent, filter_):
         """Sum what the neighbours send, each multiplied by a filter of the edge."""

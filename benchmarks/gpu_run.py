@@ -38,7 +38,9 @@ def parse_arguments(arguments=None):
     parser.add_argument("--lines", nargs="+", choices=LINES, default=LINES)
     parser.add_argument("--models", nargs="+", default=tuple(training.PRESETS))
     parser.add_argument("--tasks", nargs="+", default=("unconditional", "conditional"))
-    parser.add_argument("--data", default=ROOT / study.DATA, help="what to train on")
+    parser.add_argument(
+        "--data", nargs="+", default=[ROOT / study.DATA], help="to train on; all for `potential`"
+    )
     parser.add_argument("--seconds", type=float, default=900, help="of each command")
     parser.add_argument("--quick", action="store_true", help="two steps of each: does it run?")
     return parser.parse_args(arguments)
@@ -55,7 +57,7 @@ def commands(options, line):
         models = ["--models", *options.models, "--devices", device, *few]
         yield "steps", [*python, ROOT / "benchmarks/pbcconv.py", *models]
         few += ["--anneal-steps", "1001"] if options.quick else []
-        table = ["--data", options.data, "--output", options.out.resolve() / "timing.csv"]
+        table = ["--data", options.data[0], "--output", options.out.resolve() / "timing.csv"]
         yield "structures", [*python, ROOT / "benchmarks/timing.py", *table, *few]
     else:
         for task in options.tasks:
@@ -64,7 +66,8 @@ def commands(options, line):
                 path = options.out / f"{name}.safetensors"
                 if line == "train" and not path.exists():
                     few = ["--n-steps", "2", "--batch-size", "1"] if options.quick else []
-                    asked = ["--task", task, "--model", model, "--data", options.data, *few]
+                    data = options.data if task == "potential" else options.data[:1]
+                    asked = ["--task", task, "--model", model, "--data", *data, *few]
                     yield f"train {name}", [*mddm, "train", *asked, "--out", path]
                 if line == "sample":
                     asked = ["--model", path, "--out", options.out / f"{name}.gsd"]
@@ -72,6 +75,8 @@ def commands(options, line):
                     asked += ["--sampler", "ancestral", "--n-levels", "2"] if options.quick else []
                     if task == "conditional":
                         asked += ["--k", "9", "--phi", "0.75", "--temperature", "0.02"]
+                    if task == "potential":
+                        asked += ["--potential", "opp:k=9,phi=0.75", "--temperature", "0.02"]
                     yield f"sample {name}", [*mddm, "sample", *asked]
 
 

@@ -407,7 +407,7 @@ def _one_range(distance, radial, batch, of_edges):
     """The same as `_narrow_ranges` with 1 and all functions for powers, in the order given."""
     functions = radial(distance[:, None])
     if of_edges is not None:
-        told = of_edges(distance.detach().view(batch, -1), torch.arange(batch).to(distance.device))
+        told = of_edges(distance.view(batch, -1), torch.arange(batch).to(distance.device))
         functions = torch.cat([functions, told.flatten(0, 1)], dim=1)
     powers = torch.cat([torch.ones_like(functions[:, :1]), functions], dim=1)
     order = torch.arange(len(distance), device=distance.device)

@@ -6,6 +6,8 @@ import torch
 
 from mddm import bragg, noise
 from mddm.bragg import BraggDenoiser
+from mddm.encoding import PotentialConditioning, encode
+from mddm.family import Family
 from mddm.geometry import nearest_neighbors
 from mddm.layers import Gaussians
 
@@ -32,9 +34,9 @@ def inputs():
     return x_t, sigma, torch.tensor([[3.0, 2.0, 0.02], [9.0, 0.7, 0.05]]), BOX
 
 
-def network():
+def network(**told):
     torch.manual_seed(1)
-    return BraggDenoiser(channels=16, n_layers=2, n_fields=3, n_waves=40)
+    return BraggDenoiser(channels=16, n_layers=2, n_fields=3, n_waves=40, **told)
 
 
 @torch.no_grad()
@@ -45,6 +47,19 @@ def test_a_call_is_what_its_formulas_say(script, inputs):
         expected = denoiser(*inputs)
     assert expected.std() > 0.1
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5 * expected.std().item())
+
+
+@torch.no_grad()
+def test_so_it_is_where_potentials_are_told(script, inputs):
+    denoiser = network(conditioning=PotentialConditioning()).eval()
+    x_t, sigma, *_ = inputs
+    families = (Family("lennard-jones"), Family("opp", {"k": 9.0, "phi": 0.7}))
+    told = torch.stack([encode(family.at({}), 0.05) for family in families])
+    out = denoiser(x_t, sigma, told, BOX)
+    with script.plain():
+        expected = denoiser(x_t, sigma, told, BOX)
+    # In a range of distances a polynomial stands for what is told.
+    torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-3 * expected.std().item())
 
 
 def test_gradients_are_those_of_the_formulas(script, inputs):
