@@ -77,7 +77,8 @@ N_LEVELS = 40
 # The presets that are scored in the box, and on surfaces, where "bragg" has no waves to look for.
 MODELS = ("mddm", "mddm-rbf", "bragg", "transolver")
 SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
-LOOKED_UP, QUENCH, ANNEAL = "look-up", "quench", "MD"
+IDEAL_GAS, LOOKED_UP, QUENCH, ANNEAL = "ideal gas", "look-up", "quench", "MD"
+REPLICA = "MD replica"
 # The lattice of lowest free energy, held at T by so many MD steps; and the lowest few of them, of
 # which the lowest in energy at rest is a score of its own.
 LATTICE_SEARCH, LATTICE_STEPS, LATTICE_TRIES = "lattice search", 3000, 3
@@ -86,6 +87,8 @@ LATTICE_SEARCH, LATTICE_STEPS, LATTICE_TRIES = "lattice search", 3000, 3
 SEEDED, SEEDED_MODEL = {"seeded at the lowest": 0.0, "seeded": seeded.SPREAD}, "bragg"
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
 CLOSED_FORM = "closed form"
+# What is no model's and uses the potential all the same.
+ASKING = (QUENCH, ANNEAL, REPLICA, LATTICE_SEARCH)
 
 
 def md_source(data: Dataset) -> str:
@@ -126,7 +129,7 @@ def yardsticks(data: Dataset, row: int) -> list[dict]:
         entry for partner in data.partners(row) for entry in replica(data, row, data, partner)
     ]
     gas = _evaluate(data, row, data.positions[row])
-    gas |= {"model": "ideal gas", "seed": 0, "rdf_mse": gas["ideal_gas"], "calls": 0}
+    gas |= {"model": IDEAL_GAS, "seed": 0, "rdf_mse": gas["ideal_gas"], "calls": 0}
     gas |= {"energy_gap": math.nan, "crystallinity": 0.0, "source": source}
     return [gas, *entries]
 
@@ -143,7 +146,7 @@ def replica(data: Dataset, row: int, others: Dataset, partner: int) -> list[dict
     Returns:
         Two entries, as it is and relaxed, with nan seconds: a data set does not tell what it took.
     """
-    named = {"model": "MD replica", "seed": int(others.seed[partner])}
+    named = {"model": REPLICA, "seed": int(others.seed[partner])}
     named |= {"calls": int(others.steps[partner]), "source": md_source(others)}
     return _raw_and_relaxed(data, row, others.positions[partner], math.nan, named)
 

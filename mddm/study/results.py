@@ -15,7 +15,7 @@ import numpy as np
 from mddm import dataset, files, optional, samplers, study
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
-from mddm.study import bottom, evaluation, plan, tables, tasks
+from mddm.study import bottom, comparison, evaluation, plan, tables, tasks
 from mddm.study.evaluation import Key
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _again(data: Dataset, sizes: Mapping) -> list[tuple]:
 def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     jobs, source = [], evaluation.md_source(data)
     for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes)[:1]:
-        key = Key("ideal gas", task, split, row, seed, source)
+        key = Key(evaluation.IDEAL_GAS, task, split, row, seed, source)
         jobs.append((key, partial(evaluation.yardsticks, data, row)))
     for row in choose_rows(data, "test", sizes["test"]):
         key = Key(evaluation.ANNEAL, "conditional", "test", row, 0, source, relaxed=True)
@@ -151,7 +151,7 @@ def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     source = evaluation.md_source(others)
     for partner in tasks.replicas(data, row, others):
         seed = int(others.seed[partner])
-        key = Key("MD replica", "unconditional", "train", row, seed, source)
+        key = Key(evaluation.REPLICA, "unconditional", "train", row, seed, source)
         jobs.append((key, partial(evaluation.replica, data, row, others, partner)))
     return jobs
 
@@ -382,7 +382,7 @@ def _sum_up(
                 preset: _levels(samplers.BEST[preset], _PROFILES[profile])
                 for preset in evaluation.MODELS
             }
-            made[folder / "figure5.csv"] = tables.figure_5(
+            made[folder / "figure5.csv"] = comparison.figure_5(
                 data, scored, levels, trained_on=trained_on
             )
     if "surfaces" in found:
