@@ -47,6 +47,38 @@ def forming(summed: "pd.DataFrame") -> "pd.DataFrame":
     return raw.merge(at_rest, on=named, how="left")
 
 
+def forming_in_words(found: "pd.DataFrame") -> "pd.DataFrame":
+    """Write what `forming` gives as a table to be read, with intervals in brackets.
+
+    Returns:
+        A line for each of `forming`, by its name and sampler, marked where it asks the potential:
+        crystals that form [%]; energy at rest above the lowest known, median and mean [energy];
+        seconds of a structure as it is.
+    """
+    with optional.packages():
+        import pandas as pd
+
+    sampler = tables.sampler_labels(found)
+    names = tables.labels(found) + sampler.where(sampler == "", ", " + sampler)
+    mark = found["asks"].map({True: tables.ASKS, False: ""})
+    shares = 100 * found[_with_ends("crystalline")]
+    means = found[_with_ends("above_lowest_mean")]
+    seconds = found["seconds"].map(lambda s: "" if np.isnan(s) else f"{s:.1f}")
+    columns = {
+        "crystals form [%]": [_in_brackets(*share, digits=0) for share in shares.to_numpy()],
+        "above the lowest [ε], median": found["above_lowest"].map("{:.3f}".format).to_numpy(),
+        "mean": [_in_brackets(*mean, digits=3) for mean in means.to_numpy()],
+        "seconds": seconds.to_numpy(),
+    }
+    words = pd.DataFrame(columns, index=names + mark)
+    return words.iloc[np.lexsort([found["seconds"], found["model"]])]
+
+
+def _in_brackets(value: float, low: float, high: float, digits: int) -> str:
+    ends = "" if np.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{value:.{digits}f}{ends}"
+
+
 def _with_ends(name: str) -> list[str]:
     return [name, f"{name}_low", f"{name}_high"]
 
@@ -115,6 +147,37 @@ def paired(ours: "pd.Series", rival: "pd.Series") -> dict[str, float]:
     low, high = tasks.bootstrap_interval(behind, groups=potentials)
     found = {"mean": behind.mean(), "median": behind.median(), "ci_low": low, "ci_high": high}
     return found | {"n_ahead": int((behind < 0).sum()), "n": len(behind)}
+
+
+def against_rivals(
+    ours: "pd.DataFrame", scored: "pd.DataFrame", column: str = "rdf_mse"
+) -> "pd.DataFrame":
+    """Compare with the look-up, the quench of the same price and MD from another seed.
+
+    Args:
+        ours: `evaluation.COLUMNS`, of one model and sampler, all of it relaxed or none.
+        scored: `evaluation.COLUMNS` of the rivals, on the same conditions and more.
+        column: what is compared, which is better the smaller it is.
+
+    Returns:
+        A line for each rival: `against` and what `paired` gives.
+
+    Raises:
+        ValueError: a rival has not been scored on these conditions.
+    """
+    with optional.packages():
+        import pandas as pd
+
+    scored = scored[scored["relaxed"] == ours["relaxed"].iloc[0]]
+    reached = of_conditions(ours, column)
+    lines = []
+    for rival in (evaluation.LOOKED_UP, evaluation.QUENCH, evaluation.REPLICA):
+        if rival == evaluation.QUENCH:
+            theirs = quench_of_price(scored, ours["seconds"].mean(), column)
+        else:
+            theirs = of_conditions(scored[scored["model"] == rival], column)
+        lines.append({"against": rival} | paired(reached, theirs))
+    return pd.DataFrame(lines)
 
 
 def failures(scored: "pd.DataFrame") -> "pd.DataFrame":

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 # Where a page has the summary.
 BEGIN, END = "<!-- made by `make results` -->", "<!-- end of what it made -->"
-# What stands behind the name of all that asks the potential, in every table that compares.
-ASKS = "†"
+# What stands behind the name of all that asks the potential, in every table that compares; the
+# space does not break.
+ASKS = "\u00a0†"
 # What the models are judged on: task and split, and what to call them.
 SPLITS = {
     ("unconditional", "train"): "one configuration",
@@ -134,7 +135,7 @@ def asks_potential(lines: "pd.DataFrame") -> "pd.Series":
 
 def marked(names: "pd.Series", lines: "pd.DataFrame") -> "pd.Series":
     """Put the mark `ASKS` behind the names of the lines that ask the potential."""
-    return names + asks_potential(lines).map({True: f" {ASKS}", False: ""})
+    return names + asks_potential(lines).map({True: ASKS, False: ""})
 
 
 def labels(lines: "pd.DataFrame") -> "pd.Series":
@@ -207,11 +208,11 @@ def summary(summed: "pd.DataFrame") -> str:
     shown = shown.assign(label=labels(shown))
     shown["label"] = marked(shown["label"], shown)
     by_length = quenches(shown).sort_values("n_steps")["label"]
-    rows = [f"{model}{mark}" for model in evaluation.MODELS for mark in ("", f" {ASKS}")]
+    rows = [f"{model}{mark}" for model in evaluation.MODELS for mark in ("", ASKS)]
     rows += ["mddm (paper)", "transolver (paper)", evaluation.IDEAL_GAS]
     rows += dict.fromkeys([*by_length[:1], *by_length[-1:]])
-    rows += [f"{evaluation.LATTICE_SEARCH} {ASKS}", evaluation.LOOKED_UP]
-    rows += [f"{evaluation.REPLICA} {ASKS}"]
+    rows += [evaluation.LATTICE_SEARCH + ASKS, evaluation.LOOKED_UP]
+    rows += [evaluation.REPLICA + ASKS]
     lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
     for row in rows:
         of = shown[shown["label"] == row]

@@ -37,6 +37,12 @@ def test_what_forms_is_told_with_what_it_took_as_it_is_and_at_rest():
     assert (bragg["crystalline"], bragg["seconds"], bragg["n"]) == (0.5, 3, 2)
     assert (bragg["above_lowest"], bragg["seconds_at_rest"]) == (1.5, 5)
     assert found["asks"].to_dict() == {"bragg": False, "look-up": False, "quench": True}
+    words = comparison.forming_in_words(comparison.forming(summed))
+    assert words.index.tolist() == ["bragg, cooled", "look-up", "quench, 100 steps\u00a0†"]
+    ends = tasks.bootstrap_interval([1.0, 2.0])
+    told = ["50 (0 to 100)", "1.500", "1.500 ({:.3f} to {:.3f})".format(*ends), "3.0"]
+    assert words.iloc[0].tolist() == told
+    assert words.iloc[1].tolist()[0] == "100"
 
 
 def test_a_quench_of_the_same_price_lies_between_those_that_were_run():
@@ -72,6 +78,22 @@ def test_two_are_compared_condition_by_condition_and_potentials_drawn_whole():
     assert (found["n_ahead"], found["n"]) == (3, 4)
     with pytest.raises(ValueError, match="no condition in common"):
         comparison.paired(ours[-1:], rival)
+
+
+def test_a_model_is_held_against_each_rival_on_its_own_conditions():
+    lines = [_entry("look-up", row, rdf_mse=0.5) for row in range(4)]
+    lines += [_entry("MD replica", row, rdf_mse=0.1) for row in range(4)]
+    lines += [_entry("look-up", rdf_mse=9.0, relaxed=True)]
+    for n_steps, error in ((10, 0.4), (1000, 0.2)):
+        priced = {"n_steps": n_steps, "seconds": float(n_steps), "rdf_mse": error}
+        lines += [_entry("quench", row, **priced) for row in range(4)]
+    ours = [_entry(row=row, rdf_mse=0.2 + row / 10, seconds=100.0) for row in range(2)]
+    found = comparison.against_rivals(pd.DataFrame(ours), pd.DataFrame(lines)).set_index("against")
+    assert found["mean"].to_dict() == pytest.approx(
+        {"look-up": -0.25, "quench": -0.05, "MD replica": 0.15}
+    )
+    assert found["n_ahead"].to_dict() == {"look-up": 2, "quench": 1, "MD replica": 0}
+    assert set(found["n"]) == {2}
 
 
 def test_crystals_that_do_not_form_are_named_the_highest_first():

@@ -119,12 +119,12 @@ def test_summary_shows_raw_samples_of_each_models_best_sampler_with_their_interv
     assert (shown["mddm (paper)"], shown["ideal gas"]) == ("0.126", "0.600")
     assert "transolver" not in shown
     # What asks the potential is told apart.
-    asking = {name: error for name, error in shown.items() if name.endswith(" †")}
+    asking = {name: error for name, error in shown.items() if name.endswith(tables.ASKS)}
     assert asking == {
-        "mddm †": "0.050",
-        "quench, 8 steps †": "0.125",
-        "quench, 2,000 steps †": "0.001",
-        "lattice search †": "4.000",
+        "mddm\u00a0†": "0.050",
+        "quench, 8 steps\u00a0†": "0.125",
+        "quench, 2,000 steps\u00a0†": "0.001",
+        "lattice search\u00a0†": "4.000",
     }
 
 
@@ -146,7 +146,7 @@ def test_labels_say_what_and_how_and_samplers_that_ask_the_potential_are_told():
     assert tables.sampler_labels(lines).tolist() == how
     asks = [True, True, True, True, False, True, False]
     assert tables.asks_potential(lines).tolist() == asks
-    assert tables.marked(lines["model"], lines).str.endswith(" †").tolist() == asks
+    assert tables.marked(lines["model"], lines).str.endswith(tables.ASKS).tolist() == asks
     assert tables.by_best_sampler(lines).tolist() == [i == 2 for i in range(7)]
 
 
