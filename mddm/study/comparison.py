@@ -168,7 +168,7 @@ def against_rivals(
     with optional.packages():
         import pandas as pd
 
-    scored = scored[scored["relaxed"] == ours["relaxed"].iloc[0]]
+    scored = scored[(scored["relaxed"] == ours["relaxed"].iloc[0]) & (scored["n_tries"] == 1)]
     reached = of_conditions(ours, column)
     lines = []
     for rival in (evaluation.LOOKED_UP, evaluation.QUENCH, evaluation.REPLICA):

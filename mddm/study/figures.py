@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# Of what forms crystals: what begins at a lattice has its own name; what takes less than so many
-# seconds stands at the edge.
-_SEEDED, _LEAST = ", from a lattice", 1.0
+# What takes less than so many seconds stands at the edge.
+_LEAST = 1.0
+# Of what forms crystals, by its name in the legend; what has none here is a grey circle.
+_SEEDED = f"{evaluation.SEEDED_MODEL}, from a lattice"
 _COLORS = {model: f"C{number}" for number, model in enumerate(evaluation.MODELS)}
-_COLORS |= {f"{evaluation.SEEDED_MODEL}{_SEEDED}": "C2", evaluation.LOOKED_UP: "C4"}
-_COLORS |= {evaluation.LATTICE_SEARCH: "C5"}
+_COLORS |= {_SEEDED: _COLORS[evaluation.SEEDED_MODEL], evaluation.LOOKED_UP: "C4"}
+_COLORS |= {evaluation.LATTICE_SEARCH: "C5", evaluation.RELAXED_NOISE: "C6"}
 _MARKERS = {evaluation.QUENCH: "s", evaluation.LOOKED_UP: "D", evaluation.LATTICE_SEARCH: "^"}
-_MARKERS |= {f"{evaluation.SEEDED_MODEL}{_SEEDED}": "P"}
+_MARKERS |= {_SEEDED: "P", evaluation.RELAXED_NOISE: "v"}
 
 
 def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:
@@ -42,7 +43,10 @@ def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:
         raise ValueError(f"axes must be two and found not empty; got {len(axes)}, {len(found)}")
     panels = {"crystalline": "seconds", "above_lowest": "seconds_at_rest"}
     seeded = found["sampler"].isin(evaluation.SEEDED)
-    series = found["model"] + seeded.map({True: _SEEDED, False: ""})
+    series = found["model"].mask(seeded, _SEEDED)
+    # Of several quenches the price is no longer one of length.
+    several = (found["model"] == evaluation.QUENCH) & (found["n_tries"] > 1)
+    series += found["n_tries"].map(", best of {}".format).where(several, "")
     for label, group in found.groupby(series, sort=False):
         look = {"color": _COLORS.get(label, "0.3"), "linewidth": 1.2, "label": label}
         asks = group["asks"].astype(bool)

@@ -95,9 +95,11 @@ def best_of_several(scored: "pd.DataFrame") -> "pd.DataFrame":
     with optional.packages():
         import pandas as pd
 
-    drawn = scored[(scored["task"] == "conditional") & (scored["sampler"] != "")]
+    drawn = (scored["sampler"] != "") | (scored["model"] == evaluation.QUENCH)
+    drawn = scored[(scored["task"] == "conditional") & drawn]
     chosen = []
-    for _, tries in drawn.groupby(["model", "split", "sampler", "row"], sort=False):
+    by = ["model", "split", "sampler", "n_steps", "row"]
+    for _, tries in drawn.groupby(by, sort=False):
         at_rest = tries[tries["relaxed"].astype(bool)]
         if len(at_rest) > 1:
             best = tries["seed"] == at_rest.loc[at_rest["energy_gap"].idxmin(), "seed"]
@@ -159,8 +161,8 @@ def _best_of(lines: "pd.DataFrame") -> "pd.Series":
 
 
 def quenches(lines: "pd.DataFrame") -> "pd.DataFrame":
-    """Take the lines, of scores or of their summary, of quenches of any number of steps."""
-    return lines[lines["model"] == evaluation.QUENCH]
+    """Take the lines, of scores or of their summary, of one quench of any number of steps."""
+    return lines[(lines["model"] == evaluation.QUENCH) & (lines["n_tries"] == 1)]
 
 
 def table_a1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
@@ -210,8 +212,10 @@ def summary(summed: "pd.DataFrame") -> str:
     by_length = quenches(shown).sort_values("n_steps")["label"]
     rows = [f"{model}{mark}" for model in evaluation.MODELS for mark in ("", ASKS)]
     rows += ["mddm (paper)", "transolver (paper)", evaluation.IDEAL_GAS]
+    rows += [evaluation.RELAXED_NOISE + ASKS]
     rows += dict.fromkeys([*by_length[:1], *by_length[-1:]])
-    rows += [evaluation.LATTICE_SEARCH + ASKS, evaluation.LOOKED_UP]
+    several = shown.loc[(shown["model"] == evaluation.LOOKED_UP) & (shown["n_tries"] > 1), "label"]
+    rows += [evaluation.LATTICE_SEARCH + ASKS, evaluation.LOOKED_UP, *several]
     rows += [evaluation.REPLICA + ASKS]
     lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
     for row in rows:

@@ -17,6 +17,7 @@ def test_crystals_that_form_stand_over_their_seconds_hollow_where_no_potential_i
     quenches = {"seconds": [30.0, 3.0], "seconds_at_rest": [40.0, 4.0], "crystalline": [0.75, 0.25]}
     found = [
         rivals(model=["quench"] * 2, n_steps=[300, 30], **quenches),
+        rivals(model=["quench"], n_steps=30, n_tries=4, seconds=12.0),
         rivals(model=["look-up"], asks=False, seconds=0.001, crystalline=0.8),
         rivals(model=["MD replica"], seconds=np.nan, seconds_at_rest=np.nan, crystalline=0.9),
     ]
@@ -33,7 +34,8 @@ def test_crystals_that_form_stand_over_their_seconds_hollow_where_no_potential_i
     assert list(share["MD replica"].get_ydata()) == [0.9, 0.9]
     (legend,) = figure.legends
     shown = [text.get_text() for text in legend.get_texts()]
-    assert shown == ["quench", "look-up", "MD replica", *shown[3:]] and len(shown) == 5
+    assert shown[:4] == ["quench", "quench, best of 4", "look-up", "MD replica"]
+    assert len(shown) == 6
     bars = [segment[:, 1].tolist() for bar in axes[0].collections for segment in bar.get_segments()]
     assert [0.25, 0.75] in bars
     with pytest.raises(ValueError, match="axes must be two and found not empty; got 2, 0"):

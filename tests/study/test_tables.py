@@ -69,12 +69,19 @@ def test_of_several_samples_of_a_condition_the_mean_and_the_lowest_at_rest_count
 
     lines = entries(0, [0.2, 0.4], [3.0, 1.0]) + entries(1, [0.6, 0.8], [0.5, 0.7])
     lines += entries(2, [5.0], [0.0])
+    # Of quenches of one length, too.
+    for seed, gap in enumerate((2.0, 1.0)):
+        quench = {"n_steps": 10, "seed": seed, "energy_gap": gap, "seconds": 3.0}
+        lines += [_entry("quench", **quench, rdf_mse=gap, relaxed=at_rest) for at_rest in (0, 1)]
     quoted = pd.DataFrame(
         [{"model": "a", "task": "t", "split": "test", "rdf_mse": 0.5, "source": "them"}]
     )
-    found = tables.table_1(pd.DataFrame(lines), quoted).set_index(
-        ["sampler", "n_tries", "relaxed", "reference"]
-    )
+    summed = tables.table_1(pd.DataFrame(lines), quoted)
+    by_length = summed[(summed["model"] == "quench") & (summed["reference"] == "all")]
+    by_length = by_length[by_length["relaxed"] == 0].set_index("n_tries")
+    assert by_length["rdf_mse"].to_dict() == {1: 1.5, 2: 1.0}
+    assert by_length["seconds_per_sample"].to_dict() == {1: 3, 2: 6}
+    found = summed[summed["model"] == "m"].set_index(["sampler", "n_tries", "relaxed", "reference"])
     mean, best = found.loc["s", 1, False, "all"], found.loc["s", 2, False, "all"]
     assert (mean["rdf_mse"], mean["n"]) == (pytest.approx((0.3 + 0.7 + 5) / 3), 3)
     assert (best["rdf_mse"], best["n"]) == (pytest.approx((0.4 + 0.6) / 2), 2)
