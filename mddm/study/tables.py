@@ -199,7 +199,9 @@ def _as_quoted(quoted: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def summary(summed: "pd.DataFrame") -> str:
-    """Write the mean RDF-MSE of raw samples and of the marks beside them as a Markdown table.
+    """Write the RDF-MSE of raw samples and of the marks beside them as a Markdown table.
+
+    A cell has the mean and its interval and, over conditions, the median.
 
     Args:
         summed: as from `table_1`; each cell is of the sampler that does best there, of those that
@@ -232,7 +234,9 @@ def summary(summed: "pd.DataFrame") -> str:
 def _cell(line: "pd.Series") -> str:
     if np.isnan(line["ci_low"]):
         return f"{line['rdf_mse']:.3f}"
-    return f"{line['rdf_mse']:.3f} ({line['ci_low']:.3f} to {line['ci_high']:.3f})"
+    mean = f"{line['rdf_mse']:.3f} ({line['ci_low']:.3f} to {line['ci_high']:.3f})"
+    # Of samples of one configuration the median is the mean.
+    return f"{mean}; {line['median']:.3f}" if line["task"] == "conditional" else mean
 
 
 def with_summary(text: str, content: str) -> str:

@@ -122,7 +122,7 @@ def test_summary_shows_raw_samples_of_each_models_best_sampler_with_their_interv
     rows = tables.summary(summed).splitlines()
     assert len({row.count("|") for row in rows}) == 1
     shown = {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in rows}
-    assert shown["mddm"].startswith("0.200 (0.1")
+    assert shown["mddm"].startswith("0.200 (0.1") and shown["mddm"].endswith("); 0.200")
     assert (shown["mddm (paper)"], shown["ideal gas"]) == ("0.126", "0.600")
     assert "transolver" not in shown
     # What asks the potential is told apart.
