@@ -21,7 +21,7 @@ from mddm import (
     training,
 )
 from mddm.condition import RANGES
-from mddm.study import bottom, evaluation, results, tables, tasks
+from mddm.study import bottom, evaluation, results, rivals, tables, tasks
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
@@ -201,7 +201,7 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
         *("data/results/figure5.csv,", "data/results/table-a1.csv"),
     ]
     in_box = pd.read_csv(folder / "table1.csv")
-    marks = {"ideal gas", evaluation.LOOKED_UP, "MD replica"}
+    marks = {evaluation.IDEAL_GAS, evaluation.LOOKED_UP, evaluation.RELAXED_NOISE, "MD replica"}
     assert {*evaluation.MODELS, *marks, "mddm (paper)"} <= set(in_box["model"])
     assert {*samplers.BEST.values(), "paper", "ancestral"} <= set(in_box["sampler"])
     tries = in_box[in_box["n_tries"] == 2]
@@ -230,10 +230,11 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     def fails(*_):
         raise AssertionError("scored twice")
 
-    of_box = ("yardsticks", "look_up", "quench", "lattice_search", "sample", "losses")
-    of_box += ("anneal_at_rest", "seeded_sample")
-    for name in (*of_box, "surface_sample", "surface_yardsticks"):
+    for name in ("sample", "seeded_sample", "losses", "surface_sample", "surface_yardsticks"):
         monkeypatch.setattr(evaluation, name, fails)
+    of_rivals = ("yardsticks", "look_up", "relaxed_noise", "quench", "lattice_search")
+    for name in (*of_rivals, "anneal_at_rest", "replica"):
+        monkeypatch.setattr(rivals, name, fails)
     assert command.main(["results"]) == 0
 
 
