@@ -125,15 +125,16 @@ def refuse_missing_figures(app, exception):
     ]
     if missing:
         raise ExtensionError(
-            "cells have run and drawn no figure; mend them, remove book/_build and build again:\n"
-            + "\n".join(missing)
+            "cells have run and drawn no figure or table; mend them, remove book/_build and build "
+            "again:\n" + "\n".join(missing)
         )
 
 
 def captioned(notebook):
-    """Return the names of the figures that a notebook's cells should draw."""
-    settings = [cell["metadata"].get("mystnb", {}) for cell in notebook["cells"]]
-    return [one["figure"]["name"] for one in settings if "figure" in one]
+    """Return the names of the figures and tables that a notebook's cells should draw."""
+    settings = [cell["metadata"] for cell in notebook["cells"]]
+    named = [one.get("table") or one.get("mystnb", {}).get("figure") for one in settings]
+    return [one["name"] for one in named if one]
 
 
 def refuse_foreign_loads(app, exception):

@@ -1,4 +1,4 @@
-"""What judges a model's sample, a quench, and the marks that both are held against.
+"""What judges a model's sample, or any configuration, against MD of its condition.
 
 Each function judges one thing and returns entries, dictionaries that `results` collects.
 """
@@ -77,7 +77,8 @@ N_LEVELS = 40
 # The presets that are scored in the box, and on surfaces, where "bragg" has no waves to look for.
 MODELS = ("mddm", "mddm-rbf", "bragg", "transolver")
 SURFACE_MODELS = ("mddm", "mddm-rbf", "transolver")
-LOOKED_UP, QUENCH, ANNEAL = "look-up", "quench", "MD"
+IDEAL_GAS, LOOKED_UP, QUENCH, ANNEAL = "ideal gas", "look-up", "quench", "MD"
+REPLICA, RELAXED_NOISE = "MD replica", "relaxed noise"
 # The lattice of lowest free energy, held at T by so many MD steps; and the lowest few of them, of
 # which the lowest in energy at rest is a score of its own.
 LATTICE_SEARCH, LATTICE_STEPS, LATTICE_TRIES = "lattice search", 3000, 3
@@ -86,6 +87,8 @@ LATTICE_SEARCH, LATTICE_STEPS, LATTICE_TRIES = "lattice search", 3000, 3
 SEEDED, SEEDED_MODEL = {"seeded at the lowest": 0.0, "seeded": seeded.SPREAD}, "bragg"
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
 CLOSED_FORM = "closed form"
+# What is no model's and uses the potential all the same.
+ASKING = (QUENCH, ANNEAL, REPLICA, LATTICE_SEARCH, RELAXED_NOISE)
 
 
 def md_source(data: Dataset) -> str:
@@ -112,145 +115,6 @@ def checkpoint_source(task: str, preset: str, trained_on: str = "") -> str:
             f"out.ipynb -p task {task} -p model {preset} -p profile full{on}`"
         )
     return f"{path.name} {files.file_hash(path)}"
-
-
-def yardsticks(data: Dataset, row: int) -> list[dict]:
-    """Score the ideal gas, g(r) = 1, and every replica of a row against it.
-
-    Returns:
-        Entries with the `COLUMNS` that depend on the sample, replicas as they are and relaxed; the
-        ideal gas has no energy.
-    """
-    source = md_source(data)
-    entries = [
-        entry for partner in data.partners(row) for entry in replica(data, row, data, partner)
-    ]
-    gas = _evaluate(data, row, data.positions[row])
-    gas |= {"model": "ideal gas", "seed": 0, "rdf_mse": gas["ideal_gas"], "calls": 0}
-    gas |= {"energy_gap": math.nan, "crystallinity": 0.0, "source": source}
-    return [gas, *entries]
-
-
-def replica(data: Dataset, row: int, others: Dataset, partner: int) -> list[dict]:
-    """Score MD of the same condition from another seed.
-
-    Args:
-        data: the MD data.
-        row: the condition, and the configuration to score against.
-        others: the data set of the replica, which may be the same.
-        partner: its row there.
-
-    Returns:
-        Two entries, as it is and relaxed, with nan seconds: a data set does not tell what it took.
-    """
-    named = {"model": "MD replica", "seed": int(others.seed[partner])}
-    named |= {"calls": int(others.steps[partner]), "source": md_source(others)}
-    return _raw_and_relaxed(data, row, others.positions[partner], math.nan, named)
-
-
-def anneal_at_rest(data: Dataset, row: int) -> list[dict]:
-    """Score what relaxing does to the configuration that all is scored against.
-
-    Returns:
-        One entry, the configuration relaxed.
-    """
-    named = {"model": ANNEAL, "seed": 0, "calls": int(data.steps[row]), "source": md_source(data)}
-    return _raw_and_relaxed(data, row, data.positions[row], math.nan, named)[1:]
-
-
-def look_up(data: Dataset, row: int) -> list[dict]:
-    """Score the answer of someone who has the training set and no model.
-
-    That is the configuration of the training condition that is nearest, as it is.
-
-    Args:
-        data: the MD data.
-        row: the condition, and the configuration to score against: none of the training set, or
-            it would find itself.
-
-    Returns:
-        Two entries, as it is and relaxed.
-    """
-    clock = lammps_process.process_time()
-    known = data.subset("train")
-    k, phi, temperature = data.conditions[row]
-    found = known.positions[known.nearest(k, phi, temperature)]
-    seconds = lammps_process.process_time() - clock
-    named = {"model": LOOKED_UP, "seed": 0, "calls": 0, "source": md_source(data)}
-    return _raw_and_relaxed(data, row, found, seconds, named)
-
-
-def quench(data: Dataset, row: int, n_steps: int, seed: int = 0) -> list[dict]:
-    """Score the rival: MD of a random start that is cooled from 10 T to T in a few steps.
-
-    Args:
-        data: the MD data.
-        row: the condition, and the configuration to score against.
-        n_steps: MD steps, at least 10.
-        seed: of the quench.
-
-    Returns:
-        Two entries, as it is and relaxed.
-    """
-    clock = lammps_process.process_time()
-    found = lammps.anneal(
-        data.potential(row),
-        float(data.temperature[row]),
-        n_steps,
-        # Not the start of any row of the data.
-        seed=1_000_000 + 1000 * row + seed,
-        n_particles=data.positions.shape[1],
-        box_length=data.box_length,
-        time_step=float(data.attributes["time_step"]),
-    )
-    seconds = lammps_process.process_time() - clock
-    named = {"model": QUENCH, "n_steps": n_steps, "seed": seed, "calls": n_steps}
-    named |= {"source": md_source(data)}
-    return _raw_and_relaxed(data, row, found.positions, seconds, named)
-
-
-def lattice_search(data: Dataset, row: int) -> list[dict]:
-    """Score the answer of someone who knows the potential alone: a lattice, held at T by MD.
-
-    The list of the lattices that fit the box is made once for all rows and does not count.
-
-    Args:
-        data: the MD data.
-        row: the condition, and the configuration to score against.
-
-    Returns:
-        Four entries: the lattice of lowest free energy, as it is and relaxed; and of the lowest
-        few the one whose energy at rest is the lowest, with what was spent on all of them.
-    """
-    potential, temperature = data.potential(row), float(data.temperature[row])
-    box = {"n_particles": data.positions.shape[1], "box_length": data.box_length}
-    lattices.search(potential, **box)
-    clock = lammps_process.process_time()
-    found = lattices.stable(potential, **box, temperature=temperature, n_best=LATTICE_TRIES)
-    searching = lammps_process.process_time() - clock
-    named = {"model": LATTICE_SEARCH, "seed": 0, "calls": LATTICE_STEPS, "source": md_source(data)}
-    tries = []
-    for seed, each in enumerate(found):
-        clock = lammps_process.process_time()
-        held = lammps.hold(
-            potential,
-            each.crystal.positions,
-            temperature,
-            LATTICE_STEPS,
-            # Not that of any row of the data, nor of a quench.
-            seed=2_000_000 + 1000 * row + seed,
-            box_length=data.box_length,
-            time_step=float(data.attributes["time_step"]),
-        )
-        seconds = searching + lammps_process.process_time() - clock
-        tries.append(_raw_and_relaxed(data, row, held.positions, seconds, named))
-    spent = {
-        "n_tries": len(tries),
-        "calls": LATTICE_STEPS * len(tries),
-        "seconds": searching + sum(relaxed["seconds"] - searching for _, relaxed in tries),
-    }
-    best = min(tries, key=lambda entries: entries[1]["energy_gap"])
-    return tries[0] + [entry | spent for entry in best]
 
 
 @dataclass(frozen=True)
@@ -372,7 +236,7 @@ def sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) -> list
         final, seconds = ends[stage]
         drawn_by = named | {"sampler": sampler, "calls": final.calls}
         positions = final.positions[0].cpu().numpy()
-        return _raw_and_relaxed(data, row, positions, seconds, drawn_by, at_rest)
+        return raw_and_relaxed(data, row, positions, seconds, drawn_by, at_rest)
 
     entries = entries_of(surrogate.sampler, frame.stage)
     if "relaxed" in ends:
@@ -421,7 +285,7 @@ def seeded_sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) 
     seconds = lammps_process.process_time() - clock
     named = {"model": surrogate.preset, "sampler": surrogate.sampler, "seed": seed}
     named |= {"calls": final.calls, "source": surrogate.source}
-    return _raw_and_relaxed(data, row, final.positions[0].cpu().numpy(), seconds, named)
+    return raw_and_relaxed(data, row, final.positions[0].cpu().numpy(), seconds, named)
 
 
 def surface_sample(surrogate: Surrogate, n_points: int, seed: int = 0) -> list[dict]:
@@ -525,7 +389,14 @@ def _load(task: str, preset: str, trained_on: str) -> tuple[Callable, training.S
     return denoiser.to(study.device()), training.Settings(**header["settings"])
 
 
-def _evaluate(data: Dataset, row: int, positions: np.ndarray) -> dict:
+def judge(data: Dataset, row: int, positions: np.ndarray) -> dict:
+    """Give a configuration the `COLUMNS` that depend on it alone, `ideal_gas` beside them.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against.
+        positions: (n_particles, 3) what is judged [length].
+    """
     entry = tasks.evaluate(data, row, positions)
     entry |= {"row": row, "task": "conditional", **_COMMON}
     entry |= {"seconds": math.nan, "crystallinity": _crystallinity(data, positions)}
@@ -536,7 +407,7 @@ def _crystallinity(data: Dataset, positions: np.ndarray) -> float:
     return structure.crystallinity(positions, data.box_length)
 
 
-def _raw_and_relaxed(
+def raw_and_relaxed(
     data: Dataset,
     row: int,
     positions: np.ndarray,
@@ -544,12 +415,25 @@ def _raw_and_relaxed(
     named: dict,
     at_rest: tuple[np.ndarray, float] | None = None,
 ) -> list[dict]:
+    """Judge a configuration as it is, and relaxed by the potential.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against.
+        positions: (n_particles, 3) what is judged [length].
+        seconds: of the processor that it took.
+        named: the columns that tell what it is.
+        at_rest: the relaxed configuration and the seconds up to it, where it is known already.
+
+    Returns:
+        Two entries with the `COLUMNS`.
+    """
     if at_rest is None:
         clock = lammps_process.process_time()
         relaxed, *_ = lammps.minimize(positions, data.potential(row), data.box_length)
         at_rest = relaxed, seconds + lammps_process.process_time() - clock
-    raw = _evaluate(data, row, positions) | {"seconds": seconds}
-    rest = _evaluate(data, row, at_rest[0]) | {"seconds": at_rest[1], "relaxed": True}
+    raw = judge(data, row, positions) | {"seconds": seconds}
+    rest = judge(data, row, at_rest[0]) | {"seconds": at_rest[1], "relaxed": True}
     return [raw | named, rest | named]
 
 

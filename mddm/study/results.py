@@ -15,7 +15,7 @@ import numpy as np
 from mddm import dataset, files, optional, samplers, study
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
-from mddm.study import bottom, evaluation, plan, tables, tasks
+from mddm.study import bottom, comparison, evaluation, plan, rivals, tables, tasks
 from mddm.study.evaluation import Key
 
 if TYPE_CHECKING:
@@ -32,12 +32,15 @@ _COLUMNS = {
     "bottom": bottom.COLUMNS,
 }
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+# Lengths of which as many are run as a model has samples, and the lowest at rest is a score too.
+SEVERAL_QUENCHES = (1000, 10_000)
 # How much of each is scored: conditions of each split, samples of the one configuration and clouds
 # of a surface; conditions of each split that lattices are searched for, conditions that are
 # quenched, and in how many of the numbers of steps; noise levels of a sample (500 are the paper's;
 # the corrector spends its calls better on fewer); draws for the loss at each level; polished
-# samples of each condition, of which the lowest at rest is a score of its own, and of those that
-# begin at a lattice that is drawn.  "others" is what samplers other than the best are asked for.
+# samples of each condition, of which the lowest at rest is a score of its own, as of quenches and
+# of structures that are looked up, and samples that begin at a lattice that is drawn.  "others" is
+# what samplers other than the best are asked for.
 _PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},
@@ -140,29 +143,36 @@ def _again(data: Dataset, sizes: Mapping) -> list[tuple]:
 def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     jobs, source = [], evaluation.md_source(data)
     for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes)[:1]:
-        key = Key("ideal gas", task, split, row, seed, source)
-        jobs.append((key, partial(evaluation.yardsticks, data, row)))
+        key = Key(evaluation.IDEAL_GAS, task, split, row, seed, source)
+        jobs.append((key, partial(rivals.yardsticks, data, row)))
     for row in choose_rows(data, "test", sizes["test"]):
         key = Key(evaluation.ANNEAL, "conditional", "test", row, 0, source, relaxed=True)
-        jobs.append((key, partial(evaluation.anneal_at_rest, data, row)))
-        key = Key(evaluation.LOOKED_UP, "conditional", "test", row, 0, source)
-        jobs.append((key, partial(evaluation.look_up, data, row)))
+        jobs.append((key, partial(rivals.anneal_at_rest, data, row)))
+        for n_tries in dict.fromkeys((1, sizes["tries"])):
+            key = Key(evaluation.LOOKED_UP, "conditional", "test", row, 0, source, n_tries=n_tries)
+            jobs.append((key, partial(rivals.look_up, data, row, n_tries)))
+    for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes):
+        key = Key(evaluation.RELAXED_NOISE, task, split, row, seed, source)
+        jobs.append((key, partial(rivals.relaxed_noise, data, row, seed)))
     row, others = tasks.unconditional_row(data), _more_replicas()
     source = evaluation.md_source(others)
     for partner in tasks.replicas(data, row, others):
         seed = int(others.seed[partner])
-        key = Key("MD replica", "unconditional", "train", row, seed, source)
-        jobs.append((key, partial(evaluation.replica, data, row, others, partner)))
+        key = Key(evaluation.REPLICA, "unconditional", "train", row, seed, source)
+        jobs.append((key, partial(rivals.replica, data, row, others, partner)))
     return jobs
 
 
 def _quench_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     jobs, source = [], evaluation.md_source(data)
-    conditions = _chosen(data, sizes)[-sizes["quenched"] :] + _again(data, sizes)[:1]
+    conditions = _chosen(data, sizes)[-sizes["quenched"] :]
     for n_steps in QUENCH_STEPS[: sizes["quenches"]]:
-        for task, split, row, seed in conditions:
+        asked = conditions + _again(data, sizes)[:1]
+        if n_steps in SEVERAL_QUENCHES:
+            asked += [(*of, seed) for seed in range(1, sizes["tries"]) for *of, _ in conditions]
+        for task, split, row, seed in asked:
             key = Key(evaluation.QUENCH, task, split, row, seed, source, n_steps=n_steps)
-            jobs.append((key, partial(evaluation.quench, data, row, n_steps, seed)))
+            jobs.append((key, partial(rivals.quench, data, row, n_steps, seed)))
     return jobs
 
 
@@ -171,7 +181,7 @@ def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     for split in ("test", "train"):
         for row in choose_rows(data, split, sizes["lattices"]):
             key = Key(evaluation.LATTICE_SEARCH, "conditional", split, row, 0, source)
-            jobs.append((key, partial(evaluation.lattice_search, data, row)))
+            jobs.append((key, partial(rivals.lattice_search, data, row)))
     return jobs
 
 
@@ -382,7 +392,7 @@ def _sum_up(
                 preset: _levels(samplers.BEST[preset], _PROFILES[profile])
                 for preset in evaluation.MODELS
             }
-            made[folder / "figure5.csv"] = tables.figure_5(
+            made[folder / "figure5.csv"] = comparison.figure_5(
                 data, scored, levels, trained_on=trained_on
             )
     if "surfaces" in found:

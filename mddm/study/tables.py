@@ -1,4 +1,4 @@
-"""What scores add up to: the paper's tables with more rows, its figure 5, the README's summary."""
+"""What scores add up to: the paper's tables with more rows, and the README's summary."""
 
 import csv
 import io
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import files, optional, samplers, sampling, structure
-from mddm.dataset import Dataset
+from mddm import files, optional, samplers, structure
 from mddm.study import evaluation, tasks
 
 if TYPE_CHECKING:
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 
 # Where a page has the summary.
 BEGIN, END = "<!-- made by `make results` -->", "<!-- end of what it made -->"
+# What stands behind the name of all that asks the potential, in every table that compares; the
+# space does not break.
+ASKS = "\u00a0†"
 # What the models are judged on: task and split, and what to call them.
 SPLITS = {
     ("unconditional", "train"): "one configuration",
@@ -40,29 +42,37 @@ def table_1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     Returns:
         One line for each model, task, split, sampler, n_steps, n_tries, relaxed or not, and
         `reference` ("all", "crystal" or "glass"): rdf_mse (mean), median, ci_low, ci_high,
-        energy_gap and above_lowest (medians), n (conditions, or samples of the one
-        configuration), calls and seconds_per_sample (means),
+        energy_gap and above_lowest (medians), above_lowest_mean and crystalline (the share of
+        structures that `is_crystal` tells) with ends _low and _high of their intervals, n
+        (conditions, or samples of the one configuration), calls and seconds_per_sample (means),
         source.
     """
     with optional.packages():
         import pandas as pd
 
     scored = pd.concat([scored, best_of_several(scored)], ignore_index=True)
-    crystal = np.where(scored["md_crystallinity"] > structure.CRYSTAL, "crystal", "glass")
+    scored["crystalline"] = is_crystal(scored["crystallinity"])
+    crystal = np.where(is_crystal(scored["md_crystallinity"]), "crystal", "glass")
     parts = [scored.assign(reference="all"), scored.assign(reference=crystal)]
     by = ["model", "task", "split", "sampler", "n_steps", "n_tries", "relaxed", "reference"]
     lines = []
     for key, group in pd.concat(parts).groupby(by, sort=False):
         of_one = group.groupby("seed" if key[1] == "unconditional" else "row")
-        errors = of_one["rdf_mse"].mean()
+        means = of_one[["rdf_mse", "above_lowest", "crystalline"]].mean()
         potentials = None
         if key[1] == "conditional":
             potentials = list(of_one[["k", "phi"]].first().itertuples(index=False, name=None))
-        low, high = tasks.bootstrap_interval(errors, groups=potentials)
-        values = {"rdf_mse": errors.mean(), "median": errors.median()}
+        low, high = tasks.bootstrap_interval(means["rdf_mse"], groups=potentials)
+        values = {"rdf_mse": means["rdf_mse"].mean(), "median": means["rdf_mse"].median()}
         values |= {"ci_low": low, "ci_high": high}
         values |= {name: group[name].median() for name in ("energy_gap", "above_lowest")}
-        values |= {"n": len(errors)}
+        for name, column in (("above_lowest_mean", "above_lowest"), ("crystalline", "crystalline")):
+            ends = (np.nan, np.nan)
+            if means[column].notna().all():
+                ends = tasks.bootstrap_interval(means[column], groups=potentials)
+            values |= {name: means[column].mean()}
+            values |= dict(zip((f"{name}_low", f"{name}_high"), ends, strict=True))
+        values |= {"n": len(means)}
         values |= _spent(group)
         lines.append(dict(zip(by, key, strict=True)) | values)
     paper = _as_quoted(quoted).assign(n_steps=0, n_tries=1, relaxed=False, reference="all")
@@ -85,9 +95,11 @@ def best_of_several(scored: "pd.DataFrame") -> "pd.DataFrame":
     with optional.packages():
         import pandas as pd
 
-    drawn = scored[(scored["task"] == "conditional") & (scored["sampler"] != "")]
+    drawn = (scored["sampler"] != "") | (scored["model"] == evaluation.QUENCH)
+    drawn = scored[(scored["task"] == "conditional") & drawn]
     chosen = []
-    for _, tries in drawn.groupby(["model", "split", "sampler", "row"], sort=False):
+    by = ["model", "split", "sampler", "n_steps", "row"]
+    for _, tries in drawn.groupby(by, sort=False):
         at_rest = tries[tries["relaxed"].astype(bool)]
         if len(at_rest) > 1:
             best = tries["seed"] == at_rest.loc[at_rest["energy_gap"].idxmin(), "seed"]
@@ -102,10 +114,30 @@ def by_best_sampler(lines: "pd.DataFrame") -> "pd.Series":
     return (lines["sampler"] == lines["model"].map(samplers.BEST)) & (lines["n_tries"] == 1)
 
 
+def is_crystal(crystallinity: "pd.Series") -> "pd.Series":
+    """Tell which structures are crystals: this is what "a crystal forms" means in the study.
+
+    Args:
+        crystallinity: the share of solid-like particles, as from `structure.crystallinity`; above
+            `structure.CRYSTAL` it is a crystal.
+    """
+    return crystallinity > structure.CRYSTAL
+
+
 def asks_potential(lines: "pd.DataFrame") -> "pd.Series":
-    """Tell which lines are of samples that used the potential: to relax, to begin, or to choose."""
+    """Tell which lines are of structures that used the potential itself, not its numbers alone.
+
+    MD does, with every step, and the lattice search; a sample does where it is relaxed, where it
+    begins at a lattice, or is chosen from several by its energy.
+    """
     asking = [name for name, sampler in samplers.SAMPLERS.items() if sampler.asks_potential]
-    return lines["sampler"].isin([*asking, *evaluation.SEEDED]) | (lines["n_tries"] > 1)
+    found = lines["sampler"].isin([*asking, *evaluation.SEEDED]) | (lines["n_tries"] > 1)
+    return found | lines["model"].isin(evaluation.ASKING) | lines["relaxed"].astype(bool)
+
+
+def marked(names: "pd.Series", lines: "pd.DataFrame") -> "pd.Series":
+    """Put the mark `ASKS` behind the names of the lines that ask the potential."""
+    return names + asks_potential(lines).map({True: ASKS, False: ""})
 
 
 def labels(lines: "pd.DataFrame") -> "pd.Series":
@@ -129,8 +161,8 @@ def _best_of(lines: "pd.DataFrame") -> "pd.Series":
 
 
 def quenches(lines: "pd.DataFrame") -> "pd.DataFrame":
-    """Take the lines, of scores or of their summary, of quenches of any number of steps."""
-    return lines[lines["model"] == evaluation.QUENCH]
+    """Take the lines, of scores or of their summary, of one quench of any number of steps."""
+    return lines[(lines["model"] == evaluation.QUENCH) & (lines["n_tries"] == 1)]
 
 
 def table_a1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
@@ -166,73 +198,27 @@ def _as_quoted(quoted: "pd.DataFrame") -> "pd.DataFrame":
     return quoted.assign(model=quoted["model"] + " (paper)", sampler="paper")
 
 
-def figure_5(
-    data: Dataset,
-    scored: "pd.DataFrame",
-    levels: Mapping[str, int],
-    seed: int = 0,
-    trained_on: str = "",
-) -> "pd.DataFrame":
-    """Draw conditions at random, the best and the worst beside them, and give all their g(r).
-
-    Args:
-        data: the MD data.
-        scored: `evaluation.COLUMNS` of all presets.
-        levels: of noise, that the samples of each preset's best sampler were drawn with.
-        seed: of the draw of four conditions.
-        trained_on: file of the data that the presets were trained on; "" for the study's.
-
-    Returns:
-        A line for each bin of each curve: `chosen` ("drawn", "best" or "worst" of the preset that
-        is best on the test conditions), split, row, k, phi, temperature, curve ("MD", "MD
-        replica" or a preset), rdf_mse against MD, r [length] and g.
-
-    Source: MDDM figure 5, for the four conditions.
-    """
-    with optional.packages():
-        import pandas as pd
-
-    asked = (scored["task"] == "conditional") & by_best_sampler(scored)
-    raw = scored[asked & ~scored["relaxed"] & (scored["seed"] == 0)]
-    best_preset = raw[raw["split"] == "test"].groupby("model")["rdf_mse"].mean().idxmin()
-    ranked = raw[raw["model"] == best_preset].sort_values("rdf_mse")["row"].tolist()
-    drawn = np.random.default_rng(seed).permutation(sorted(ranked[1:-1]))[:4]
-    chosen = [("drawn", int(row)) for row in drawn]
-    parts = []
-    for why, row in [*chosen, ("best", ranked[0]), ("worst", ranked[-1])]:
-        r, reference = structure.rdf(data.positions[row], data.box_length)
-        curves = {"MD": reference}
-        for partner in data.partners(row)[:1]:
-            curves["MD replica"] = structure.rdf(data.positions[partner], data.box_length)[1]
-        for preset in evaluation.MODELS:
-            drawn_by = (preset, "conditional", samplers.BEST[preset], levels[preset])
-            surrogate = evaluation.Surrogate(*drawn_by, trained_on=trained_on)
-            final = sampling.last(surrogate.frames(data, row))
-            curves[preset] = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]
-        named = {"chosen": why, "split": str(data.split[row]), "row": row}
-        named |= {"k": data.k[row], "phi": data.phi[row], "temperature": data.temperature[row]}
-        for name, curve in curves.items():
-            error = structure.rdf_mse(curve, reference)
-            columns = {"curve": name, "rdf_mse": error, "r": r, "g": curve}
-            parts.append(pd.DataFrame(named | columns))
-    return pd.concat(parts, ignore_index=True)
-
-
 def summary(summed: "pd.DataFrame") -> str:
-    """Write the mean RDF-MSE of raw samples and of the marks beside them as a Markdown table.
+    """Write the RDF-MSE of raw samples and of the marks beside them as a Markdown table.
+
+    A cell has the mean and its interval and, over conditions, the median.
 
     Args:
-        summed: as from `table_1`; each cell is of the sampler that does best there.  Of the
-            quenches the shortest and the longest are shown.
+        summed: as from `table_1`; each cell is of the sampler that does best there, of those that
+            ask the potential in a row of its own.  Of the quenches the shortest and the longest
+            are shown, and what was not scored is left out.
     """
     shown = summed[~summed["relaxed"].astype(bool) & (summed["reference"] == "all")]
     shown = shown.assign(label=labels(shown))
-    rows = [*evaluation.MODELS, "mddm (paper)", "transolver (paper)", "ideal gas"]
+    shown["label"] = marked(shown["label"], shown)
     by_length = quenches(shown).sort_values("n_steps")["label"]
+    rows = [f"{model}{mark}" for model in evaluation.MODELS for mark in ("", ASKS)]
+    rows += ["mddm (paper)", "transolver (paper)", evaluation.IDEAL_GAS]
+    rows += [evaluation.RELAXED_NOISE + ASKS]
     rows += dict.fromkeys([*by_length[:1], *by_length[-1:]])
-    if (shown["label"] == evaluation.LATTICE_SEARCH).any():
-        rows.append(evaluation.LATTICE_SEARCH)
-    rows += [evaluation.LOOKED_UP, "MD replica"]
+    several = shown.loc[(shown["model"] == evaluation.LOOKED_UP) & (shown["n_tries"] > 1), "label"]
+    rows += [evaluation.LATTICE_SEARCH + ASKS, evaluation.LOOKED_UP, *several]
+    rows += [evaluation.REPLICA + ASKS]
     lines = ["| RDF-MSE | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
     for row in rows:
         of = shown[shown["label"] == row]
@@ -240,14 +226,17 @@ def summary(summed: "pd.DataFrame") -> str:
         for task, split in SPLITS:
             found = of[(of["task"] == task) & (of["split"] == split)].sort_values("rdf_mse")
             cells.append(_cell(found.iloc[0]) if len(found) else "")
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+        if any(cells):
+            lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def _cell(line: "pd.Series") -> str:
     if np.isnan(line["ci_low"]):
         return f"{line['rdf_mse']:.3f}"
-    return f"{line['rdf_mse']:.3f} ({line['ci_low']:.3f} to {line['ci_high']:.3f})"
+    mean = f"{line['rdf_mse']:.3f} ({line['ci_low']:.3f} to {line['ci_high']:.3f})"
+    # Of samples of one configuration the median is the mean.
+    return f"{mean}; {line['median']:.3f}" if line["task"] == "conditional" else mean
 
 
 def with_summary(text: str, content: str) -> str:

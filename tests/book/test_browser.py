@@ -16,9 +16,11 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from mddm import plotting, viewer
+from mddm.study import tables
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book"))
 
@@ -249,6 +251,19 @@ def test_a_wide_figure_is_readable_on_a_phone(built, site, new_page):
     scrolled.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.activeElement.scrollLeft > 0")
+
+
+def test_the_first_table_fits_a_phone(site, built, new_page):
+    root = Path(__file__).resolve().parents[2]
+    summed = tables.read_scores(root / "data" / "results" / "table1.csv")
+    table = MarkdownIt("commonmark").enable("table").render(tables.summary(summed))
+    body = page_with_outputs(built, [f'<figure class="align-default">{table}</figure>'])
+    page = new_page(viewport=PHONE)
+    page.route("**/table.html", lambda route: route.fulfill(body=body))
+    page.goto(site + "notebooks/table.html")
+    last = page.locator(".cell_output > figure td:last-child")
+    edges = last.evaluate_all("all => all.map(one => one.getBoundingClientRect().right)")
+    assert len(edges) > 10 and max(edges) <= PHONE["width"]
 
 
 def test_on_paper_folds_and_side_bars_are_left_out(site, new_page):

@@ -111,18 +111,24 @@ def test_every_figure_has_a_number_a_caption_and_words_for_who_cannot_see_it(not
             assert settings["image"]["alt"].endswith(".")
 
 
-def test_figures_have_names_of_their_own_and_references_lead_to_them():
+def test_every_table_has_a_number_and_a_caption(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and re.search(r"\.style\b|\.to_frame\(\)$", cell.source):
+            settings = cell.metadata.get("table", {})
+            assert settings.get("name", "").startswith("tab-"), cell.source
+            assert settings["caption"].endswith(".")
+
+
+def test_figures_and_tables_have_names_of_their_own_and_references_lead_to_them():
     notebooks = [nbformat.read(path, as_version=4) for path in NOTEBOOKS]
-    names = [name for notebook in notebooks for name in captions(notebook)]
+    figures = [one for notebook in notebooks for one in captions(notebook).items()]
+    tables = [cell.metadata.get("table") for notebook in notebooks for cell in notebook.cells]
+    named = [(name, settings["figure"]["caption"]) for name, settings in figures]
+    named += [(table["name"], table["caption"]) for table in tables if table]
+    names = [name for name, _ in named]
     assert len(names) == len(set(names))
-    pages = [text(notebook) for notebook in notebooks]
-    pages += [
-        settings["figure"]["caption"]
-        for notebook in notebooks
-        for settings in captions(notebook).values()
-    ]
-    for page in pages:
-        assert set(re.findall(r"{numref}`(fig-[\w-]+)`", page)) <= set(names)
+    for page in [text(notebook) for notebook in notebooks] + [caption for _, caption in named]:
+        assert set(re.findall(r"{numref}`((?:fig|tab)-[\w-]+)`", page)) <= set(names)
 
 
 def test_it_ends_with_two_or_three_exercises_and_hides_the_solutions(notebook):

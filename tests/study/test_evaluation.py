@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, encoding, lammps, phonons, sampling, shapes, study, training
+from mddm import dataset, encoding, lammps, sampling, shapes, study, training
 from mddm.condition import RANGES
 from mddm.crystal import Crystal
 from mddm.potential import potential_energy
@@ -29,72 +29,6 @@ def checkpoints(tmp_path, monkeypatch):
         training.save_checkpoint(study.checkpoint_path("full", task, "mddm"), state)
 
 
-def test_yardsticks_are_the_ideal_gas_and_every_replica(data):
-    row = results.choose_rows(data, "test", 1)[0]
-    gas, *replicas = evaluation.yardsticks(data, row)
-    assert gas["model"] == "ideal gas" and gas["rdf_mse"] > 0.1
-    assert np.isnan(gas["energy_gap"])
-    (partner,) = data.partners(row)
-    raw, relaxed = replicas
-    assert raw["seed"] == relaxed["seed"] == data.seed[partner]
-    elsewhere, _ = evaluation.replica(data, row, data.take([partner]), 0)
-    assert elsewhere["rdf_mse"] == raw["rdf_mse"]
-    assert elsewhere["source"] != raw["source"]
-    assert raw["energy_gap"] == pytest.approx(data.energy[partner] - data.energy[row], abs=1e-5)
-    assert relaxed["relaxed"] and relaxed["energy_gap"] < raw["energy_gap"]
-
-
-def test_look_up_takes_the_nearest_training_condition_as_it_is_and_relaxed(data):
-    row = results.choose_rows(data, "test", 1)[0]
-    raw, relaxed = evaluation.look_up(data, row)
-    known = data.subset("train")
-    distance = np.abs(known.conditions - data.conditions[row]) / np.ptp(known.conditions, axis=0)
-    nearest = np.flatnonzero(data.split == "train")[np.linalg.norm(distance, axis=1).argmin()]
-    found = tasks.evaluate(data, row, data.positions[nearest])
-    assert raw["rdf_mse"] == found["rdf_mse"] > 0 and raw["calls"] == 0
-    assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
-    assert relaxed["energy_gap"] < raw["energy_gap"]
-
-
-def test_quench_is_scored_as_it_is_and_relaxed(data, monkeypatch):
-    row, seen = results.choose_rows(data, "test", 1)[0], []
-    true = lammps.anneal
-    monkeypatch.setattr(lammps, "anneal", lambda *a, **b: seen.append(true(*a, **b)) or seen[-1])
-    raw, relaxed = evaluation.quench(data, row, 20, seed=3)
-    assert (raw["relaxed"], relaxed["relaxed"]) == (False, True)
-    assert raw["calls"] == raw["n_steps"] == seen[0].n_steps == 20
-    assert raw["energy_gap"] == pytest.approx(seen[0].energy - data.energy[row], abs=1e-5)
-    assert relaxed["energy_gap"] < raw["energy_gap"]
-    assert 0 < raw["seconds"] < relaxed["seconds"]
-
-
-def test_lattices_are_held_at_the_temperature_and_the_lowest_at_rest_is_chosen(data, monkeypatch):
-    row, steps = results.choose_rows(data, "test", 1)[0], 20
-    # Two crystals of this condition that are the same but for their axes.
-    cell = np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 1]])
-    found = [Crystal(axes, np.zeros((1, 3)), 10.0) for axes in (cell, cell[:, ::-1])]
-    potential, temperature = data.potential(row), float(data.temperature[row])
-    tried = [phonons.vibrations(each, potential, temperature) for each in found]
-    asked = []
-    monkeypatch.setattr(evaluation.lattices, "search", lambda *_, **__: [])
-    monkeypatch.setattr(evaluation.lattices, "stable", lambda *_, **to: asked.append(to) or tried)
-    monkeypatch.setattr(evaluation, "LATTICE_STEPS", steps)
-    true, seen = evaluation._raw_and_relaxed, []
-    keep = lambda *given: seen.append(true(*given)) or seen[-1]  # noqa: E731
-    monkeypatch.setattr(evaluation, "_raw_and_relaxed", keep)
-    first, at_rest, best, best_at_rest = evaluation.lattice_search(data, row)
-    assert asked[0]["temperature"] == temperature and asked[0]["n_particles"] == 1000
-    assert [entry["relaxed"] for entry in (first, at_rest, best, best_at_rest)] == [0, 1, 0, 1]
-    assert first["model"] == at_rest["model"] == "lattice search"
-    assert best["model"] == best_at_rest["model"] == "lattice search"
-    assert [entry["n_tries"] for entry in (first, at_rest, best, best_at_rest)] == [1, 1, 2, 2]
-    assert first["calls"] == steps and best["calls"] == 2 * steps
-    assert 0 < first["seconds"] < at_rest["seconds"] < best["seconds"]
-    gaps = [relaxed["energy_gap"] for _, relaxed in seen]
-    assert at_rest["energy_gap"] == gaps[0] and best_at_rest["energy_gap"] == min(gaps)
-    assert gaps[0] != gaps[1]
-
-
 def test_a_seeded_sample_is_drawn_from_a_lattice_of_its_condition(data, checkpoints, monkeypatch):
     row, asked = results.choose_rows(data, "test", 1)[0], []
     chosen = Crystal(np.eye(3), np.zeros((1, 3)), 10.0)
@@ -109,14 +43,6 @@ def test_a_seeded_sample_is_drawn_from_a_lattice_of_its_condition(data, checkpoi
     levels = np.geomspace(0.005, 5.0, 5)
     assert raw["calls"] == (levels < 0.15).sum() + 1
     assert 0 < raw["seconds"] < relaxed["seconds"]
-
-
-def test_md_itself_is_scored_at_rest(data):
-    row = results.choose_rows(data, "test", 1)[0]
-    (entry,) = evaluation.anneal_at_rest(data, row)
-    assert entry["model"] == "MD" and entry["relaxed"]
-    assert entry["energy_gap"] < 0 < entry["rdf_mse"]
-    assert entry["calls"] == data.steps[row]
 
 
 def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):

@@ -19,7 +19,8 @@ def test_table_gives_means_intervals_and_crystals_apart():
     scores = pd.DataFrame(
         [
             _entry(row=i, rdf_mse=errors[i], md_crystallinity=order[i], energy_gap=i, seconds=2.0)
-            | {"above_lowest": i + 1}
+            # At half it is no crystal yet.
+            | {"above_lowest": i + 1, "crystallinity": (0.1, 0.5, 0.6, 0.9)[i]}
             for i in range(4)
         ]
     )
@@ -34,6 +35,12 @@ def test_table_gives_means_intervals_and_crystals_apart():
     assert everything["seconds_per_sample"] == 2
     assert found.loc["a", "glass"]["rdf_mse"] == pytest.approx(0.2)
     assert found.loc["a", "crystal"]["n"] == 1
+    assert (everything["above_lowest_mean"], everything["crystalline"]) == (2.5, 0.5)
+    ends = everything[["above_lowest_mean_low", "above_lowest_mean_high"]]
+    assert tuple(ends) == tasks.bootstrap_interval([1.0, 2.0, 3.0, 4.0])
+    ends = everything[["crystalline_low", "crystalline_high"]]
+    assert tuple(ends) == tasks.bootstrap_interval([0.0, 0.0, 1.0, 1.0])
+    assert found.loc["a", "crystal"]["crystalline"] == 1
     assert found.loc["a (paper)", "all"][["rdf_mse", "source"]].tolist() == [0.5, "them"]
 
 
@@ -62,12 +69,19 @@ def test_of_several_samples_of_a_condition_the_mean_and_the_lowest_at_rest_count
 
     lines = entries(0, [0.2, 0.4], [3.0, 1.0]) + entries(1, [0.6, 0.8], [0.5, 0.7])
     lines += entries(2, [5.0], [0.0])
+    # Of quenches of one length, too.
+    for seed, gap in enumerate((2.0, 1.0)):
+        quench = {"n_steps": 10, "seed": seed, "energy_gap": gap, "seconds": 3.0}
+        lines += [_entry("quench", **quench, rdf_mse=gap, relaxed=at_rest) for at_rest in (0, 1)]
     quoted = pd.DataFrame(
         [{"model": "a", "task": "t", "split": "test", "rdf_mse": 0.5, "source": "them"}]
     )
-    found = tables.table_1(pd.DataFrame(lines), quoted).set_index(
-        ["sampler", "n_tries", "relaxed", "reference"]
-    )
+    summed = tables.table_1(pd.DataFrame(lines), quoted)
+    by_length = summed[(summed["model"] == "quench") & (summed["reference"] == "all")]
+    by_length = by_length[by_length["relaxed"] == 0].set_index("n_tries")
+    assert by_length["rdf_mse"].to_dict() == {1: 1.5, 2: 1.0}
+    assert by_length["seconds_per_sample"].to_dict() == {1: 3, 2: 6}
+    found = summed[summed["model"] == "m"].set_index(["sampler", "n_tries", "relaxed", "reference"])
     mean, best = found.loc["s", 1, False, "all"], found.loc["s", 2, False, "all"]
     assert (mean["rdf_mse"], mean["n"]) == (pytest.approx((0.3 + 0.7 + 5) / 3), 3)
     assert (best["rdf_mse"], best["n"]) == (pytest.approx((0.4 + 0.6) / 2), 2)
@@ -98,6 +112,7 @@ def test_summary_shows_raw_samples_of_each_models_best_sampler_with_their_interv
         _entry("mddm", row, error, sampler="corrected") for row, error in enumerate((0.1, 0.3))
     ]
     lines += [_entry("mddm", sampler="paper", rdf_mse=9.0)]
+    lines += [_entry("mddm", sampler="polished", rdf_mse=0.05)]
     lines += [_entry("mddm", sampler="corrected", rdf_mse=8.0, relaxed=True)]
     lines += [_entry("ideal gas", rdf_mse=0.6)]
     lines += [_entry("quench", rdf_mse=1 / n, n_steps=n) for n in (2000, 8, 10)]
@@ -107,12 +122,17 @@ def test_summary_shows_raw_samples_of_each_models_best_sampler_with_their_interv
     rows = tables.summary(summed).splitlines()
     assert len({row.count("|") for row in rows}) == 1
     shown = {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in rows}
-    assert shown["mddm"].startswith("0.200 (0.1")
+    assert shown["mddm"].startswith("0.200 (0.1") and shown["mddm"].endswith("); 0.200")
     assert (shown["mddm (paper)"], shown["ideal gas"]) == ("0.126", "0.600")
-    assert shown["transolver"] == ""
-    quenches = {name: error for name, error in shown.items() if name.startswith("quench")}
-    assert quenches == {"quench, 8 steps": "0.125", "quench, 2,000 steps": "0.001"}
-    assert shown["lattice search"] == "4.000"
+    assert "transolver" not in shown
+    # What asks the potential is told apart.
+    asking = {name: error for name, error in shown.items() if name.endswith(tables.ASKS)}
+    assert asking == {
+        "mddm\u00a0†": "0.050",
+        "quench, 8 steps\u00a0†": "0.125",
+        "quench, 2,000 steps\u00a0†": "0.001",
+        "lattice search\u00a0†": "4.000",
+    }
 
 
 def test_labels_say_what_and_how_and_samplers_that_ask_the_potential_are_told():
@@ -123,14 +143,18 @@ def test_labels_say_what_and_how_and_samplers_that_ask_the_potential_are_told():
             _entry("bragg", sampler="polished"),
             _entry("bragg", sampler="cooled", n_tries=4),
             _entry("bragg", sampler="cooled"),
+            _entry("bragg", sampler="cooled", relaxed=True),
+            _entry("look-up"),
         ]
     )
-    what = ["quench, 1,000 steps", "lattice search, best of 3", "bragg", "bragg", "bragg"]
+    what = ["quench, 1,000 steps", "lattice search, best of 3", *4 * ["bragg"], "look-up"]
     assert tables.labels(lines).tolist() == what
-    how = ["", "", "polished", "cooled, best of 4", "cooled"]
+    how = ["", "", "polished", "cooled, best of 4", "cooled", "cooled", ""]
     assert tables.sampler_labels(lines).tolist() == how
-    assert tables.asks_potential(lines).tolist() == [False, True, True, True, False]
-    assert tables.by_best_sampler(lines).tolist() == [False, False, True, False, False]
+    asks = [True, True, True, True, False, True, False]
+    assert tables.asks_potential(lines).tolist() == asks
+    assert tables.marked(lines["model"], lines).str.endswith(tables.ASKS).tolist() == asks
+    assert tables.by_best_sampler(lines).tolist() == [i == 2 for i in range(7)]
 
 
 def test_summary_finds_its_place_and_says_so_when_there_is_none():

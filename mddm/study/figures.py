@@ -1,0 +1,82 @@
+"""Figures of the study's numbers that several pages share, each drawn on the Axes it is given."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mddm.study import evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+# What takes less than so many seconds stands at the edge.
+_LEAST = 1.0
+# Of what forms crystals, by its name in the legend; what has none here is a grey circle.
+_SEEDED = f"{evaluation.SEEDED_MODEL}, from a lattice"
+_COLORS = {model: f"C{number}" for number, model in enumerate(evaluation.MODELS)}
+_COLORS |= {_SEEDED: _COLORS[evaluation.SEEDED_MODEL], evaluation.LOOKED_UP: "C4"}
+_COLORS |= {evaluation.LATTICE_SEARCH: "C5", evaluation.RELAXED_NOISE: "C6"}
+_MARKERS = {evaluation.QUENCH: "s", evaluation.LOOKED_UP: "D", evaluation.LATTICE_SEARCH: "^"}
+_MARKERS |= {_SEEDED: "P", evaluation.RELAXED_NOISE: "v"}
+
+
+def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:
+    """Draw which crystals form, and how deep they lie, against the seconds that it takes.
+
+    What asks the potential is filled, what is told its numbers alone is hollow.  One answer and
+    the best of several are joined, and so are quenches of all lengths.  What is not known to have
+    taken time is a line across.
+
+    Args:
+        axes: two of them, above each other, 5.4 by 6.4 inches with the legend that is put below.
+        found: as from `comparison.forming`.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: not two Axes, or nothing to draw.
+    """
+    if len(axes) != 2 or found.empty:
+        raise ValueError(f"axes must be two and found not empty; got {len(axes)}, {len(found)}")
+    panels = {"crystalline": "seconds", "above_lowest": "seconds_at_rest"}
+    seeded = found["sampler"].isin(evaluation.SEEDED)
+    series = found["model"].mask(seeded, _SEEDED)
+    # Of several quenches the price is no longer one of length.
+    several = (found["model"] == evaluation.QUENCH) & (found["n_tries"] > 1)
+    series += found["n_tries"].map(", best of {}".format).where(several, "")
+    for label, group in found.groupby(series, sort=False):
+        look = {"color": _COLORS.get(label, "0.3"), "linewidth": 1.2, "label": label}
+        asks = group["asks"].astype(bool)
+        marker = {"marker": _MARKERS.get(label, "o"), "markersize": 7}
+        face = {"markerfacecolor": look["color"] if asks.any() else "white"}
+        for ax, (value, seconds) in zip(axes, panels.items(), strict=True):
+            if group[seconds].isna().all():
+                ax.axhline(group[value].iloc[0], linestyle="--", **look)
+                continue
+            drawn = group.assign(x=group[seconds].clip(lower=_LEAST)).sort_values("x")
+            ax.plot(drawn["x"], drawn[value], **look, **marker, **face)
+            told = drawn[~asks.loc[drawn.index]]
+            ax.plot(told["x"], told[value], "w", linestyle="", **marker | {"markersize": 4})
+            if value == "crystalline":
+                ends = np.abs(drawn[[f"{value}_low", f"{value}_high"]].sub(drawn[value], axis=0))
+                bars = {"color": look["color"], "elinewidth": 1, "alpha": 0.5, "zorder": 1.5}
+                ax.errorbar(drawn["x"], drawn[value], ends.T, fmt="none", **bars)
+    share, energy = axes
+    share.set(ylabel="crystals that form", ylim=(-0.04, 1.04))
+    share.yaxis.set_major_formatter("{x:.0%}")
+    energy.set(ylabel="energy at rest above\nthe lowest known [ε]")
+    energy.set(xlabel="processor seconds for one structure")
+    for ax in axes:
+        ax.set(xscale="log")
+        ax.xaxis.set_major_formatter("{x:g}")
+    marks = {"asks the potential": "0.3", "told k, φ and T alone": "white"}
+    handles = share.get_legend_handles_labels()[0]
+    handles += [
+        share.plot([], [], "o", color="0.3", markerfacecolor=face, label=label)[0]
+        for label, face in marks.items()
+    ]
+    share.figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=10)
+    return axes
