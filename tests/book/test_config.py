@@ -49,6 +49,16 @@ def test_every_chapter_is_introduced(chapters):
             assert f"]({chapter})" in intro, f"intro.md does not say what {chapter} is about"
 
 
+def test_every_part_of_the_paper_is_accounted_for():
+    page = (ROOT / "book" / "paper.md").read_text()
+    part = r"(?:Eq\.|Figure|Table|Theorem|Algorithm) \w+"
+    verdict = r"\*\*(?:Reproduced|Not reproduced|Corrected)\*\*"
+    parts = [f"Eq. {n}" for n in range(1, 9)] + ["Theorem 1", "Theorem 2"]
+    parts += ["Algorithm 1", "Algorithm 2"]
+    parts += [f"Figure {n}" for n in (1, 2, 3, 4, 5, "A1", "A2")] + ["Table 1", "Table A1"]
+    assert re.findall(rf"^\| ({part}), [^|]+ \| {verdict}", page, re.MULTILINE) == parts
+
+
 @pytest.mark.parametrize("name", ["_config.yml", "_toc.yml", "notebooks"])
 def test_links_are_links(name):
     link = ROOT / "book" / name
