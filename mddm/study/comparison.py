@@ -209,6 +209,7 @@ def figure_5(
     levels: Mapping[str, int],
     seed: int = 0,
     trained_on: str = "",
+    known: "pd.DataFrame | None" = None,
 ) -> "pd.DataFrame":
     """Draw conditions at random, the best and the worst beside them, and give all their g(r).
 
@@ -218,11 +219,12 @@ def figure_5(
         levels: of noise, that the samples of each preset's best sampler were drawn with.
         seed: of the draw of four conditions.
         trained_on: file of the data that the presets were trained on; "" for the study's.
+        known: what this returned before; samples of it are not drawn again.
 
     Returns:
         A line for each bin of each curve: `chosen` ("drawn", "best" or "worst" of the preset that
         is best on the test conditions), split, row, k, phi, temperature, curve ("MD", "MD
-        replica" or a preset), rdf_mse against MD, r [length] and g.
+        replica" or a preset), source, rdf_mse against MD, r [length] and g.
 
     Source: MDDM figure 5, for the four conditions.
     """
@@ -235,21 +237,34 @@ def figure_5(
     ranked = raw[raw["model"] == best_preset].sort_values("rdf_mse")["row"].tolist()
     drawn = np.random.default_rng(seed).permutation(sorted(ranked[1:-1]))[:4]
     chosen = [("drawn", int(row)) for row in drawn]
-    parts = []
+    parts, md = [], evaluation.md_source(data)
     for why, row in [*chosen, ("best", ranked[0]), ("worst", ranked[-1])]:
         r, reference = structure.rdf(data.positions[row], data.box_length)
-        curves = {"MD": reference}
+        curves = {"MD": (reference, md)}
         for partner in data.partners(row)[:1]:
-            curves[evaluation.REPLICA] = structure.rdf(data.positions[partner], data.box_length)[1]
+            again = structure.rdf(data.positions[partner], data.box_length)[1]
+            curves[evaluation.REPLICA] = (again, md)
         for preset in evaluation.MODELS:
             drawn_by = (preset, "conditional", samplers.BEST[preset], levels[preset])
             surrogate = evaluation.Surrogate(*drawn_by, trained_on=trained_on)
-            final = sampling.last(surrogate.frames(data, row))
-            curves[preset] = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]
+            source = f"{surrogate.source}, {samplers.BEST[preset]}, {levels[preset]} levels"
+            curve = _known(known, row, preset, source)
+            if curve is None:
+                final = sampling.last(surrogate.frames(data, row))
+                curve = structure.rdf(final.positions.cpu().numpy(), data.box_length)[1]
+            curves[preset] = (curve, source)
         named = {"chosen": why, "split": str(data.split[row]), "row": row}
         named |= {"k": data.k[row], "phi": data.phi[row], "temperature": data.temperature[row]}
-        for name, curve in curves.items():
+        for name, (curve, source) in curves.items():
             error = structure.rdf_mse(curve, reference)
-            columns = {"curve": name, "rdf_mse": error, "r": r, "g": curve}
+            columns = {"curve": name, "source": source, "rdf_mse": error, "r": r, "g": curve}
             parts.append(pd.DataFrame(named | columns))
     return pd.concat(parts, ignore_index=True)
+
+
+def _known(known: "pd.DataFrame | None", row: int, preset: str, source: str) -> np.ndarray | None:
+    if known is None or "source" not in known:
+        return None
+    same = known[(known["row"] == row) & (known["curve"] == preset) & (known["source"] == source)]
+    # A row may be drawn and the best, too.
+    return same["g"].to_numpy()[: structure.RDF_BINS] if len(same) else None

@@ -392,8 +392,10 @@ def _sum_up(
                 preset: _levels(samplers.BEST[preset], _PROFILES[profile])
                 for preset in evaluation.MODELS
             }
-            made[folder / "figure5.csv"] = comparison.figure_5(
-                data, scored, levels, trained_on=trained_on
+            path = folder / "figure5.csv"
+            before = pd.read_csv(path) if path.exists() else None
+            made[path] = comparison.figure_5(
+                data, scored, levels, trained_on=trained_on, known=before
             )
     if "surfaces" in found:
         paper = pd.read_csv(quoted / "paper-table-a1.csv")

@@ -235,7 +235,10 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     of_rivals = ("yardsticks", "look_up", "relaxed_noise", "quench", "lattice_search")
     for name in (*of_rivals, "anneal_at_rest", "replica"):
         monkeypatch.setattr(rivals, name, fails)
+    # Nor is a curve of figure 5 drawn again.
+    monkeypatch.setattr(evaluation.Surrogate, "frames", fails)
     assert command.main(["results"]) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "figure5.csv"), curves)
 
 
 @pytest.mark.parametrize(
