@@ -25,6 +25,8 @@ _CAREFUL = 0.9
 # Frames after which the time that a sample takes is guessed.
 _FEW = 5
 SAMPLE, QUENCH, LATTICE = "sample", "quench", "lattice"
+# A sampler, one of `samplers.SAMPLERS`, that leaves time for the quench.
+SAMPLER_WITHIN = "thermalised"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from mddm import (
     structure,
     training,
 )
-from mddm.budget import Candidate, within
+from mddm.budget import SAMPLER_WITHIN, Candidate, within
 from mddm.family import Family
 from mddm.potential import Smoothed, energy_scale, potential_energy
 
@@ -283,8 +283,8 @@ class Model:
             n_particles: in each; as in training by default.
             box_length: edge of the periodic cube [length]; by default what gives the density of
                 training, and no other density will do.
-            sampler: one of `samplers`, or one with settings of your own, see `mddm.samplers`; the
-                best by default.
+            sampler: one of `samplers`, or one with settings of your own, see `mddm.samplers`; by
+                default the best, and within a budget "thermalised", which has fewer calls.
             n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own.
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,
                 and what energies are of; by default that of k and phi.  A model that is told
@@ -315,7 +315,8 @@ class Model:
         n_samples = arguments.whole("n_samples", n_samples, at_least=1)
         seed = arguments.seed(seed, bits=31)
         n_particles, box_length = self._size(n_particles, box_length)
-        sampler = self.samplers[0] if sampler is None else sampler
+        if sampler is None:
+            sampler = self.samplers[0] if budget is None else SAMPLER_WITHIN
         if not isinstance(sampler, sampling.Sampler):
             sampler = arguments.choice("sampler", sampler, self.samplers)
             sampler = samplers.SAMPLERS.get(sampler, sampler)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mddm import (
+    budget,
     files,
     lammps,
     lammps_process,
@@ -85,10 +86,12 @@ LATTICE_SEARCH, LATTICE_STEPS, LATTICE_TRIES = "lattice search", 3000, 3
 # Samples that begin at a lattice, the lowest or one of the lowest, and how those that are drawn
 # spread [energy]; and whose network it is.
 SEEDED, SEEDED_MODEL = {"seeded at the lowest": 0.0, "seeded": seeded.SPREAD}, "bragg"
+# A sample or a quench, whichever is lower at rest, within so many seconds of the processor.
+ANSWERS = {f"answer in {seconds} s": float(seconds) for seconds in (10, 30, 100)}
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
 CLOSED_FORM = "closed form"
 # What is no model's and uses the potential all the same.
-ASKING = (QUENCH, ANNEAL, REPLICA, LATTICE_SEARCH, RELAXED_NOISE)
+ASKING = (QUENCH, ANNEAL, REPLICA, LATTICE_SEARCH, RELAXED_NOISE, *ANSWERS)
 
 
 def md_source(data: Dataset) -> str:
@@ -286,6 +289,45 @@ def seeded_sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) 
     named = {"model": surrogate.preset, "sampler": surrogate.sampler, "seed": seed}
     named |= {"calls": final.calls, "source": surrogate.source}
     return raw_and_relaxed(data, row, final.positions[0].cpu().numpy(), seconds, named)
+
+
+def answer(data: Dataset, row: int, surrogate: Surrogate, name: str, seed: int = 0) -> list[dict]:
+    """Score what a number of seconds buys, see `budget.within`.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against.
+        surrogate: a conditional one.
+        name: one of `ANSWERS`.
+        seed: of the sample and of the quench.
+
+    Returns:
+        Two entries, as it is and relaxed; calls are of the network, whatever the answer is.
+
+    Raises:
+        FileNotFoundError: the checkpoint has not been made.
+    """
+    clock, calls = lammps_process.process_time(), [0]
+
+    def frames():
+        for frame in surrogate.frames(data, row, seed):
+            calls.append(frame.calls)
+            yield frame
+
+    found = budget.within(
+        ANSWERS[name],
+        frames(),
+        data.potential(row),
+        float(data.temperature[row]),
+        n_particles=data.positions.shape[1],
+        box_length=data.box_length,
+        # Not that of a quench that is scored by itself.
+        seed=3_000_000 + 1000 * row + seed,
+        clock=lammps_process.process_time,
+    )
+    seconds = lammps_process.process_time() - clock
+    named = {"model": name, "seed": seed, "calls": calls[-1], "source": surrogate.source}
+    return raw_and_relaxed(data, row, found[0].positions, seconds, named)
 
 
 def surface_sample(surrogate: Surrogate, n_points: int, seed: int = 0) -> list[dict]:

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 _LEAST = 1.0
 # Of what forms crystals, by its name in the legend; what has none here is a grey circle.
 _SEEDED = f"{evaluation.SEEDED_MODEL}, from a lattice"
+_ANSWER = f"{evaluation.SEEDED_MODEL} or a quench"
 _COLORS = {model: f"C{number}" for number, model in enumerate(evaluation.MODELS)}
 _COLORS |= {_SEEDED: _COLORS[evaluation.SEEDED_MODEL], evaluation.LOOKED_UP: "C4"}
 _COLORS |= {evaluation.LATTICE_SEARCH: "C5", evaluation.RELAXED_NOISE: "C6"}
+_COLORS |= {_ANSWER: "C9"}
 _MARKERS = {evaluation.QUENCH: "s", evaluation.LOOKED_UP: "D", evaluation.LATTICE_SEARCH: "^"}
-_MARKERS |= {_SEEDED: "P", evaluation.RELAXED_NOISE: "v"}
+_MARKERS |= {_SEEDED: "P", evaluation.RELAXED_NOISE: "v", _ANSWER: "*"}
 
 
 def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:
@@ -44,6 +46,7 @@ def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:
     panels = {"crystalline": "seconds", "above_lowest": "seconds_at_rest"}
     seeded = found["sampler"].isin(evaluation.SEEDED)
     series = found["model"].mask(seeded, _SEEDED)
+    series = series.mask(series.isin(evaluation.ANSWERS), _ANSWER)
     # Of several quenches the price is no longer one of length.
     several = (found["model"] == evaluation.QUENCH) & (found["n_tries"] > 1)
     series += found["n_tries"].map(", best of {}".format).where(several, "")

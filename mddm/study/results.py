@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mddm import dataset, files, optional, samplers, study
+from mddm.budget import SAMPLER_WITHIN
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
 from mddm.study import bottom, comparison, evaluation, plan, rivals, tables, tasks
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # A file of scores each; the columns of the last three are their own.
 GROUPS = (
-    *("yardsticks", "quench", "lattices", *evaluation.MODELS, "seeded"),
+    *("yardsticks", "quench", "lattices", *evaluation.MODELS, "seeded", "answers"),
     *("surfaces", "losses", "bottom"),
 )
 _COLUMNS = {
@@ -39,20 +40,22 @@ SEVERAL_QUENCHES = (1000, 10_000)
 # quenched, and in how many of the numbers of steps; noise levels of a sample (500 are the paper's;
 # the corrector spends its calls better on fewer); draws for the loss at each level; polished
 # samples of each condition, of which the lowest at rest is a score of its own, as of quenches and
-# of structures that are looked up, and samples that begin at a lattice that is drawn.  "others" is
-# what samplers other than the best are asked for.
+# of structures that are looked up, and samples that begin at a lattice that is drawn; within how
+# many budgets an answer is sought.  "others" is what samplers other than the best are asked for.
 _PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},
         **{"quenched": 4, "quenches": 3, "levels": 40, "best levels": 16, "draws": 4, "tries": 1},
         "drawn": 1,
         "bottom": 1,
+        "answers": 1,
     },
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
         **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
         **{"best levels": evaluation.N_LEVELS, "lattices": 100, "drawn": 2},
         "bottom": 12,
+        "answers": 2,
     },
 }
 _POINTS = 1000
@@ -119,6 +122,8 @@ def jobs_of(
         return _lattice_jobs(data, sizes)
     if what == "seeded":
         return _seeded_jobs(data, sizes, compiled, trained_on)
+    if what == "answers":
+        return _answer_jobs(data, sizes, compiled, trained_on)
     if what == "bottom":
         return _bottom_jobs(data, sizes)
     if what == "surfaces":
@@ -193,6 +198,17 @@ def _seeded_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str)
         for task, split, row, seed in _chosen(data, sizes | {"train": 0}, n):
             key = Key(evaluation.SEEDED_MODEL, task, split, row, seed, surrogate.source, sampler)
             jobs.append((key, partial(evaluation.seeded_sample, data, row, surrogate, seed)))
+    return jobs
+
+
+def _answer_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str) -> list[Job]:
+    drawn_by = (evaluation.SEEDED_MODEL, "conditional", SAMPLER_WITHIN, sizes["best levels"])
+    surrogate = evaluation.Surrogate(*drawn_by, compiled, trained_on)
+    jobs = []
+    for name in list(evaluation.ANSWERS)[: sizes["answers"]]:
+        for row in choose_rows(data, "test", sizes["test"]):
+            key = Key(name, "conditional", "test", row, 0, surrogate.source)
+            jobs.append((key, partial(evaluation.answer, data, row, surrogate, name)))
     return jobs
 
 

@@ -20,7 +20,9 @@ from mddm import (
     study,
     training,
 )
+from mddm.budget import Candidate
 from mddm.condition import RANGES
+from mddm.sampling import last
 from mddm.study import bottom, evaluation, results, rivals, tables, tasks
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
@@ -127,6 +129,11 @@ def two_lattices(potential, n_particles, box_length, temperature, n_best=2):
     return [phonons.vibrations(tetragonal, potential, temperature)] * 2
 
 
+def answered(seconds, frames, *_, **__):
+    """What is found within a budget: the sample."""
+    return [Candidate("sample", last(frames).positions[0].numpy(), 0.0, 0.0, 1.0)]
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project of its own, with untrained checkpoints and little to score."""
@@ -142,11 +149,12 @@ def project(tmp_path, monkeypatch):
         training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
     few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
     few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
-    few |= {"lattices": 1, "drawn": 1, "bottom": 1}
+    few |= {"lattices": 1, "drawn": 1, "bottom": 1, "answers": 1}
     # It has tests of its own, and takes seconds to list all lattices.
     monkeypatch.setattr(evaluation.lattices, "search", lambda *_, **__: [])
     monkeypatch.setattr(evaluation.lattices, "search_many", one_lattice)
     monkeypatch.setattr(evaluation.lattices, "stable", two_lattices)
+    monkeypatch.setattr(evaluation.budget, "within", answered)
     monkeypatch.setattr(evaluation, "LATTICE_STEPS", 5)
     monkeypatch.setattr(bottom, "HELD_STEPS", 5)
     monkeypatch.setattr(bottom, "HEATED_STEPS", 4)
@@ -211,6 +219,7 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     at_rest = in_box[in_box["relaxed"].astype(bool)]
     assert (at_rest["above_lowest"] >= -1e-9).all() and in_box["above_lowest"].isna().any()
     assert {"seeded", "seeded at the lowest"} <= set(in_box["sampler"])
+    assert "answer in 10 s" in set(in_box["model"])
     held = pd.read_csv(folder / "scores-bottom.csv")
     assert held["model"].tolist()[:2] == ["lattice", "MD from the lattice"]
     surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
@@ -230,7 +239,8 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     def fails(*_):
         raise AssertionError("scored twice")
 
-    for name in ("sample", "seeded_sample", "losses", "surface_sample", "surface_yardsticks"):
+    of_models = ("sample", "seeded_sample", "answer", "surface_sample")
+    for name in (*of_models, "losses", "surface_yardsticks"):
         monkeypatch.setattr(evaluation, name, fails)
     of_rivals = ("yardsticks", "look_up", "relaxed_noise", "quench", "lattice_search")
     for name in (*of_rivals, "anneal_at_rest", "replica"):
