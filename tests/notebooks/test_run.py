@@ -31,7 +31,7 @@ TINY = {
     "sample": [{"n_sample_steps": 5}],
     "crystals": [{"n_sample_steps": 4}],
     "evaluate": [{}],
-    "use": [{"n_levels": 4}],
+    "use": [{"n_levels": 4, "budget": 0.1}],
 }
 # What a shell or a desktop may name for figures; none of them draws on a page.
 BACKENDS = itertools.cycle(["agg", "pdf", "qtagg", ""])
