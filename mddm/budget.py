@@ -22,6 +22,8 @@ _STARTING, _RELAXING = 3000, 1500
 _SHORTEST, _LONGEST, _HELD = 100, 300_000, 3000
 # A quench ends before the budget does, at this part of what is left: some steps take longer.
 _CAREFUL = 0.9
+# Steps by which MD is timed.
+_TIMED = 400
 # Frames after which the time that a sample takes is guessed.
 _FEW = 5
 SAMPLE, QUENCH, LATTICE = "sample", "quench", "lattice"
@@ -143,11 +145,11 @@ def _seconds_a_step(potential, temperature, n_particles, box_length, clock) -> f
     axis = (np.arange(side) + 0.5) * box_length / side
     grid = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)[:n_particles]
     taken = []
-    for n_steps in (1, 101):
+    for n_steps in (1, 1 + _TIMED):
         begun = clock()
         # The grid is no structure of the potential's: it is not given the time to fall apart.
         how = {"box_length": box_length, "time_step": 1e-5}
         lammps.hold(potential, grid, temperature, n_steps, 0, **how)
         taken.append(clock() - begun)
-    # However coarse the clock, a step takes some time.
-    return max((taken[1] - taken[0]) / 100, 1e-6)
+    # The difference of two times is uncertain, and too short a step costs more than too long a one.
+    return max(taken[1] - taken[0], taken[1] / 4) / _TIMED
