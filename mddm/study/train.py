@@ -21,10 +21,7 @@ PROFILES = ("quick", "full")
 _N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 30_000}
 _N_STEPS_SURFACE = 5_000
 # Where the study's own model was given another number, so that it can be made again.
-_N_STEPS_OF = {("conditional", "mddm"): 28_000, ("sphere", "mddm"): 2000, ("torus", "mddm"): 2000}
-# Where a particle is in a cloud, a few of 1000 neighbours do not tell a network that sees
-# displacements alone.
-_SURFACE_ARCHITECTURE = {"mddm": {"n_neighbors": 64}}
+_N_STEPS_OF = {("conditional", "mddm"): 28_000}
 # How much of a run a crash may cost [s].
 _SAVED_EVERY = 60
 
@@ -63,8 +60,6 @@ def settings_of(
         TypeError, ValueError: an unknown model, or settings that mean nothing.
     """
     arguments.choice("model", model, training.PRESETS)
-    if source.box_length is None and model in _SURFACE_ARCHITECTURE:
-        run = {"architecture": _SURFACE_ARCHITECTURE[model]} | run
     return training.Settings(
         preset=model,
         **training.RECIPES[model],

@@ -42,7 +42,7 @@ def test_budgets_are_those_of_the_studys_own_models():
     }
     assert steps["conditional", "mddm"] == 28_000
     assert steps["conditional", "bragg"] == steps["conditional", "transolver"] == 30_000
-    assert steps["unconditional", "mddm"] == 10_000 and steps["torus", "mddm-rbf"] == 5_000
+    assert steps["unconditional", "mddm"] == 10_000 and steps["torus", "mddm"] == 5_000
     compared = 0
     for task, model in steps:
         path = study.project_root() / "data" / "checkpoints" / f"{task}-{model}.safetensors"
@@ -122,7 +122,7 @@ def test_a_run_may_start_with_the_weights_of_another(tmp_path):
 
 
 def test_a_session_at_the_command_line(tmp_path, capsys, monkeypatch, interruptible):
-    sources = [Stopped("sphere", 70), shapes.Surface("sphere", 70)]
+    sources = [Stopped("sphere", 20), SPHERE]
     monkeypatch.setattr(tasks, "training_source", lambda *_: sources.pop(0))
     out = tmp_path / "mine.safetensors"
     call = ["train", "--task", "sphere", "--n-steps", "4", "--batch-size", "1", "--out", str(out)]
