@@ -34,6 +34,7 @@ from mddm import (
     lattices,
     model,
     noise,
+    onnx,
     pbcconv,
     phonons,
     plotting,
@@ -54,7 +55,7 @@ from mddm.study import tasks, train
 
 MODULES = (
     bases, check, checkpoint, condition, crystal, dataset, distribution, encoding, export, family,
-    files, formulas, geometry, importer, lammps, lattices, model, noise, phonons, plotting,
+    files, formulas, geometry, importer, lammps, lattices, model, noise, onnx, phonons, plotting,
     potential, samplers, sampling, seeded, shapes, structure, study, sublattices, tasks, train,
     training, viewer, waves,
 )  # fmt: skip
@@ -699,6 +700,7 @@ CALLS = [
     }),
     (export.check, {"path": (FOLDER / "z.gsd", [*WRITE, "x.pdb"])}),
     (export.to_ase, STORED),
+    (onnx.to_onnx, {"denoiser": (pbcconv.PBCConvDenoiser(), [*OTHER, pbcconv.RadialDenoiser()])}),
     (export.read, {"path": (XYZ, [*READ, TABLE])}),
     *[(type(made), {field.name: (getattr(made, field.name), SIZES if field.metadata else FINITE)
                     for field in dataclasses.fields(made)}) for made in MADE],
@@ -900,6 +902,8 @@ def test_the_right_call_passes(call):
     function, table = call
     if function.__module__ in ("mddm.lammps", "mddm.model"):
         pytest.importorskip("lammps")
+    if function.__module__ == "mddm.onnx":
+        pytest.importorskip("onnx")
     run(function, {name: value for name, (value, _) in table.items()})
 
 
