@@ -154,10 +154,9 @@ window.mddmViewer.mountAll ??= (() => {
         this[name] = find(`.mddm-${name}`);
       this.output = find("output");
       this.scene.setAttribute("aria-label", figure.querySelector(".mddm-still").alt);
-      this.slider.max = data.labels.length - 1;
       this.images.hidden = !data.periodic;
       this.curve.hidden = !data.rdf;
-      this.play.hidden = this.slider.hidden = this.output.hidden = data.labels.length < 2;
+      this.count();
       if (!this.play.hidden)
         this.help.textContent += " Space plays, comma and full stop step through the frames.";
       this.bar.hidden = !data.bar;
@@ -168,6 +167,21 @@ window.mddmViewer.mountAll ??= (() => {
         const css = [...Array(16).keys()].map((i) => `rgb(${stops.slice(3 * i, 3 * i + 3)})`);
         this.bar.querySelector("i").style.background = `linear-gradient(to right, ${css})`;
       }
+    }
+
+    count() {
+      const { length } = this.data.labels;
+      this.slider.max = length - 1;
+      this.play.hidden = this.slider.hidden = this.output.hidden = length < 2;
+    }
+
+    // Show other frames of as many particles, the last one first; for scripts that make them, and
+    // say whether more are to come.
+    replace(data, unfinished) {
+      Object.assign(this.data, data);
+      this.unfinished = unfinished;
+      this.count();
+      this.go(data.labels.length - 1);
     }
 
     listen() {
@@ -284,7 +298,7 @@ window.mddmViewer.mountAll ??= (() => {
       const label = data.labels[frame];
       this.slider.value = frame;
       this.slider.setAttribute("aria-valuetext", label);
-      this.output.setAttribute("aria-live", this.playing ? "off" : "polite");
+      this.output.setAttribute("aria-live", this.playing || this.unfinished ? "off" : "polite");
       this.output.textContent = label;
       this.play.textContent = this.playing ? "Pause" : "Play";
       this.images.setAttribute("aria-pressed", this.imaged);

@@ -156,6 +156,7 @@ Object.assign(window.mddmLive, (() => {
       const [drift, spread] = [below ** 2 / above - above, (below * Math.sqrt(above ** 2 - below ** 2)) / above];
       const noise = normal(x.length);
       x = wrap(x.map((value, i) => value + drift * eps[i] + spread * noise[i]), boxLength);
+      yield { sigma: below, positions: x, calls };
       for (const { nSteps, part, lowest, highest, noiseScale } of correctors) {
         if (step === 1 || below < lowest || below > highest) continue;
         for (let i = 0; i < nSteps; i++) {
@@ -164,10 +165,9 @@ Object.assign(window.mddmLive, (() => {
           const fresh = noiseScale * Math.sqrt(part * (2 - part * known));
           const noise = normal(x.length);
           x = wrap(x.map((value, i) => value + below * (fresh * noise[i] - part * eps[i])), boxLength);
-          yield { sigma: below, positions: x, calls, left: step - 1 };
+          yield { sigma: below, positions: x, calls };
         }
       }
-      yield { sigma: below, positions: x, calls, left: step - 1 };
     }
   }
 

@@ -1,0 +1,314 @@
+// The page's controls: they run what sampler.js has, draw it in the viewer and put results in a table.
+(() => {
+  "use strict";
+
+  const live = window.mddmLive;
+  const home = document.querySelector(".mddm-try");
+  const figure = document.querySelector(".mddm-viewer");
+  const SLIDERS = [
+    { name: "k, spatial frequency [1/σ]", min: 1, max: 15, step: 0.1, digits: 1 },
+    { name: "φ, phase", min: 0, max: 6, step: 0.1, digits: 1 },
+    { name: "T, temperature [ε]", min: 0.01, max: 0.05, step: 0.001, digits: 3 },
+  ];
+  const [MOST_FRAMES, DRAW_EVERY] = [60, 80]; // milliseconds
+  const DEFAULT_SECONDS = 10; // of a quench that follows no sample
+
+  home.innerHTML = `
+    <fieldset>
+      ${SLIDERS.map(({ name, min, max, step }, i) => `<div>
+        <label for="mddm-try-${i}">${name}</label><output for="mddm-try-${i}"></output>
+        <input type="range" id="mddm-try-${i}" min="${min}" max="${max}" step="${step}"></div>`).join("")}
+      <div><label for="mddm-try-seed">Seed</label>
+        <input type="number" id="mddm-try-seed" min="0" max="999999" step="1" value="0"></div>
+    </fieldset>
+    <div class="mddm-try-buttons">
+      <button type="button" class="mddm-try-first">Sample</button>
+      <button type="button">Quench by MD</button>
+      <button type="button">Step</button>
+      <button type="button" disabled>Stop</button>
+    </div>
+    <progress value="0" max="1" aria-label="How far the run is"></progress>
+    <p role="status">The first sample loads ${home.dataset.megabytes} MB.</p>
+    <table hidden>
+      <thead><tr><th scope="col"></th><th scope="col">energy [ε]</th><th scope="col">RDF-MSE</th>
+        <th scope="col">seconds</th></tr></thead>
+      <tbody></tbody>
+    </table>`; // prettier-ignore
+  const [fieldset, progress, status, table] = ["fieldset", "progress", "p", "table"].map((tag) => home.querySelector(tag));
+  const sliders = [...home.querySelectorAll("input[type=range]")];
+  const seedInput = home.querySelector("input[type=number]");
+  const [sampleButton, quenchButton, stepButton, stopButton] = home.querySelectorAll("button");
+
+  const condition = () => sliders.map((slider) => Number(slider.value));
+  const inWords = (values) =>
+    ["k", "φ", "T"].map((name, i) => `${name} ${values[i].toFixed(SLIDERS[i].digits)}`).join(", ");
+
+  // ---- what is loaded on demand ----------------------------------------------------------------
+
+  // Scripts, for a page that is opened from disk may load nothing else.
+  function load(name) {
+    if (live[name]) return null;
+    return new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      script.src = `${home.dataset.static}/${name}.js`;
+      script.onload = resolve;
+      script.onerror = () => reject(new Error(`${name}.js could not be loaded`));
+      document.head.append(script);
+    });
+  }
+
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+
+  // Start the network, once; return a function that runs it on a graph.
+  async function open() {
+    await Promise.all(["runtime", "network"].map(load));
+    const { runtime, network } = live;
+    const address = URL.createObjectURL(new Blob([bytes(runtime.script)], { type: "text/javascript" }));
+    const ort = await import(address);
+    URL.revokeObjectURL(address);
+    const packed = new Blob([bytes(runtime.wasm)]).stream();
+    const compiled = new Response(packed.pipeThrough(new DecompressionStream("gzip")));
+    ort.env.wasm.wasmBinary = await compiled.arrayBuffer();
+    ort.env.wasm.numThreads = 1; // more need headers that a plain server does not send
+    const session = await ort.InferenceSession.create(bytes(network.onnx));
+    return async ({ neighbors, displacements }, globals) => {
+      const [k, n] = [network.nNeighbors, neighbors.length / network.nNeighbors];
+      const { eps } = await session.run({
+        neighbors: new ort.Tensor("int64", neighbors, [n, k]),
+        displacements: new ort.Tensor("float32", displacements, [n, k, 3]),
+        globals: new ort.Tensor("float32", globals, [1, globals.length]),
+      });
+      return eps.data;
+    };
+  }
+
+  let opened = null;
+  // The network's estimate of the noise, at a condition.
+  async function denoiser(given) {
+    opened ??= open();
+    const run = await opened;
+    const { network } = live;
+    return (x, sigma) =>
+      run(
+        live.nearestNeighbors(x, network.nNeighbors, network.boxLength),
+        live.globalsOf(given, sigma, network)
+      );
+  }
+
+  live.denoiser = denoiser;
+
+  // MD at the condition of the data that is nearest, each of its parts measured by its range.
+  function nearest(given) {
+    const { conditions, curves, energies, nBins } = live.md;
+    const spreads = given.map((_, i) => {
+      const all = conditions.map((one) => one[i]);
+      return Math.max(...all) - Math.min(...all);
+    });
+    const away = conditions.map((one) =>
+      one.reduce((sum, value, i) => sum + ((value - given[i]) / spreads[i]) ** 2, 0));
+    const row = away.indexOf(Math.min(...away));
+    live.md.hundredths ??= new Uint16Array(bytes(curves).buffer);
+    const curve = [...live.md.hundredths.slice(row * nBins, (row + 1) * nBins)].map((g) => g / 100);
+    return { condition: conditions[row], energy: energies[row], curve };
+  }
+
+  // ---- results ---------------------------------------------------------------------------------
+
+  const meanSquare = (curve, other) =>
+    curve.reduce((sum, g, i) => sum + (g - other[i]) ** 2, 0) / curve.length;
+
+  function report(name, energy, error, seconds) {
+    const cells = [energy.toFixed(3), error?.toPrecision(2) ?? "", seconds?.toFixed(1) ?? ""];
+    const row = [...table.tBodies[0].rows].find((one) => one.cells[0].textContent === name);
+    const target = row ?? table.tBodies[0].insertRow();
+    const text = cells.map((cell) => `<td>${cell.replace("-", "−")}</td>`).join("");
+    target.innerHTML = `<th scope="row">${name}</th>${text}`;
+    table.hidden = false;
+  }
+
+  function forget() {
+    table.tBodies[0].replaceChildren();
+    table.hidden = true;
+  }
+
+  // The frames of a run, thinned out when they become many.
+  class Film {
+    constructor(reference) {
+      Object.assign(this, { reference, frames: [] });
+    }
+
+    add(positions, label, unfinished = true) {
+      const { boxLength } = live.network;
+      const { nBins, rMax } = live.md;
+      const curve = [...live.rdf(positions, boxLength, nBins, rMax)];
+      const place = Uint16Array.from(positions, (x) => Math.round((x / boxLength) * 65535));
+      this.frames.push({ place, label, curve });
+      const last = this.frames.length - 1;
+      if (last >= MOST_FRAMES) this.frames = this.frames.filter((_, i) => i % 2 === 0 || i === last);
+      this.show(unfinished);
+      return curve;
+    }
+
+    show(unfinished) {
+      const { frames, reference } = this;
+      const places = new Uint16Array(frames.length * frames[0].place.length);
+      frames.forEach(({ place }, i) => places.set(place, i * place.length));
+      const curves = frames.map(({ curve }) => curve);
+      const width = live.md.rMax / live.md.nBins;
+      const r = curves[0].map((_, i) => (i + 0.5) * width);
+      // A single pair makes a spike in the first bins, which are small; it may leave the axes.
+      const highest = [...curves, reference].flatMap((curve) => curve.filter((_, i) => r[i] > 1 / 3));
+      const rdf = { r, curves, reference: { label: "MD", curve: reference } };
+      rdf.top = Math.max(2, 1.1 * Math.max(...highest));
+      figure.mddm?.replace({ places, labels: frames.map(({ label }) => label), rdf }, unfinished);
+    }
+  }
+
+  // ---- runs ------------------------------------------------------------------------------------
+
+  let run = null;
+  let seconds = DEFAULT_SECONDS;
+  let disabled = false; // where the network cannot be computed
+
+  // One run at a time; with `single` it waits after each step.
+  async function start(kind, single) {
+    run = { kind, single, spent: 0, stopped: false };
+    const own = run;
+    const given = condition();
+    setButtons();
+    try {
+      status.textContent = kind === "sample" && !opened ? `Loading ${home.dataset.megabytes} MB …` : "Starting …";
+      await Promise.all(["network", "md"].map(load));
+      const estimate = kind === "sample" ? await denoiser(given) : null;
+      forgetOthers(given);
+      await perform(own, given, estimate);
+    } catch (error) {
+      disabled ||= kind === "sample";
+      status.textContent = disabled
+        ? `This browser cannot run the network (${error.message}). The recorded run can be played below.`
+        : `The run has failed: ${error.message}.`;
+    } finally {
+      run = null;
+      setButtons();
+    }
+  }
+
+  let told = "";
+  function forgetOthers(given) {
+    if (told !== String(given)) forget();
+    told = String(given);
+  }
+
+  async function perform(own, given, estimate) {
+    const { network, md } = live;
+    const { boxLength, nParticles, nLevels, sigmaMin, sigmaMax } = network;
+    const uniform = live.uniformNumbers(Number(seedInput.value));
+    const normal = live.normalNumbers(uniform);
+    const system = new live.System(given[0], given[1], boxLength);
+    const place = Float64Array.from({ length: 3 * nParticles }, () => boxLength * uniform());
+    const levels = live.logLevels(nLevels, sigmaMin, sigmaMax);
+    const nCalls = live.countCalls(levels);
+    const reference = nearest(given);
+    const film = new Film(reference.curve);
+    const spent = () => own.spent + performance.now() - own.begun;
+    const isSample = own.kind === "sample";
+    const frames = isSample
+      ? live.thermalised({ estimate, normal, boxLength }, place, levels, (x) => live.relax(system, x))
+      : live.quench(system, place, given[2], normal, () => spent() / (1000 * seconds));
+    const describe = ({ stage, calls, sigma, nSteps }) => {
+      if (!isSample) return `${nSteps} steps of MD`;
+      return stage === "relaxed" ? `call ${calls}, relaxing` : `call ${calls}, noise ${sigma.toPrecision(2)} σ`;
+    };
+    let [last, due] = [null, 0];
+    film.add(place, "uniform noise");
+    status.textContent = isSample ? `Sampling at ${inWords(given)} …` : `MD at ${inWords(given)}, for ${seconds.toFixed(1)} s …`;
+    for (;;) {
+      own.begun = performance.now();
+      const { value, done } = await frames.next();
+      own.spent += performance.now() - own.begun;
+      if (done || own.stopped) break;
+      last = value;
+      progress.value = isSample ? last.calls / nCalls : own.spent / (1000 * seconds);
+      const begun = performance.now();
+      if (!own.single && begun < due) continue;
+      film.add(last.positions, describe(last));
+      if (own.single) await pause(own, describe(last));
+      else await breathe();
+      // Where there is no graphics card, pictures may not take most of the time.
+      due = performance.now() + Math.max(DRAW_EVERY, 2 * (performance.now() - begun));
+    }
+    progress.value = own.stopped ? 0 : 1;
+    if (own.stopped) {
+      film.show(false);
+      status.textContent = "Stopped.";
+      return;
+    }
+    const curve = film.add(last.positions, `${describe(last)}, the result`, false);
+    const used = own.spent / 1000;
+    if (isSample) seconds = used;
+    report(`MD at ${inWords(reference.condition)}`, reference.energy);
+    report(isSample ? "sample" : "quench", system.evaluate(last.positions), meanSquare(curve, reference.curve), used);
+    status.textContent = isSample
+      ? `A sample at ${inWords(given)}, after ${last.calls} calls of the network.`
+      : `A quench at ${inWords(given)}, of ${last.nSteps} steps.`;
+  }
+
+  // Let the page draw and listen; a page in the background draws nothing.
+  function breathe() {
+    return new Promise((resolve) => {
+      requestAnimationFrame(() => setTimeout(resolve));
+      if (document.hidden) setTimeout(resolve);
+    });
+  }
+
+  async function pause(own, words) {
+    status.textContent = `Waiting at ${words}.`;
+    setButtons();
+    await new Promise((resolve) => {
+      own.wake = resolve;
+    });
+    own.wake = null;
+    setButtons();
+  }
+
+  // ---- controls --------------------------------------------------------------------------------
+
+  function setButtons() {
+    const waiting = run?.single ?? false;
+    fieldset.disabled = Boolean(run);
+    sampleButton.textContent = waiting ? "Continue" : "Sample";
+    sampleButton.disabled = run ? !waiting : disabled;
+    quenchButton.disabled = Boolean(run);
+    stepButton.disabled = !run && disabled;
+    // A button that goes out under the reader's finger hands the focus on.
+    const focused = document.activeElement;
+    stopButton.disabled = !run;
+    if (run && home.contains(focused) && focused.disabled) stopButton.focus();
+    if (!run && focused === stopButton) (sampleButton.disabled ? quenchButton : sampleButton).focus();
+  }
+
+  function go(kind, single) {
+    if (!run) return start(kind, single);
+    run.single = single;
+    run.wake?.();
+    return setButtons();
+  }
+
+  sampleButton.addEventListener("click", () => go("sample", false));
+  quenchButton.addEventListener("click", () => go("quench", false));
+  stepButton.addEventListener("click", () => go("sample", true));
+  stopButton.addEventListener("click", () => {
+    run.stopped = true;
+    run.wake?.();
+  });
+  const first = home.dataset.condition.split(" ");
+  sliders.forEach((slider, i) => {
+    const output = slider.parentElement.querySelector("output");
+    const tell = () => {
+      output.textContent = Number(slider.value).toFixed(SLIDERS[i].digits);
+    };
+    slider.value = first[i];
+    slider.addEventListener("input", tell);
+    tell();
+  });
+})();
