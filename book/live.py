@@ -95,7 +95,8 @@ def record(trained, md):
         np.savez_compressed(
             file,
             positions=np.stack([frame.positions[0].numpy() for frame in shown]),
-            labels=[f"call {frame.calls}, noise {frame.sigma:.2g} σ" for frame in shown],
+            sigmas=[frame.sigma for frame in shown],
+            calls=[frame.calls for frame in shown],
             reference=rdf(md, md.nearest(*condition[0])),
             condition=condition[0],
         )

@@ -156,23 +156,24 @@ window.mddmViewer.mountAll ??= (() => {
       this.scene.setAttribute("aria-label", figure.querySelector(".mddm-still").alt);
       this.images.hidden = !data.periodic;
       this.curve.hidden = !data.rdf;
-      this.count();
+      this.label();
       if (!this.play.hidden)
         this.help.textContent += " Space plays, comma and full stop step through the frames.";
-      this.bar.hidden = !data.bar;
       if (data.bar) {
-        const [low, high, name] = this.bar.querySelectorAll("span, b");
-        [low.textContent, high.textContent, name.textContent] = data.bar;
         const stops = data.colors.map((value) => Math.round(255 * value));
         const css = [...Array(16).keys()].map((i) => `rgb(${stops.slice(3 * i, 3 * i + 3)})`);
         this.bar.querySelector("i").style.background = `linear-gradient(to right, ${css})`;
       }
     }
 
-    count() {
+    // What depends on the frames and their values.
+    label() {
       const { length } = this.data.labels;
       this.slider.max = length - 1;
       this.play.hidden = this.slider.hidden = this.output.hidden = length < 2;
+      const { bar } = this.data;
+      this.bar.hidden = !bar;
+      this.bar.querySelectorAll("span, b").forEach((part, i) => (part.textContent = bar?.[i] ?? ""));
     }
 
     // Show other frames of as many particles, the last one first; for scripts that make them, and
@@ -180,7 +181,7 @@ window.mddmViewer.mountAll ??= (() => {
     replace(data, unfinished) {
       Object.assign(this.data, data);
       this.unfinished = unfinished;
-      this.count();
+      this.label();
       this.go(data.labels.length - 1);
     }
 

@@ -3,15 +3,21 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from mddm import viewer
+from mddm.potential import OscillatingPair, Smoothed
+from mddm.sampling import Frame
 
 ASSETS = Path(__file__).resolve().parents[1] / "_assets" / "live"
 # What the page loads when a sample is asked for.
 ON_DEMAND = ("runtime", "network", "md")
-ALT = "A box of particles that order step by step; beside it g(r), over that of MD in grey."
+ALT = (
+    "A box of particles, coloured by their energy, that order step by step; beside it g(r), over "
+    "that of MD in grey."
+)
 
 
 def setup(app):
@@ -47,10 +53,16 @@ class LiveSampler(SphinxDirective):
 def recorded(caption):
     """Return a viewer of the run that was recorded, and its condition in words."""
     with np.load(ASSETS / "recorded.npz") as run:
-        shown = viewer.show(
-            run["positions"],
+        moments = zip(run["sigmas"], run["positions"], run["calls"], strict=True)
+        k, phi, _ = run["condition"].tolist()
+        frames = [
+            Frame(len(run["calls"]) - number, sigma, torch.from_numpy(positions)[None], calls)
+            for number, (sigma, positions, calls) in enumerate(moments, start=1)
+        ]
+        shown = viewer.show_sampling(
+            frames,
+            Smoothed(OscillatingPair(k, phi)),
             len(run["positions"][0]) ** (1 / 3),
-            labels=run["labels"].tolist(),
             reference=run["reference"],
             caption=caption,
             alt=ALT,

@@ -81,17 +81,18 @@ def test_rdf(run):
 
 def test_energy_and_forces(run):
     positions, box_length = gas(300)
-    energy, forces = run(
+    energy, energies, forces = run(
         """const system = new live.System(...given.pair, given.edge);
-        return [system.evaluate(x), [...system.forces]];""",
+        return [system.evaluate(x), [...system.energies], [...system.forces]];""",
         positions,
         edge=box_length,
         pair=CONDITION[:2],
     )
     places = torch.from_numpy(positions).requires_grad_()
-    expected = potential_energy(places, POTENTIAL, box_length).sum()
-    expected.backward()
-    assert energy == pytest.approx(expected.item() / 300, rel=1e-4)
+    expected = potential_energy(places, POTENTIAL, box_length)
+    expected.sum().backward()
+    assert energy == pytest.approx(expected.mean().item(), rel=1e-4)
+    np.testing.assert_allclose(energies, expected.detach(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(forces, -places.grad.flatten(), rtol=1e-4, atol=1e-2)
 
 
@@ -296,6 +297,7 @@ def test_a_sample_and_a_quench_are_made_and_reported(live):
     check_status(page, f"A sample at k 9.4, φ 4.3, T 0.040, after {calls} calls")
     assert "runtime.js" in page.loaded
     sync_api.expect(page.locator("figure output")).to_contain_text("the result")
+    sync_api.expect(page.locator(".mddm-bar")).to_contain_text("potential energy [ε]")
     press(page, "Quench by MD")
     check_status(page, "A quench at k 9.4, φ 4.3, T 0.040, of")
     rows = [row.split("\t") for row in page.locator(".mddm-try tbody tr").all_inner_texts()]

@@ -133,8 +133,8 @@
 
   // The frames of a run, thinned out when they become many.
   class Film {
-    constructor(reference) {
-      Object.assign(this, { reference, frames: [] });
+    constructor(reference, system) {
+      Object.assign(this, { reference, system, frames: [] });
     }
 
     add(positions, label, unfinished = true) {
@@ -142,7 +142,8 @@
       const { nBins, rMax } = live.md;
       const curve = [...live.rdf(positions, boxLength, nBins, rMax)];
       const place = Uint16Array.from(positions, (x) => Math.round((x / boxLength) * 65535));
-      this.frames.push({ place, label, curve });
+      this.system.evaluate(positions);
+      this.frames.push({ place, label, curve, energies: this.system.energies });
       const last = this.frames.length - 1;
       if (last >= MOST_FRAMES) this.frames = this.frames.filter((_, i) => i % 2 === 0 || i === last);
       this.show(unfinished);
@@ -160,7 +161,15 @@
       const highest = [...curves, reference].flatMap((curve) => curve.filter((_, i) => r[i] > 1 / 3));
       const rdf = { r, curves, reference: { label: "MD", curve: reference } };
       rdf.top = Math.max(2, 1.1 * Math.max(...highest));
-      figure.mddm?.replace({ places, labels: frames.map(({ label }) => label), rdf }, unfinished);
+      // Colours as in viewer.show_sampling: what has a few bad neighbours would take up all of them.
+      const ranked = [...frames[frames.length - 1].energies].sort((a, b) => a - b);
+      const [low, high] = [0.05, 0.75].map((part) => ranked[Math.round(part * (ranked.length - 1))]);
+      const values = new Uint8ClampedArray(frames.flatMap(({ energies }) =>
+        [...energies].map((energy) => (255 * (energy - low)) / (high - low))));
+      const [least, most] = [low, high].map((energy) => energy.toPrecision(3).replace("-", "−"));
+      const bar = [`≤ ${least}`, `≥ ${most}`, "potential energy [ε]"];
+      const labels = frames.map(({ label }) => label);
+      figure.mddm?.replace({ places, values: new Uint8Array(values.buffer), bar, labels, rdf }, unfinished);
     }
   }
 
@@ -209,7 +218,7 @@
     const levels = live.logLevels(nLevels, sigmaMin, sigmaMax);
     const nCalls = live.countCalls(levels);
     const reference = nearest(given);
-    const film = new Film(reference.curve);
+    const film = new Film(reference.curve, new live.System(given[0], given[1], boxLength));
     const spent = () => own.spent + performance.now() - own.begun;
     const isSample = own.kind === "sample";
     const frames = isSample

@@ -269,11 +269,13 @@ Object.assign(window.mddmLive, (() => {
       return true;
     }
 
-    // The potential energy per particle; the forces are left in `forces`.
+    // The potential energy per particle; each one's share is left in `energies`, the forces in
+    // `forces`.
     evaluate(positions) {
       if (!this.isListed(positions)) this.listPairs(positions);
       const { pairs, perSquare, table, boxLength: L } = this;
       const forces = (this.forces = new Float64Array(positions.length));
+      const shares = (this.energies = new Float64Array(positions.length / 3));
       let total = 0;
       for (let pair = 0; pair < pairs.length; pair += 2) {
         const i = pairs[pair];
@@ -285,7 +287,10 @@ Object.assign(window.mddmLive, (() => {
         if (at >= TABLE_POINTS - 1) continue;
         const row = 2 * Math.floor(at);
         const part = at - row / 2;
-        total += table[row] + part * (table[row + 2] - table[row]);
+        const energy = table[row] + part * (table[row + 2] - table[row]);
+        total += energy;
+        shares[i / 3] += energy / 2;
+        shares[j / 3] += energy / 2;
         const pull = table[row + 1] + part * (table[row + 3] - table[row + 1]);
         forces[i] -= pull * x;
         forces[i + 1] -= pull * y;
