@@ -156,6 +156,7 @@ window.mddmViewer.mountAll ??= (() => {
       this.scene.setAttribute("aria-label", figure.querySelector(".mddm-still").alt);
       this.images.hidden = !data.periodic;
       this.curve.hidden = !data.rdf;
+      this.curve.setAttribute("aria-label", "g(r)"); // until it is drawn
       this.label();
       if (!this.play.hidden)
         this.help.textContent += " Space plays, comma and full stop step through the frames.";
