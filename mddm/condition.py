@@ -127,8 +127,8 @@ class Conditioning(nn.Module):
         Source: MDDM section 4.2, below eq. 1.
         """
         sigma = arguments.sigma(sigma, ("batch",))
-        fraction = torch.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
-        told = [sigma.new_zeros(len(sigma), self.n_numbers - len(self.ranges)), fraction[:, None]]
+        told = [sigma.new_zeros(len(sigma), self.n_numbers - len(self.ranges))]
+        told.append(self._fraction(sigma))
         names = ", ".join(self.ranges)
         if self.ranges:
             if condition is None:
@@ -146,6 +146,10 @@ class Conditioning(nn.Module):
                 "condition must be None: this network has learned one structure and takes none"
             )
         return torch.cat(told, dim=1)
+
+    def _fraction(self, sigma: Tensor) -> Tensor:
+        fraction = torch.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+        return fraction[:, None]
 
     def spread(self, globals_: Tensor) -> Tensor:
         """Turn (batch, n_globals) into (batch, n_features): the fraction over Gaussians."""

@@ -9,11 +9,10 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mddm import arguments
-from mddm.condition import SIGMA_MAX, SIGMA_MIN, take_ranges
-from mddm.layers import Gaussians
+from mddm.condition import SIGMA_MAX, SIGMA_MIN, Conditioning
 from mddm.potential import Smoothed, energy_scale
 
 # Distances at which a potential is tabulated: every 0.02 up to the study's cut-off [length].
@@ -26,7 +25,7 @@ ANSWERS = ("anneal", "stable")
 N_STEPS, _STEPS = 300_000, (3_000, 500_000)
 # Temperatures of the study, in units of `potential.energy_scale`.
 SCALED_TEMPERATURES = (0.005, 0.1)
-# Energies and forces are squashed at these scales; the first two caps of energies are for waves.
+# Scales at which edges are told energies and forces; caps of the energies that waves are told.
 _ENERGIES, _FORCES, _CAPS = (0.15, 0.6, 2.4), (1.0, 4.0, 16.0), (1.0, 4.0)
 # What is told of an edge is no sharper than this, even without noise [length].
 _SHARPEST = 0.03
@@ -75,7 +74,7 @@ def encode(
     return torch.cat([numbers, *told]).float()
 
 
-class PotentialConditioning(nn.Module):
+class PotentialConditioning(Conditioning):
     """What `condition.Conditioning` is for numbers, for a potential and a temperature.
 
     Args:
@@ -103,23 +102,17 @@ class PotentialConditioning(nn.Module):
         sigma_max: float = SIGMA_MAX,
         n_levels: int = 8,
     ):
-        super().__init__()
-        self.ranges = take_ranges(
-            {"temperature": SCALED_TEMPERATURES} if ranges is None else ranges
-        )
+        told = {"temperature": SCALED_TEMPERATURES} if ranges is None else ranges
+        super().__init__(told, sigma_min, sigma_max, n_levels)
         if set(self.ranges) != {"temperature"} or self.ranges["temperature"][0] <= 0:
             raise ValueError(
                 f"ranges must be that of a temperature above 0 beside a potential, got {ranges!r}"
             )
-        self.sigma_min = arguments.number("sigma_min", sigma_min, above=0)
-        self.sigma_max = arguments.number("sigma_max", sigma_max, above=self.sigma_min)
-        n_levels = arguments.whole("n_levels", n_levels, at_least=2)
         self.register_buffer("r", _R.float(), persistent=False)
         first = int((_R >= _FIRST).nonzero()[0])
         self._whole = slice(first, None, _EVERY)
         self.n_globals = 4 + len(_R[self._whole])
         self.n_features = self.n_globals - 1 + n_levels
-        self.levels = Gaussians(0.0, 1.0, n_levels)
 
     def forward(self, condition: Tensor | None, sigma: Tensor) -> Tensor:
         """Put together what is told about the whole system.
@@ -139,14 +132,9 @@ class PotentialConditioning(nn.Module):
         numbers, energy, _ = self._parts(condition, len(sigma))
         low, high = (math.log(end) for end in self.ranges["temperature"])
         warmth = 2 * (numbers[:, :1].log() - low) / (high - low) - 1
-        fraction = torch.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
         whole = torch.tanh(energy[:, self._whole] / _CAPS[0])
-        told = [warmth, numbers[:, 1:], whole, fraction[:, None]]
+        told = [warmth, numbers[:, 1:], whole, self._fraction(sigma)]
         return torch.cat(told, dim=1).to(sigma)
-
-    def spread(self, globals_: Tensor) -> Tensor:
-        """Turn (batch, n_globals) into (batch, n_features): the fraction over Gaussians."""
-        return torch.cat([globals_[:, :-1], self.levels(globals_[:, -1:])], dim=-1)
 
     def of_edges(self, condition: Tensor, sigma: Tensor, r: Tensor, system: Tensor) -> Tensor:
         """Tell what potential and force are at distances, on average over the particles' noise.
@@ -185,7 +173,7 @@ class PotentialConditioning(nn.Module):
             q: (batch, n_waves) lengths of wave vectors [1 / length].
 
         Returns:
-            (batch, n_waves, n_wave): the Fourier transform of U, squashed by tanh at two scales.
+            (batch, n_waves, n_wave): asinh of the Fourier transform of U, at two caps.
         """
         _, energy, _ = self._parts(condition, len(q))
         capped = torch.stack([cap * torch.tanh(energy / cap) for cap in _CAPS], dim=-1)
