@@ -237,6 +237,45 @@ class BraggDenoiser(nn.Module):
             nn.Linear(channels + self.n_told, channels), nn.SiLU(), nn.Linear(channels, 4)
         )
 
+    @torch.no_grad()
+    def adopt(self, other: "BraggDenoiser") -> None:
+        """Take the weights of a network that is alike in all but what its condition is.
+
+        Those that take a condition in are zero at first: what it says is still to be learned.
+
+        Args:
+            other: of the same sizes and noise levels.
+
+        Raises:
+            TypeError, ValueError: no such network, or one of other sizes.
+        """
+        arguments.instance("other", other, BraggDenoiser)
+        own, known = self.state_dict(), other.state_dict()
+        if own.keys() != known.keys():
+            raise ValueError("other must have the same parts; give it the same architecture")
+        taken = {}
+        for name, weight in own.items():
+            columns, others = self._unconditional(name), other._unconditional(name)
+            kept, adopted = weight[..., columns], known[name][..., others]
+            if kept.shape != adopted.shape:
+                raise ValueError(f"other must be of the same sizes; its {name} is of another")
+            taken[name] = torch.zeros_like(weight)
+            taken[name][..., columns] = adopted
+        self.load_state_dict(taken)
+
+    def _unconditional(self, name: str) -> slice | list[int]:
+        """Which columns of a weight take in what is no condition."""
+        told, n_levels = self.conditioning, self.conditioning.n_levels
+        if name == "modulation.embed.0.weight":
+            return slice(-n_levels, None)
+        if name == "fields.enter.0.weight":
+            before = self.fields.enter[0].in_features - told.n_features - told.n_wave
+            levels = before + told.n_features - n_levels
+            return [*range(before), *range(levels, levels + n_levels)]
+        if name.endswith("filter.weight"):
+            return slice(len(self.radial.centers) * _N_HARMONICS)
+        return slice(None)
+
     def forward(
         self,
         x_t: Tensor,

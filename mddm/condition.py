@@ -78,7 +78,7 @@ class Conditioning(nn.Module):
 
     Attributes:
         n_globals: numbers that it makes of condition and noise level.
-        n_features: numbers that `spread` makes of those.
+        n_features: numbers that `spread` makes of those, the last `n_levels` of the noise level.
         n_edge, n_wave: numbers that it tells of every edge and wave: none.
 
     Raises:
@@ -99,7 +99,7 @@ class Conditioning(nn.Module):
         self.ranges = take_ranges(ranges)
         self.sigma_min = arguments.number("sigma_min", sigma_min, above=0)
         self.sigma_max = arguments.number("sigma_max", sigma_max, above=self.sigma_min)
-        n_levels = arguments.whole("n_levels", n_levels, at_least=2)
+        self.n_levels = n_levels = arguments.whole("n_levels", n_levels, at_least=2)
         self.n_numbers = max(len(self.ranges), N_NUMBERS)
         self.n_globals, self.n_features = self.n_numbers + 1, self.n_numbers + n_levels
         self.levels = Gaussians(0.0, 1.0, n_levels)

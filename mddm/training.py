@@ -601,6 +601,8 @@ def potential_of(header: Mapping[str, Any]) -> Family | None:
 def start_from(path: Path | str, state: TrainingState) -> None:
     """Give a run that has not begun the weights of a checkpoint, to train them further.
 
+    A network that is told something else may `adopt` them: "bragg" does.
+
     Args:
         path: of a checkpoint of the same network.
         state: the run, whose settings name the checkpoint as their `start`.
@@ -618,16 +620,20 @@ def start_from(path: Path | str, state: TrainingState) -> None:
             f"{path} is not what the run started with: {settings.start or 'weights of its seed'}"
         )
     with _understanding(path, "checkpoint", header):
-        known = asdict(Settings(**header["settings"]))
-        names = ("preset", "told", "ranges", "sigma_min", "sigma_max", "architecture")
-        changed = [name for name in names if known[name] != getattr(settings, name)]
+        found = Settings(**header["settings"])
+        names = ["preset", "sigma_min", "sigma_max", "architecture"]
+        adopting = hasattr(state.denoiser, "adopt")
+        names += [] if adopting else ["told", "ranges"]
+        changed = [name for name in names if getattr(found, name) != getattr(settings, name)]
     if changed:
         raise ValueError(
             f"{path} is of another network than the run's: {', '.join(changed)} differ; start with "
             "a checkpoint of the same preset and conditions"
         )
-    state.denoiser.load_state_dict(tensors)
-    state.average.module.load_state_dict(tensors)
+    known = found.new_denoiser()
+    known.load_state_dict(tensors)
+    for network in (state.denoiser, state.average.module):
+        network.adopt(known) if adopting else network.load_state_dict(tensors)
 
 
 def check_replaceable(path: Path | str, settings: Settings) -> None:

@@ -3,6 +3,7 @@ import torch
 
 from mddm import bragg
 from mddm.bragg import BraggDenoiser
+from mddm.condition import Conditioning
 from mddm.encoding import PotentialConditioning, encode
 from mddm.family import Family
 from mddm.formulas import LennardJones, Yukawa
@@ -96,6 +97,28 @@ def test_each_system_of_a_batch_hears_of_its_own_potential(network, conditions, 
     # The way of a GPU.
     monkeypatch.setattr(bragg, "_narrow_ranges", bragg._one_range)
     torch.testing.assert_close(network(x_t, sigma, conditions, BOX), both, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_network_that_is_told_a_potential_adopts_what_one_that_is_told_nothing_has_learned(
+    conditions,
+):
+    told, untold = (
+        BraggDenoiser(**SIZES, conditioning=each).eval()
+        for each in (PotentialConditioning(), Conditioning({}))
+    )
+    torch.nn.init.normal_(untold.modulation.change.weight, std=0.3)
+    told.adopt(untold)
+    x_t = BOX * torch.rand(2, 125, 3, generator=torch.Generator().manual_seed(1))
+    sigma = torch.tensor([0.1, 0.4])
+    expected = untold(x_t, sigma, None, BOX)
+    torch.testing.assert_close(told(x_t, sigma, conditions, BOX), expected, rtol=1e-3, atol=1e-4)
+    for other, message in (
+        (SIZES | {"channels": 9}, "of the same sizes"),
+        (SIZES | {"n_fields": 0}, "the same parts"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            told.adopt(BraggDenoiser(**other))
 
 
 def test_what_cannot_be_told_is_refused(told):

@@ -17,8 +17,9 @@ from mddm.condition import sigma_max
 from mddm.study import tasks
 
 PROFILES = ("quick", "full")
-# Steps of the full profile, four configurations each.
-_N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 30_000}
+# Steps of the full profile, four configurations each; "potential" starts with the weights of
+# "conditional".
+_N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 5_000}
 _N_STEPS_SURFACE = 5_000
 # Where the study's own model was given another number, so that it can be made again.
 _N_STEPS_OF = {("conditional", "mddm"): 28_000}
@@ -60,9 +61,13 @@ def settings_of(
         TypeError, ValueError: an unknown model, or settings that mean nothing.
     """
     arguments.choice("model", model, training.PRESETS)
+    recipe = dict(training.RECIPES[model])
+    if run.get("start"):
+        # What has been learned is not to be lost at the first steps.
+        recipe["learning_rate"] /= 2
     return training.Settings(
         preset=model,
-        **training.RECIPES[model],
+        **recipe,
         schedule="log" if source.box_length is None else "log_normal",
         sigma_max=sigma_max(source.box_length),
         ranges=source.ranges,

@@ -110,6 +110,7 @@ def test_a_run_may_start_with_the_weights_of_another(tmp_path):
     train.run(first, settings(n_steps=2), SPHERE)
     weights, _ = checkpoint.read(first, "checkpoint")
     further = replace(settings(n_steps=1, start=files.file_hash(first)), learning_rate=1e-12)
+    assert settings(start="known").learning_rate == settings().learning_rate / 2
     train.run(more, further, SPHERE, start=first)
     for name, value in checkpoint.read(more, "checkpoint")[0].items():
         torch.testing.assert_close(value, weights[name], msg=name)
