@@ -83,15 +83,19 @@ REPLICA, RELAXED_NOISE = "MD replica", "relaxed noise"
 # The lattice of lowest free energy, held at T by so many MD steps; and the lowest few of them, of
 # which the lowest in energy at rest is a score of its own.
 LATTICE_SEARCH, LATTICE_STEPS, LATTICE_TRIES = "lattice search", 3000, 3
-# Samples that begin at a lattice, the lowest or one of the lowest, and how those that are drawn
-# spread [energy]; and whose network it is.
-SEEDED, SEEDED_MODEL = {"seeded at the lowest": 0.0, "seeded": seeded.SPREAD}, "bragg"
+# The network of this study.
+OURS = "bragg"
+# Samples of it that begin at a lattice, the lowest or one of the lowest, and how those that are
+# drawn spread [energy].
+SEEDED = {"seeded at the lowest": 0.0, "seeded": seeded.SPREAD}
+# It, where it is told the potential itself, and no numbers of its formula.
+TOLD = f"{OURS}, told U"
 # A sample or a quench, whichever is lower at rest, within so many seconds of the processor.
 ANSWERS = {f"answer in {seconds} s": float(seconds) for seconds in (30, 10, 100)}
 BEST_POSSIBLE, TRUE_CLOUD, NORMAL_CLOUD = "best possible", "true cloud", "normal cloud"
 CLOSED_FORM = "closed form"
-# What is no model's and uses the potential all the same.
-ASKING = (QUENCH, ANNEAL, REPLICA, LATTICE_SEARCH, RELAXED_NOISE, *ANSWERS)
+# What uses the potential whatever its sampler.
+ASKING = (QUENCH, ANNEAL, REPLICA, LATTICE_SEARCH, RELAXED_NOISE, TOLD, *ANSWERS)
 
 
 def md_source(data: Dataset) -> str:
@@ -147,6 +151,11 @@ class Surrogate:
         if self.compiled:
             denoiser.compile()
         return denoiser, settings
+
+    @property
+    def name(self) -> str:
+        """What its scores are filed under."""
+        return TOLD if self.task == "potential" else self.preset
 
     @property
     def source(self) -> str:
@@ -232,7 +241,7 @@ def sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) -> list
     clock, ends = lammps_process.process_time(), {}
     for frame in surrogate.frames(data, row, seed):
         ends[frame.stage] = frame, lammps_process.process_time() - clock
-    named = {"model": surrogate.preset, "task": surrogate.task, "seed": seed}
+    named = {"model": surrogate.name, "task": surrogate.task, "seed": seed}
     named |= {"source": surrogate.source}
 
     def entries_of(sampler, stage, at_rest=None):

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 # What takes less than so many seconds stands at the edge.
 _LEAST = 1.0
 # Of what forms crystals, by its name in the legend; what has none here is a grey circle.
-_SEEDED = f"{evaluation.SEEDED_MODEL}, from a lattice"
-_ANSWER = f"{evaluation.SEEDED_MODEL} or a quench"
+_SEEDED = f"{evaluation.OURS}, from a lattice"
+_ANSWER = f"{evaluation.OURS} or a quench"
 _COLORS = {model: f"C{number}" for number, model in enumerate(evaluation.MODELS)}
-_COLORS |= {_SEEDED: _COLORS[evaluation.SEEDED_MODEL], evaluation.LOOKED_UP: "C4"}
+_COLORS |= {_SEEDED: _COLORS[evaluation.OURS], evaluation.LOOKED_UP: "C4"}
 _COLORS |= {evaluation.LATTICE_SEARCH: "C5", evaluation.RELAXED_NOISE: "C6"}
-_COLORS |= {_ANSWER: "C9"}
+_COLORS |= {_ANSWER: "C9", evaluation.TOLD: "C7"}
 _MARKERS = {evaluation.QUENCH: "s", evaluation.LOOKED_UP: "D", evaluation.LATTICE_SEARCH: "^"}
 _MARKERS |= {_SEEDED: "P", evaluation.RELAXED_NOISE: "v", _ANSWER: "*"}
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # A file of scores each; the columns of the last three are their own.
 GROUPS = (
-    *("yardsticks", "quench", "lattices", *evaluation.MODELS, "seeded", "answers"),
+    *("yardsticks", "quench", "lattices", *evaluation.MODELS, "told", "seeded", "answers"),
     *("surfaces", "losses", "bottom"),
 )
 _COLUMNS = {
@@ -120,6 +120,8 @@ def jobs_of(
         return _quench_jobs(data, sizes)
     if what == "lattices":
         return _lattice_jobs(data, sizes)
+    if what == "told":
+        return _told_jobs(data, sizes, compiled)
     if what == "seeded":
         return _seeded_jobs(data, sizes, compiled, trained_on)
     if what == "answers":
@@ -190,19 +192,29 @@ def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     return jobs
 
 
+def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
+    drawn_by = (evaluation.OURS, "potential", SAMPLER_WITHIN, sizes["best levels"])
+    surrogate = evaluation.Surrogate(*drawn_by, compiled)
+    jobs, source = [], surrogate.source
+    for task, split, row, seed in _chosen(data, sizes | {"train": 0}, sizes["tries"]):
+        key = Key(surrogate.name, task, split, row, seed, source, SAMPLER_WITHIN)
+        jobs.append((key, partial(evaluation.sample, data, row, surrogate, seed)))
+    return jobs
+
+
 def _seeded_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str) -> list[Job]:
     jobs, tries = [], (1, sizes["drawn"])
     for sampler, n in zip(evaluation.SEEDED, tries, strict=True):
-        drawn_by = (evaluation.SEEDED_MODEL, "conditional", sampler)
+        drawn_by = (evaluation.OURS, "conditional", sampler)
         surrogate = evaluation.Surrogate(*drawn_by, compiled=compiled, trained_on=trained_on)
         for task, split, row, seed in _chosen(data, sizes | {"train": 0}, n):
-            key = Key(evaluation.SEEDED_MODEL, task, split, row, seed, surrogate.source, sampler)
+            key = Key(evaluation.OURS, task, split, row, seed, surrogate.source, sampler)
             jobs.append((key, partial(evaluation.seeded_sample, data, row, surrogate, seed)))
     return jobs
 
 
 def _answer_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str) -> list[Job]:
-    drawn_by = (evaluation.SEEDED_MODEL, "conditional", SAMPLER_WITHIN, sizes["best levels"])
+    drawn_by = (evaluation.OURS, "conditional", SAMPLER_WITHIN, sizes["best levels"])
     surrogate = evaluation.Surrogate(*drawn_by, compiled, trained_on)
     jobs = []
     for name in list(evaluation.ANSWERS)[: sizes["answers"]]:

@@ -213,7 +213,7 @@ def summary(summed: "pd.DataFrame") -> str:
     shown["label"] = marked(shown["label"], shown)
     by_length = quenches(shown).sort_values("n_steps")["label"]
     rows = [f"{model}{mark}" for model in evaluation.MODELS for mark in ("", ASKS)]
-    rows += [name + ASKS for name in evaluation.ANSWERS]
+    rows += [name + ASKS for name in (evaluation.TOLD, *evaluation.ANSWERS)]
     rows += ["mddm (paper)", "transolver (paper)", evaluation.IDEAL_GAS]
     rows += [evaluation.RELAXED_NOISE + ASKS]
     rows += dict.fromkeys([*by_length[:1], *by_length[-1:]])

@@ -144,8 +144,10 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text(f"before\n{tables.BEGIN}\n{tables.END}\nafter\n")
     monkeypatch.setattr(study, "project_root", lambda: tmp_path)
     for task, preset in product(tasks.TASKS, evaluation.MODELS):
-        ranges = RANGES if task == "conditional" else {}
-        state = training.TrainingState(training.Settings(preset=preset, ranges=ranges))
+        told = {"ranges": RANGES if task == "conditional" else {}}
+        if task == "potential":
+            told = {"told": task, "ranges": {"temperature": (0.005, 0.1)}}
+        state = training.TrainingState(training.Settings(preset=preset, **told))
         training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
     few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
     few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
@@ -219,7 +221,7 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     at_rest = in_box[in_box["relaxed"].astype(bool)]
     assert (at_rest["above_lowest"] >= -1e-9).all() and in_box["above_lowest"].isna().any()
     assert {"seeded", "seeded at the lowest"} <= set(in_box["sampler"])
-    assert "answer in 30 s" in set(in_box["model"])
+    assert {"answer in 30 s", "bragg, told U"} <= set(in_box["model"])
     held = pd.read_csv(folder / "scores-bottom.csv")
     assert held["model"].tolist()[:2] == ["lattice", "MD from the lattice"]
     surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
