@@ -213,6 +213,8 @@ def _sample(options):
             f"{each.name:8} energy at rest {each.energy_at_rest:.4f} a particle, crystallinity "
             f"{each.crystallinity:.2f}, {each.seconds:.1f} s"
         )
+    if found.difference is not None:
+        print(found.difference)
     if found.potential is not None:
         for number, energy in enumerate(found.energies):
             print(f"sample {number}: seed {options.seed + number}, energy {energy:.4f} a particle")

@@ -30,10 +30,12 @@ from mddm import (
     seeded,
     structure,
     training,
+    trust,
 )
 from mddm.budget import SAMPLER_WITHIN, Candidate, within
 from mddm.family import Family
 from mddm.potential import Smoothed, energy_scale, potential_energy
+from mddm.trust import Difference
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -142,6 +144,8 @@ class Structures:
         calls: of the network, for each of them.
         seconds: for each of them, on average.
         candidates: of an answer within a budget, the lowest in energy at rest first, which it is.
+        difference: likewise, what it is thought to differ from MD by, of a model that is told
+            potentials; None where that cannot be told, see `trust.evidence`.
     """
 
     positions: np.ndarray
@@ -151,6 +155,7 @@ class Structures:
     calls: int = 0
     seconds: float = 0.0
     candidates: tuple[Candidate, ...] = ()
+    difference: Difference | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -346,21 +351,27 @@ class Model:
             raise ValueError(f"a budget is for one structure, got n_samples = {n_samples}")
         if "temperature" not in system.condition:
             raise ValueError(f"a budget needs a temperature, which {self.card.name!r} is not told")
-        start = time.perf_counter()
+        start, potential = time.perf_counter(), system._known(None)
         candidates = within(
             seconds,
             self._frames(system, asked, sampler, sigmas, n_particles, seed),
-            system._known(None),
+            potential,
             system.condition["temperature"],
             n_particles=n_particles,
             box_length=system._box(),
             seed=seed,
             stable=asked.get("what") == "stable",
         )
+        difference = None
+        if self.card.told == "potential" and (TRAINED / trust.FILE).is_file():
+            known = trust.evidence(candidates, potential, system._box())
+            if known is not None:
+                difference = trust.Calibration.read(TRAINED / trust.FILE).judge(known)
         return replace(
             system,
             positions=candidates[0].positions[None],
             candidates=tuple(candidates),
+            difference=difference,
             seconds=time.perf_counter() - start,
         )
 

@@ -12,25 +12,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, files, optional, samplers, study
+from mddm import dataset, files, optional, samplers, study, trust
 from mddm.budget import SAMPLER_WITHIN
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
-from mddm.study import bottom, comparison, evaluation, plan, rivals, tables, tasks
+from mddm.study import bottom, comparison, evaluation, plan, rivals, tables, tasks, unseen
 from mddm.study.evaluation import Key
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# A file of scores each; the columns of the last three are their own.
+# A file of scores each; the columns of the last four are their own.
 GROUPS = (
     *("yardsticks", "quench", "lattices", *evaluation.MODELS, "told", "seeded", "answers"),
-    *("surfaces", "losses", "bottom"),
+    *("surfaces", "losses", "bottom", "unseen"),
 )
 _COLUMNS = {
     "surfaces": evaluation.SURFACE_COLUMNS,
     "losses": evaluation.LOSS_COLUMNS,
     "bottom": bottom.COLUMNS,
+    "unseen": unseen.COLUMNS,
 }
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 # Lengths of which as many are run as a model has samples, and the lowest at rest is a score too.
@@ -49,6 +50,7 @@ _PROFILES = {
         "drawn": 1,
         "bottom": 1,
         "answers": 1,
+        "unseen": 1,
     },
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
@@ -56,6 +58,7 @@ _PROFILES = {
         **{"best levels": evaluation.N_LEVELS, "lattices": 100, "drawn": 2},
         "bottom": 12,
         "answers": 1,
+        "unseen": 100,
     },
 }
 _POINTS = 1000
@@ -122,6 +125,8 @@ def jobs_of(
         return _lattice_jobs(data, sizes)
     if what == "told":
         return _told_jobs(data, sizes, compiled)
+    if what == "unseen":
+        return _unseen_jobs(data, sizes, compiled)
     if what == "seeded":
         return _seeded_jobs(data, sizes, compiled, trained_on)
     if what == "answers":
@@ -199,6 +204,20 @@ def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
     for task, split, row, seed in _chosen(data, sizes | {"train": 0}, sizes["tries"]):
         key = Key(surrogate.name, task, split, row, seed, source, SAMPLER_WITHIN)
         jobs.append((key, partial(evaluation.sample, data, row, surrogate, seed)))
+    return jobs
+
+
+def _unseen_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
+    drawn_by = (evaluation.OURS, "potential", SAMPLER_WITHIN, sizes["best levels"])
+    surrogate, jobs = evaluation.Surrogate(*drawn_by, compiled), []
+    for split, name in unseen.SETS.items():
+        path = study.project_root() / plan.FILES[name]
+        if split != "test" and not path.is_file():
+            continue
+        asked = data if split == "test" else dataset.read(path)
+        for row in unseen.rows_of(asked, split)[: sizes["unseen"]]:
+            key = Key(unseen.ANSWER, "conditional", split, row, 0, surrogate.source)
+            jobs.append((key, partial(unseen.answer, asked, row, surrogate)))
     return jobs
 
 
@@ -389,6 +408,9 @@ def make(
     made = _sum_up(folder, known, profile, of)
     for path, content in made.items():
         tables.write_csv(path, content)
+    if summarised and folder / "coverage.csv" in made:
+        scored = tables.read_scores(folder / "scores-unseen.csv")
+        unseen.calibrate(scored).write(root / "data" / "checkpoints" / trust.FILE)
     summed = made.get(folder / "table1.csv")
     if summarised and summed is not None:
         page = tables.with_summary(readme.read_text(), tables.summary(summed))
@@ -425,6 +447,8 @@ def _sum_up(
             made[path] = comparison.figure_5(
                 data, scored, levels, trained_on=trained_on, known=before
             )
+    if "unseen" in found and unseen.are_enough(found["unseen"]):
+        made[folder / "coverage.csv"] = unseen.coverage(found["unseen"])
     if "surfaces" in found:
         paper = pd.read_csv(quoted / "paper-table-a1.csv")
         made[folder / "table-a1.csv"] = tables.table_a1(found["surfaces"], paper)

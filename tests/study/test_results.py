@@ -151,7 +151,7 @@ def project(tmp_path, monkeypatch):
         training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
     few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
     few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
-    few |= {"lattices": 1, "drawn": 1, "bottom": 1, "answers": 1}
+    few |= {"lattices": 1, "drawn": 1, "bottom": 1, "answers": 1, "unseen": 1}
     # It has tests of its own, and takes seconds to list all lattices.
     monkeypatch.setattr(evaluation.lattices, "search", lambda *_, **__: [])
     monkeypatch.setattr(evaluation.lattices, "search_many", one_lattice)
@@ -222,6 +222,7 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     assert (at_rest["above_lowest"] >= -1e-9).all() and in_box["above_lowest"].isna().any()
     assert {"seeded", "seeded at the lowest"} <= set(in_box["sampler"])
     assert {"answer in 30 s", "bragg, told U"} <= set(in_box["model"])
+    assert pd.read_csv(folder / "scores-unseen.csv")["model"].tolist() == ["answer", "sample"]
     held = pd.read_csv(folder / "scores-bottom.csv")
     assert held["model"].tolist()[:2] == ["lattice", "MD from the lattice"]
     surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
