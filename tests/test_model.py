@@ -9,7 +9,7 @@ import torch
 
 import mddm
 from mddm import __main__ as command
-from mddm import model, training
+from mddm import model, training, trust
 from mddm.budget import Candidate
 from mddm.condition import RANGES, sigma_max
 from mddm.encoding import SCALED_TEMPERATURES
@@ -244,6 +244,25 @@ def test_a_model_that_is_told_potentials_takes_any():
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             network.sample(**asked | wrong)
+
+
+def test_an_answer_for_any_potential_says_how_far_to_believe_it(monkeypatch, tmp_path):
+    def within(seconds, frames, potential, temperature, **_):
+        points = last(frames).positions[0].numpy()
+        return [Candidate(name, points, i, 0.0, 1.0) for i, name in enumerate(answers)]
+
+    monkeypatch.setattr(model, "within", within)
+    asked = {"temperature": 0.02, "sampler": "ancestral", **FAST, "n_particles": 125}
+    network, mine = mddm.load("potential-mddm"), Smoothed(LennardJones())
+    monkeypatch.setattr(model, "TRAINED", tmp_path)
+    answers = ("sample", "quench")
+    assert network.sample(potential=mine, budget=9.0, **asked).difference is None
+    calibration = trust.Calibration(-1.0, {"agreement": 0.0, "above_lattice": 0.0}, 3.0, 9, 9, "")
+    calibration.write(tmp_path / trust.FILE)
+    found = network.sample(potential=mine, budget=9.0, **asked).difference
+    assert (found.expected, found.at_most) == pytest.approx((0.1, 0.3))
+    answers = ("sample",)
+    assert network.sample(potential=mine, budget=9.0, **asked).difference is None
 
 
 def test_a_condition_for_a_model_of_one_structure_is_refused():
