@@ -254,7 +254,10 @@ def test_checks_see_what_is_wrong(data):
     assert _failed(hot) == {"temperatures"}
     # A quench has no time to settle, and is not blamed for it; but it was promised more steps.
     assert _failed(_changed(hot, "steps", 0, 1000)) == {"steps"}
-    assert _failed(_changed(data, "pressure", 0, data.pressure[0] + 2)) == {"pressures"}
+    wrong = _changed(data, "pressure", 0, data.pressure[0] + 2)
+    assert _failed(wrong) == {"pressures"}
+    # A structure that changed during the hold had another pressure on average.
+    assert _failed(_changed(wrong, "drift", 0, -2 * data.temperature[0])) == set()
     assert _failed(replace(data, drift=-data.temperature)) == {"drift"}
     assert _failed(_changed(data, "steps", 0, 10)) == {"steps"}
     touching = data.positions[0, 1] + np.float32([0.5, 0, 0])
@@ -462,6 +465,14 @@ def test_shipped_lengths_are_sound():
         found.setdefault((k, phi), set()).add(steps)
     assert len(found) >= 20
     assert all(steps >= {3_000, 10_000, 30_000, 100_000} for steps in found.values())
+
+
+def test_shipped_lattices_are_of_the_training_potentials_and_sound():
+    held = dataset.read(SHIPPED.with_name("opp-stable.h5"))
+    assert _failed(held) == set() and held.attributes["start"] == "lattice"
+    whole = dataset.read(SHIPPED.with_name("opp.h5")).subset("train")
+    assert set(zip(held.k, held.phi, strict=True)) == set(zip(whole.k, whole.phi, strict=True))
+    assert (held.encoded[:, 2] == 1).all()
 
 
 def test_shipped_replica_is_of_the_one_configuration():
