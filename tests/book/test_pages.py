@@ -34,7 +34,13 @@ def test_edit_links_point_at_the_notebooks_themselves(built):
     assert "/book/notebooks/" not in page
 
 
-def test_docstrings_are_on_the_page_of_the_package(built):
-    page = (built / "api.html").read_text()
-    for name in ("mddm.geometry.wrap", "mddm.study.check_parameters", "mddm.plotting.rdf"):
-        assert f'id="{name}"' in page
+def test_docstrings_are_on_the_page_of_their_group(built):
+    index = (built / "api.html").read_text()
+    assert "Particles that a reader can turn" in index
+    for page, name in [
+        ("ground_floor", "mddm.geometry.wrap"),
+        ("study", "mddm.study.check_parameters"),
+        ("drawing", "mddm.plotting.rdf"),
+    ]:
+        assert f'id="{name}"' in (built / "api" / f"{page}.html").read_text()
+        assert f'href="api/{page}.html#module-{name.rpartition(".")[0]}"' in index
