@@ -25,6 +25,7 @@ INPUTS = [
 def setup(app):
     """Connect the hooks; Sphinx calls this."""
     app.connect("config-inited", key_cache_by_code_and_data, priority=900)
+    app.connect("builder-inited", write_every_node_on_one_page)
     app.connect("html-page-context", mend_links_to_notebooks, priority=900)
     app.connect("html-page-context", drop_live_code_scripts, priority=900)
     app.connect("autodoc-process-docstring", make_docstring_safe, priority=400)
@@ -61,6 +62,15 @@ def hash_of_inputs(root, surroundings):
         digest.update(f"{path.relative_to(root)}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
+
+
+def write_every_node_on_one_page(app):
+    """Let the book on one page have what other extensions know how to write for many pages.
+
+    sphinx-exercise registers its own for the one page, and Sphinx then takes no other's.
+    """
+    handlers = app.registry.translation_handlers
+    handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
 
 
 def mend_links_to_notebooks(app, pagename, templatename, context, doctree):

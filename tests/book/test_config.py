@@ -150,6 +150,14 @@ def test_a_build_stops_at_every_run_where_a_captioned_cell_has_drawn_nothing(tmp
     mddm_book.refuse_missing_figures(app, None)
 
 
+def test_on_one_page_every_node_is_written():
+    handlers = {"html": {"exercise": "own page", "cell": "folded"}}
+    app = SimpleNamespace(registry=SimpleNamespace(translation_handlers=handlers))
+    handlers["singlehtml"] = {"exercise": "one page"}
+    mddm_book.write_every_node_on_one_page(app)
+    assert handlers["singlehtml"] == {"exercise": "one page", "cell": "folded"}
+
+
 def test_several_returned_values_become_a_list():
     lines = ["One.", "", "Returns:", "    a: (n,) first,", "        and more.", "    b: last.", ""]
     assert mddm_book.list_several_returns(lines) == [
