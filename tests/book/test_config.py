@@ -1,5 +1,6 @@
 """The book's configuration holds together."""
 
+import copy
 import importlib.metadata
 import json
 import re
@@ -7,9 +8,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 import yaml
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +160,34 @@ def test_on_one_page_every_node_is_written():
     handlers["singlehtml"] = {"exercise": "one page"}
     mddm_book.write_every_node_on_one_page(app)
     assert handlers["singlehtml"] == {"exercise": "one page", "cell": "folded"}
+
+
+def test_a_notebook_is_downloaded_with_its_outputs(tmp_path):
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+    executed = copy.deepcopy(page)
+    executed.cells[0].outputs = [
+        nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=1)
+    ]
+    cache = get_cache(tmp_path / "cache")
+    cache.cache_notebook_bundle(CacheBundleIn(executed, "page.ipynb"), check_validity=False)
+    for folder in ("jupyter_execute", "html/_sources"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("page", "prose"):
+            nbformat.write(page, tmp_path / folder / f"{name}.ipynb")
+    app = SimpleNamespace(
+        outdir=tmp_path / "html",
+        builder=SimpleNamespace(name="html"),
+        config=SimpleNamespace(nb_execution_cache_path=tmp_path / "cache"),
+        env=SimpleNamespace(
+            found_docs={"page", "prose"}, nb_metadata={"page": {"exec_data": {"runtime": 2.0}}}
+        ),
+    )
+    mddm_book.offer_executed_notebooks(app, None)
+    outputs = [
+        nbformat.read(tmp_path / "html" / "_sources" / f"{name}.ipynb", 4).cells[0].outputs
+        for name in ("page", "prose")
+    ]
+    assert outputs[0][0].data == {"text/plain": "2"} and outputs[1] == []
 
 
 def test_several_returned_values_become_a_list():
