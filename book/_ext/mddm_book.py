@@ -6,7 +6,10 @@ import re
 from importlib import metadata
 from pathlib import Path
 
+import nbformat
 import offline
+import run_time
+from jupyter_cache import get_cache
 from sphinx.errors import ExtensionError
 
 from mddm import study
@@ -25,11 +28,14 @@ INPUTS = [
 def setup(app):
     """Connect the hooks; Sphinx calls this."""
     app.connect("config-inited", key_cache_by_code_and_data, priority=900)
+    app.connect("builder-inited", write_every_node_on_one_page)
     app.connect("html-page-context", mend_links_to_notebooks, priority=900)
+    app.connect("html-page-context", launch_notebooks_only, priority=900)
     app.connect("html-page-context", drop_live_code_scripts, priority=900)
     app.connect("autodoc-process-docstring", make_docstring_safe, priority=400)
     app.connect("build-finished", refuse_missing_figures)
     app.connect("build-finished", refuse_foreign_loads)
+    app.connect("build-finished", offer_executed_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -63,6 +69,15 @@ def hash_of_inputs(root, surroundings):
     return digest.hexdigest()[:12]
 
 
+def write_every_node_on_one_page(app):
+    """Let the book on one page have what other extensions know how to write for many pages.
+
+    sphinx-exercise registers its own for the one page, and Sphinx then takes no other's.
+    """
+    handlers = app.registry.translation_handlers
+    handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
+
+
 def mend_links_to_notebooks(app, pagename, templatename, context, doctree):
     """Point edit links at `notebooks/`: a web server does not follow the link in `book/`."""
     _rewrite(context.get("header_buttons", []))
@@ -73,6 +88,15 @@ def _rewrite(buttons):
         if "url" in button:
             button["url"] = button["url"].replace("/book/notebooks/", "/notebooks/")
         _rewrite(button.get("buttons", []))
+
+
+def launch_notebooks_only(app, pagename, templatename, context, doctree):
+    """Leave out Binder and Colab where the source is Markdown, which neither of them runs."""
+    if not str(app.env.doc2path(pagename)).endswith(".ipynb"):
+        buttons = context.get("header_buttons", [])
+        context["header_buttons"] = [
+            button for button in buttons if button.get("label") != "launch-buttons"
+        ]
 
 
 def drop_live_code_scripts(app, pagename, templatename, context, doctree):
@@ -128,6 +152,22 @@ def refuse_missing_figures(app, exception):
             "cells have run and drawn no figure or table; mend them, remove book/_build and build "
             "again:\n" + "\n".join(missing)
         )
+
+
+def offer_executed_notebooks(app, exception):
+    """Let the button that downloads a page's notebook give it with what its cells have put out.
+
+    The theme offers the source.
+    """
+    if exception is not None or app.builder.name != "html":
+        return
+    out = Path(app.outdir)
+    cache = get_cache(app.config.nb_execution_cache_path)
+    for name in sorted(app.env.found_docs):
+        if run_time.run_time(app.env, name):
+            page = nbformat.read(out.parent / "jupyter_execute" / f"{name}.ipynb", as_version=4)
+            _, executed = cache.merge_match_into_notebook(page)
+            nbformat.write(executed, out / "_sources" / f"{name}.ipynb")
 
 
 def captioned(notebook):

@@ -19,6 +19,15 @@ def test_the_entry_agrees_with_the_citation_file():
     assert fields["url"] == citation["repository-code"]
 
 
+def test_the_repository_has_one_address():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    page = (ROOT / "book" / "reproduce.md").read_text()
+    addresses = {config["repository"]["url"], citation["repository-code"]}
+    addresses |= {found.removesuffix(".git") for found in re.findall(r"git clone (\S+)", page)}
+    assert len(addresses) == 1
+
+
 def test_the_paper_is_cited_with_it():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     (paper,) = citation["references"]

@@ -1,5 +1,6 @@
 """The book's configuration holds together."""
 
+import copy
 import importlib.metadata
 import json
 import re
@@ -7,9 +8,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 import yaml
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,8 +25,9 @@ import offline  # noqa: E402
 
 def entries(toc):
     yield toc["root"]
-    for part in toc.get("parts", [toc]):
-        yield from (chapter["file"] for chapter in part["chapters"])
+    for part in toc["parts"]:
+        for chapter in part["chapters"]:
+            yield from (page["file"] for page in (chapter, *chapter.get("sections", [])))
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +47,11 @@ def test_every_notebook_is_a_chapter(chapters):
     assert notebooks <= set(chapters)
 
 
-def test_every_chapter_is_introduced(chapters):
+def test_chapters_are_introduced_in_the_order_of_the_book(chapters):
     intro = (ROOT / "book" / "intro.md").read_text()
-    for chapter in chapters:
-        if chapter.startswith("notebooks/"):
-            assert f"]({chapter})" in intro, f"intro.md does not say what {chapter} is about"
+    introduced = re.findall(r"^\| \[[^]]+\]\(([^)]+)\) \|", intro, re.MULTILINE)
+    assert introduced == chapters[1 : 1 + len(introduced)]
+    assert not any(chapter.startswith("notebooks/") for chapter in chapters[1 + len(introduced) :])
 
 
 def test_every_part_of_the_paper_is_accounted_for():
@@ -67,11 +72,14 @@ def test_links_are_links(name):
     assert not link.readlink().is_absolute()
 
 
-def test_every_module_is_documented():
-    page = (ROOT / "book" / "api.md").read_text()
-    modules = {path.stem for path in (ROOT / "mddm").glob("*.py")} - {"__init__"}
-    missing = {name for name in modules if f".. automodule:: mddm.{name}\n" not in page}
-    assert not missing
+def test_every_module_is_documented_in_the_order_of_the_list_of_modules(chapters):
+    files = (path.relative_to(ROOT).with_suffix("") for path in ROOT.glob("mddm/**/*.py"))
+    modules = {".".join(path.parts).removesuffix(".__init__") for path in files} - {"mddm"}
+    listed = re.findall(r"^   (mddm\S+)$", (ROOT / "book" / "api.md").read_text(), re.MULTILINE)
+    pages = [ROOT / "book" / f"{name}.md" for name in chapters if name.startswith("api/")]
+    text = "".join(page.read_text() for page in pages)
+    assert re.findall(r"^\.\. automodule:: (\S+)\n   :members:$", text, re.MULTILINE) == listed
+    assert set(listed) == modules
 
 
 def test_no_script_lies_where_every_page_would_load_it():
@@ -144,6 +152,42 @@ def test_a_build_stops_at_every_run_where_a_captioned_cell_has_drawn_nothing(tmp
     app.config.nb_execution_mode = "off"
     del labels["fig-gone"]
     mddm_book.refuse_missing_figures(app, None)
+
+
+def test_on_one_page_every_node_is_written():
+    handlers = {"html": {"exercise": "own page", "cell": "folded"}}
+    app = SimpleNamespace(registry=SimpleNamespace(translation_handlers=handlers))
+    handlers["singlehtml"] = {"exercise": "one page"}
+    mddm_book.write_every_node_on_one_page(app)
+    assert handlers["singlehtml"] == {"exercise": "one page", "cell": "folded"}
+
+
+def test_a_notebook_is_downloaded_with_its_outputs(tmp_path):
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+    executed = copy.deepcopy(page)
+    executed.cells[0].outputs = [
+        nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=1)
+    ]
+    cache = get_cache(tmp_path / "cache")
+    cache.cache_notebook_bundle(CacheBundleIn(executed, "page.ipynb"), check_validity=False)
+    for folder in ("jupyter_execute", "html/_sources"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("page", "prose"):
+            nbformat.write(page, tmp_path / folder / f"{name}.ipynb")
+    app = SimpleNamespace(
+        outdir=tmp_path / "html",
+        builder=SimpleNamespace(name="html"),
+        config=SimpleNamespace(nb_execution_cache_path=tmp_path / "cache"),
+        env=SimpleNamespace(
+            found_docs={"page", "prose"}, nb_metadata={"page": {"exec_data": {"runtime": 2.0}}}
+        ),
+    )
+    mddm_book.offer_executed_notebooks(app, None)
+    outputs = [
+        nbformat.read(tmp_path / "html" / "_sources" / f"{name}.ipynb", 4).cells[0].outputs
+        for name in ("page", "prose")
+    ]
+    assert outputs[0][0].data == {"text/plain": "2"} and outputs[1] == []
 
 
 def test_several_returned_values_become_a_list():

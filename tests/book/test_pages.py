@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -34,7 +35,24 @@ def test_edit_links_point_at_the_notebooks_themselves(built):
     assert "/book/notebooks/" not in page
 
 
-def test_docstrings_are_on_the_page_of_the_package(built):
-    page = (built / "api.html").read_text()
-    for name in ("mddm.geometry.wrap", "mddm.study.check_parameters", "mddm.plotting.rdf"):
-        assert f'id="{name}"' in page
+def test_notebooks_and_only_they_open_in_binder_and_colab(built):
+    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    where = url.removeprefix("https://github.com/")
+    page = (built / "notebooks" / "train.html").read_text()
+    binder = f"https://mybinder.org/v2/gh/{where}/main?urlpath=lab/tree/notebooks/train.ipynb"
+    colab = f"https://colab.research.google.com/github/{where}/blob/main/notebooks/train.ipynb"
+    assert f'href="{binder}"' in page and f'href="{colab}"' in page
+    for name in ("intro", "glossary"):
+        assert "mybinder.org" not in (built / f"{name}.html").read_text()
+
+
+def test_docstrings_are_on_the_page_of_their_group(built):
+    index = (built / "api.html").read_text()
+    assert "Particles that a reader can turn" in index
+    for page, name in [
+        ("ground_floor", "mddm.geometry.wrap"),
+        ("study", "mddm.study.check_parameters"),
+        ("drawing", "mddm.plotting.rdf"),
+    ]:
+        assert f'id="{name}"' in (built / "api" / f"{page}.html").read_text()
+        assert f'href="api/{page}.html#module-{name.rpartition(".")[0]}"' in index

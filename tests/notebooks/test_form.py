@@ -131,10 +131,10 @@ def test_figures_and_tables_have_names_of_their_own_and_references_lead_to_them(
         assert set(re.findall(r"{numref}`((?:fig|tab)-[\w-]+)`", page)) <= set(names)
 
 
-def test_it_ends_with_two_or_three_exercises_and_hides_the_solutions(notebook):
+def test_it_ends_with_two_or_three_exercises_each_with_a_hidden_solution(notebook):
     _, exercises = text(notebook).split("## Exercises\n")
-    fold = r"^(```|:::){(admonition|dropdown)} Solutions?\n.*?^\1$"
-    asked, hidden = re.subn(fold, "", exercises, flags=re.DOTALL | re.MULTILINE)
-    assert 2 <= len(re.findall(r"^(?:\*\*)?\d\.(?:\*\*)? ", asked, re.MULTILINE)) <= 3
-    assert hidden
-    assert exercises.count("{admonition}") == exercises.count(":class: dropdown")
+    asked = re.findall(r"^:::{exercise}\n:label: (\S+)\n\n", exercises, re.MULTILINE)
+    solved = re.findall(r"^:::{solution} (\S+)\n:class: dropdown\n\n", exercises, re.MULTILINE)
+    assert 2 <= len(asked) <= 3
+    assert solved == asked
+    assert exercises.count("{exercise}") == len(asked)
