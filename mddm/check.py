@@ -45,7 +45,8 @@ def check(dataset: Dataset) -> list[Check]:
     checks = [
         Check("conditions", not outside, f"{', '.join(dataset.ranges)}: {outside} out of range")
     ]
-    if dataset.seed is not None:
+    # Potentials that conditions do not tell apart are of no grid.
+    if dataset.seed is not None and set(dataset.parameters) <= set(dataset.ranges):
         checks.append(_grid(dataset.subset("train").conditions))
     return [*checks, _replicas(dataset), _duplicates(dataset), *_physics(dataset)]
 

@@ -112,8 +112,10 @@ class Dataset:
             for name, kind in _COLUMNS.items()
             if name not in _OPTIONAL or getattr(self, name) is not None
         }
-        for name, value in parameters.items():
-            taken["parameters"][name] = _column(name, value, np.float64)
+        # In the order of the formula, whatever the order in which they are given: files know no other.
+        for name in family.free if parameters else ():
+            if name in parameters:
+                taken["parameters"][name] = _column(name, parameters[name], np.float64)
         points = columns["positions"]
         if points.ndim != 3 or points.shape[-1] != 3:
             raise ValueError(

@@ -162,6 +162,10 @@ def test_each_row_may_have_a_potential_of_its_own(data, tmp_path):
     alphas = [Family("morse", {"alpha": alpha}) for alpha in (8.0, 9.0, 8.0)]
     morse = replace(mixed, family=alphas, **told)
     assert morse.family == Family("morse") and morse.alpha.tolist() == [8.0, 9.0, 8.0]
+    # In whatever order they are given.
+    both = [Family("morse", {"r_0": 1 + alpha / 80, "alpha": alpha}) for alpha in (8.0, 9.0, 8.0)]
+    dataset.write(tmp_path / "y.h5", replace(mixed, family=both, **told))
+    assert dataset.read(tmp_path / "y.h5").r_0.tolist() == pytest.approx([1.1, 1.1125, 1.1])
     assert found.take([1]).family == kinds[1] and found.take([]).split.size == 0
     for wrong, message in (
         ({"family": kinds[:2]}, "one for each of 3 rows"),
@@ -473,6 +477,15 @@ def test_shipped_lattices_are_of_the_training_potentials_and_sound():
     whole = dataset.read(SHIPPED.with_name("opp.h5")).subset("train")
     assert set(zip(held.k, held.phi, strict=True)) == set(zip(whole.k, whole.phi, strict=True))
     assert (held.encoded[:, 2] == 1).all()
+
+
+def test_shipped_random_potentials_are_sound():
+    drawn = dataset.read(SHIPPED.with_name("any.h5"))
+    assert _failed(drawn) == set()
+    potentials = [drawn.family_of(row) for row in range(0, len(drawn), 3)]
+    planned = plan.random_potentials(300)[: len(potentials)]
+    for found, wanted in zip(potentials, planned, strict=True):
+        assert found.parameters == pytest.approx(wanted.parameters)
 
 
 def test_shipped_replica_is_of_the_one_configuration():
