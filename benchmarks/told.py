@@ -29,9 +29,10 @@ training.CONDITIONINGS["edges alone"] = EdgesAlone
 # Name, what the network is told, and settings that are not those of its recipe.
 TOLD = {
     "k, phi, T": ("numbers", {}),
-    "U, T": ("potential", {}),
-    "U, T, of edges alone": ("edges alone", {}),
-    "U, T, rivals": ("potential", {"rivals": 0.3}),
+    "U, T": ("potential", {"jitter": 0.0}),
+    "U, T, jittered": ("potential", {}),
+    "U, T, of edges alone": ("edges alone", {"jitter": 0.0}),
+    "U, T, rivals": ("potential", {"rivals": 0.3, "jitter": 0.0}),
 }
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 

@@ -112,7 +112,7 @@ class Dataset:
             for name, kind in _COLUMNS.items()
             if name not in _OPTIONAL or getattr(self, name) is not None
         }
-        # In the order of the formula, whatever the order in which they are given: files know no other.
+        # In the order of the formula, however they are given: files know no other.
         for name in family.free if parameters else ():
             if name in parameters:
                 taken["parameters"][name] = _column(name, parameters[name], np.float64)

@@ -29,6 +29,8 @@ SCALED_TEMPERATURES = (0.005, 0.1)
 _ENERGIES, _FORCES, _CAPS = (0.15, 0.6, 2.4), (1.0, 4.0, 16.0), (1.0, 4.0)
 # What is told of an edge is no sharper than this, even without noise [length].
 _SHARPEST = 0.03
+# Periods of the waves that a jitter adds to a potential, and how many of them [length].
+_PERIODS, _N_WAVES = (0.4, 2.0), 6
 # Every so many distances the whole is told, from this one on [length].
 _EVERY, _FIRST = 4, 0.86
 
@@ -180,6 +182,32 @@ class PotentialConditioning(Conditioning):
         phase = q[..., None] * self.r
         kernel = 4 * math.pi * self.r[0] * self.r.square() * torch.sinc(phase / math.pi)
         return torch.asinh(kernel @ capped)
+
+    def jittered(self, condition: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+        """Add a little smooth function of the distance to each potential, another one each time.
+
+        Potentials that differ by so little have the same structures, as a rule.  A network that is
+        trained so does not know the potentials of its data by heart, and finds its way from them to
+        others.
+
+        Args:
+            condition: (batch, 303).
+            amount: standard deviation of what is added near r = 0, from where it falls to zero at
+                the end of the table, in units of the potential's scale.
+            generator: of what is added, on the device of the condition.
+
+        Returns:
+            (batch, 303).
+        """
+        numbers, energy, force = self._parts(condition, len(condition))
+        on = {"device": condition.device, "generator": generator}
+        height, period, phase = torch.rand(3, len(condition), _N_WAVES, 1, **on)
+        height = (2 * height - 1) * math.sqrt(6 / _N_WAVES)
+        low, high = (math.log(end) for end in _PERIODS)
+        angle = 2 * math.pi * (self.r / (low + (high - low) * period).exp() + phase)
+        added = (height * angle.cos()).sum(dim=1) * (1 - (self.r / self.r[-1]) ** 4) * amount
+        (slope,) = torch.gradient(added, spacing=self.r[0].item(), dim=1)
+        return torch.cat([numbers, energy + added, force - slope], dim=1).to(condition)
 
     def _parts(self, condition: Tensor | None, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         if condition is None:

@@ -214,6 +214,8 @@ class Settings:
         decoys: part of all systems in a box whose noise gets waves besides, which the network
             is to see through (`waves.decoys`).
         rivals: part of them that gets those of another structure of the batch (`waves.rivals`).
+        jitter: by how much potentials that are told differ from those of the data, in units of
+            their scale (`encoding.PotentialConditioning.jittered`).
         start: content hash of the checkpoint whose weights the run starts with (`start_from`);
             empty where they are the seed's.
         told: what a condition is: "numbers", those of `ranges`, or "potential", any pair potential
@@ -242,6 +244,7 @@ class Settings:
     precision: str = "float32"
     decoys: float = 0.0
     rivals: float = 0.0
+    jitter: float = 0.0
     start: str = ""
     told: str = "numbers"
     architecture: dict[str, Any] = field(default_factory=dict)
@@ -264,6 +267,7 @@ class Settings:
             "precision": arguments.choice("precision", self.precision, ("float32", "bfloat16")),
             "decoys": number("decoys", self.decoys, at_least=0, at_most=1),
             "rivals": number("rivals", self.rivals, at_least=0, at_most=1),
+            "jitter": number("jitter", self.jitter, at_least=0),
             "start": arguments.instance("start", self.start, str),
             "told": arguments.choice("told", self.told, CONDITIONINGS),
             "architecture": default_architecture(self.preset),
@@ -275,6 +279,8 @@ class Settings:
             taken["architecture"][name] = value
         for name, value in taken.items():
             object.__setattr__(self, name, value)
+        if self.jitter and self.told == "numbers":
+            raise ValueError("jitter is of potentials that are told; leave it out")
         self.sigmas()
 
     def sigmas(self) -> Tensor:
@@ -388,6 +394,9 @@ def train(state: TrainingState, source: Source) -> Iterator[Step]:
         _seed(generator, settings.seed, state.step)
         x_0, condition = source.draw(settings.batch_size, generator)
         _check_size(state, x_0.shape[1], source.box_length)
+        if settings.jitter:
+            conditioning = state.denoiser.conditioning
+            condition = conditioning.jittered(condition, settings.jitter, generator)
         state.potential = source.potential
         try:
             with torch.autocast(generator.device.type, torch.bfloat16, enabled=lowered):

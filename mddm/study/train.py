@@ -23,6 +23,8 @@ _N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 3_000}
 _N_STEPS_SURFACE = 5_000
 # Where the study's own model was given another number, so that it can be made again.
 _N_STEPS_OF = {("conditional", "mddm"): 28_000}
+# Two fifths of how far potentials that are neighbours on the grid are apart.
+_JITTER = 0.05
 # How much of a run a crash may cost [s].
 _SAVED_EVERY = 60
 
@@ -62,18 +64,19 @@ def settings_of(
     """
     arguments.choice("model", model, training.PRESETS)
     recipe = dict(training.RECIPES[model])
+    if getattr(source, "told", "numbers") != "numbers":
+        recipe["jitter"] = _JITTER
     if run.get("start"):
         # What has been learned is not to be lost at the first steps.
         recipe["learning_rate"] /= 2
     return training.Settings(
         preset=model,
-        **recipe,
         schedule="log" if source.box_length is None else "log_normal",
         sigma_max=sigma_max(source.box_length),
         ranges=source.ranges,
         told=getattr(source, "told", "numbers"),
         data=data,
-        **run,
+        **recipe | run,
     )
 
 
