@@ -121,6 +121,25 @@ def test_a_network_that_is_told_a_potential_adopts_what_one_that_is_told_nothing
             told.adopt(BraggDenoiser(**other))
 
 
+def test_a_jittered_potential_is_another_one_with_forces_of_its_own(told):
+    many = encode(LJ, 0.03)[None].repeat(400, 1)
+    found = told.jittered(many, 0.05, torch.Generator().manual_seed(0))
+    assert torch.equal(found[:, :3], many[:, :3])
+    energy, force = (found - many)[:, 3:].split(150, dim=1)
+    assert energy[:, 0].std().item() == pytest.approx(0.05, rel=0.1)
+    assert energy.mean().abs() < 0.005 and energy[:, -1].abs().max() < 1e-6
+    # Between two distances the energy falls by the mean force, over 0.02.
+    fall = (energy[:, 20:90:10] - energy[:, 30:100:10]) / 0.2
+    means = [
+        force[:, i : i + 10].mean(1) + (force[:, i + 10] - force[:, i]) / 20
+        for i in range(20, 90, 10)
+    ]
+    torch.testing.assert_close(torch.stack(means, dim=1), fall, atol=0.02, rtol=0)
+    again = told.jittered(many, 0.05, torch.Generator().manual_seed(0))
+    assert torch.equal(again, found)
+    assert torch.equal(told.jittered(many, 0.0, torch.Generator()), many)
+
+
 def test_what_cannot_be_told_is_refused(told):
     for call, message in (
         (lambda: encode(Smoothed(LennardJones(), r_cut=4.0), 0.1), "must end at 3"),

@@ -13,8 +13,11 @@ from safetensors import safe_open
 from torch.optim.swa_utils import AveragedModel
 
 from mddm import __version__, checkpoint, training
+from mddm.encoding import SCALED_TEMPERATURES, PotentialConditioning, encode
+from mddm.formulas import LennardJones
 from mddm.geometry import minimum_image
 from mddm.noise import wrapped_eps
+from mddm.potential import Smoothed
 from mddm.training import Configurations, Settings, TrainingState
 
 PRESETS = list(training.PRESETS)
@@ -316,6 +319,30 @@ def test_decoys_are_for_a_box_and_for_the_part_of_all_systems_that_was_asked_for
     assert plain.mean() + 0.01 < some.mean() < all_.mean() - 0.01
     rivalled = torch.stack([step.losses for step in run(states(rivals=1.0), boxed)]).flatten()
     assert rivalled.mean() > plain.mean() + 0.01
+
+
+def test_potentials_that_are_told_are_jittered_anew_at_every_step():
+    known = encode(Smoothed(LennardJones()), 0.03)
+    told = {"told": "potential", "ranges": {"temperature": SCALED_TEMPERATURES}}
+    source = Configurations(3 * torch.rand(1, 24, 3), known[None], 3.0, **told)
+
+    def seen(jitter):
+        conditions = []
+
+        def listen(x_t, sigma, condition, box_length):
+            conditions.append(condition)
+            return 0 * x_t
+
+        listener = Stub(listen)
+        listener.conditioning = PotentialConditioning()
+        run(stub_state(settings(jitter=jitter, **told), listener), source)
+        return torch.stack(conditions).flatten(0, 1) - known
+
+    assert seen(0.0).abs().max() == 0
+    added = seen(0.1)[:, 3:20]
+    assert len(added.round(decimals=5).unique(dim=0)) == 14 and 0.02 < added.std() < 0.3
+    with pytest.raises(ValueError, match="jitter is of potentials that are told"):
+        settings(jitter=0.1)
 
 
 def test_steps_draw_every_level_but_zero_evenly_and_never_the_same_noise():
