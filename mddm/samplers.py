@@ -107,8 +107,8 @@ class Stage:
     Args:
         sampler: that goes it.
         n_levels: noise levels below its start, evenly spaced in log sigma.
-        lowest: the last of them [length].  None for the last stage, which ends at zero, and before
-            that at the lowest level that there is.
+        lowest: the last of them [length].  None for the last stage, which ends at zero; of several
+            levels the one before that is the lowest that there is.
 
     Raises:
         TypeError, ValueError: a setting of another kind or out of its range.
@@ -204,8 +204,8 @@ _COOLED = Ancestral(
     correctors=(Corrector(24, 0.2, lowest=0.16, highest=0.3, noise_scale=0.8), _FINE),
     hops=_HOPS,
 )
-# A crystal begins in a few large steps where they add little noise; what a step in `cooled` leaves
-# in order comes of many.
+# Where a crystal has to begin a few large steps do, if they put back little noise: `cooled` takes
+# ten times as many.
 _CHILLED = Staged(
     (
         *(
