@@ -204,8 +204,7 @@ _COOLED = Ancestral(
     correctors=(Corrector(24, 0.2, lowest=0.16, highest=0.3, noise_scale=0.8), _FINE),
     hops=_HOPS,
 )
-# Where a crystal has to begin a few large steps do, if they put back little noise: `cooled` takes
-# ten times as many.
+# Where a crystal has to begin a few large steps do, too, if they put back less noise still.
 _CHILLED = Staged(
     (
         *(
