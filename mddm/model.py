@@ -290,7 +290,8 @@ class Model:
                 training, and no other density will do.
             sampler: one of `samplers`, or one with settings of your own, see `mddm.samplers`; by
                 default the best, and within a budget "thermalised", which has fewer calls.
-            n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own.
+            n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own;
+                "quick" and "chilled" have theirs.
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,
                 and what energies are of; by default that of k and phi.  A model that is told
                 potentials needs it, with a temperature.
@@ -325,6 +326,10 @@ class Model:
         if not isinstance(sampler, sampling.Sampler):
             sampler = arguments.choice("sampler", sampler, self.samplers)
             sampler = samplers.SAMPLERS.get(sampler, sampler)
+        if n_levels is not None and getattr(sampler, "own_levels", False):
+            raise ValueError(
+                f"this sampler has noise levels of its own; leave out n_levels = {n_levels}"
+            )
         if n_levels is None:
             plain = isinstance(sampler, sampling.Ancestral) and not sampler.correctors
             n_levels = _N_LEVELS_ANCESTRAL if plain else _N_LEVELS
@@ -386,8 +391,8 @@ class Model:
             return seeded.draw(self.denoiser, system.potential, *size, *told, device=self.device)
         size = (1, n_particles, system.box_length, seed, self.device)
 
-        def relax(positions):
-            return lammps.minimize(positions, system.potential, system.box_length)[0]
+        def relax(positions, **how):
+            return lammps.minimize(positions, system.potential, system.box_length, **how)[0]
 
         return samplers.draw(self.denoiser, sampler, sigmas, conditions, *size, relax)
 

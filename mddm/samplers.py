@@ -1,6 +1,7 @@
 """The samplers by name, and samples that are drawn by them, each from a seed of its own."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from mddm.sampling import (
     Ancestral,
     Corrector,
     Frame,
+    Multistep,
     ProbabilityFlow,
     Relax,
     Sampler,
@@ -49,9 +51,12 @@ class Polished(Sampler):
         start: draws what is relaxed.
         finish: takes the added noise away.
         top: how much noise is added [length].
+        force: on a particle, root of the mean square, at which relaxing stops [energy / length];
+            None for a minimum.  The last of the way down takes the longest, and noise is added to
+            what comes of it.
 
     Raises:
-        TypeError, ValueError: what is no sampler, or a `top` that is not above zero.
+        TypeError, ValueError: what is no sampler, or a `top` or `force` that is not above zero.
 
     Source: this study.
     """
@@ -61,25 +66,136 @@ class Polished(Sampler):
     start: Sampler
     finish: Sampler = _FINISH
     top: float = 0.15
+    force: float | None = None
 
     def __post_init__(self):
         arguments.instance("start", self.start, Sampler)
         arguments.instance("finish", self.finish, Sampler)
         object.__setattr__(self, "top", arguments.number("top", self.top, above=0))
+        if self.force is not None:
+            object.__setattr__(self, "force", arguments.number("force", self.force, above=0))
+
+    @property
+    def own_levels(self) -> bool:
+        """Whether `start` has noise levels of its own."""
+        return self.start.own_levels
 
     def frames(self, walk: Walk, x_t: Tensor, relax: Relax) -> Iterator[Frame]:
         """Draw, relax and polish."""
         given = (walk.condition, walk.box_length, walk.center, relax)
         for frame in self.start(walk.denoiser, x_t, walk.sigmas, walk.generator, *given):
             yield frame
-        at_rest = np.stack([relax(system) for system in frame.positions.cpu().numpy()])
+        systems, how = frame.positions.cpu().numpy(), {}
+        if self.force is not None:
+            how["tolerance"] = self.force * systems.shape[1] ** 0.5
+        at_rest = np.stack([relax(system, **how) for system in systems])
         relaxed = torch.as_tensor(at_rest).to(frame.positions)
         seed = (_POLISHING_SEED + walk.generator.initial_seed()) % 2**64
         walk = replace(walk, generator=torch.Generator(walk.generator.device).manual_seed(seed))
         x_t, levels = walk.noised(relaxed, self.top)
-        yield Frame(len(levels), 0.0, relaxed, frame.calls, "relaxed")
-        for after in self.finish(walk.denoiser, x_t, levels, walk.generator, *given):
+        finish = self.finish(walk.denoiser, x_t, levels, walk.generator, *given)
+        noised = next(finish)
+        yield Frame(noised.n_left + 1, 0.0, relaxed, frame.calls, "relaxed")
+        for after in itertools.chain([noised], finish):
             yield replace(after, calls=frame.calls + after.calls, stage="polished")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the way down, see `Staged`.
+
+    Args:
+        sampler: that goes it.
+        n_levels: noise levels below its start, evenly spaced in log sigma.
+        lowest: the last of them [length].  None for the last stage, which ends at zero; of several
+            levels the one before that is the lowest that there is.
+
+    Raises:
+        TypeError, ValueError: a setting of another kind or out of its range.
+    """
+
+    sampler: Sampler
+    n_levels: int
+    lowest: float | None = None
+
+    def __post_init__(self):
+        arguments.instance("sampler", self.sampler, Sampler)
+        n_levels = arguments.whole("n_levels", self.n_levels, at_least=1)
+        object.__setattr__(self, "n_levels", n_levels)
+        if self.lowest is not None:
+            object.__setattr__(self, "lowest", arguments.number("lowest", self.lowest, above=0))
+
+
+@dataclass(frozen=True)
+class Staged(Sampler):
+    """Samplers one after the other, each on a part of the way and on noise levels of its own.
+
+    So that few calls go where they count.  Of the levels that it is given it keeps the two ends,
+    the highest and the lowest above zero.
+
+    Args:
+        stages: from the top down; the last one, and no other, has no `lowest`.
+
+    Raises:
+        TypeError, ValueError: what are no such stages; at the first frame, ends that do not lie
+            about the stages' levels.
+
+    Source: this study.
+    """
+
+    own_levels = True
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self):
+        stages = tuple(arguments.instance("stages", self.stages, Sequence))
+        for stage in stages:
+            arguments.instance("stages", stage, Stage)
+        ends = [stage.lowest for stage in stages]
+        if not ends or ends[-1] is not None or None in ends[:-1] or ends[:-1] != _down(ends[:-1]):
+            raise ValueError(
+                "stages must each have a lowest level below that of the one before, and the last, "
+                f"which ends at zero, must have none: lowest = None; got {ends}"
+            )
+        object.__setattr__(self, "stages", stages)
+
+    def frames(self, walk: Walk, x_t: Tensor, relax: Relax) -> Iterator[Frame]:
+        """Go one stage after the other."""
+        levels = self._levels(walk.sigmas)
+        n_left, calls = sum(len(each) - 1 for each in levels), 0
+        yield Frame(n_left, walk.sigmas[-1].item(), x_t, calls)
+        for stage, sigmas in zip(self.stages, levels, strict=True):
+            n_left -= len(sigmas) - 1
+            frames = stage.sampler.frames(replace(walk, sigmas=sigmas), x_t, relax)
+            # Of the start, which is the end of the stage before.
+            next(frames)
+            for frame in frames:
+                yield replace(frame, n_left=n_left + frame.n_left, calls=calls + frame.calls)
+            x_t, calls = frame.positions, calls + frame.calls
+
+    def _levels(self, sigmas: Tensor) -> list[Tensor]:
+        ends = [stage.lowest for stage in self.stages[:-1]]
+        lowest, highest = sigmas[1].item(), sigmas[-1].item()
+        if ends != _down([end for end in ends if lowest < end < highest]):
+            raise ValueError(
+                f"sigmas must begin below the levels of this sampler's stages, {ends}, and end "
+                f"above them, got {lowest:.4g} to {highest:.4g}"
+            )
+        found = []
+        for stage, top, end in zip(self.stages, [highest, *ends], [*ends, lowest], strict=True):
+            to_zero = stage.lowest is None
+            if to_zero and stage.n_levels == 1:
+                found.append(sigmas.new_tensor([0.0, top]))
+                continue
+            spaced = torch.logspace(
+                *np.log10([end, top]), stage.n_levels + (not to_zero), dtype=sigmas.dtype
+            )
+            found.append(torch.cat([sigmas.new_zeros(int(to_zero)), spaced]))
+        return found
+
+
+def _down(levels: Sequence[float]) -> list[float]:
+    return sorted(set(levels), reverse=True)
 
 
 _COOLED = Ancestral(
@@ -88,12 +204,26 @@ _COOLED = Ancestral(
     correctors=(Corrector(24, 0.2, lowest=0.16, highest=0.3, noise_scale=0.8), _FINE),
     hops=_HOPS,
 )
+# Where a crystal has to begin a few large steps do, too, if they put back less noise still.
+_CHILLED = Staged(
+    (
+        *(
+            Stage(Ancestral(correctors=(Corrector(7, 0.4, 0.99 * at, 1.01 * at, 0.4),)), 1, at)
+            for at in (0.27, 0.23, 0.19)
+        ),
+        Stage(Multistep(), 2),
+    )
+)
 SAMPLERS: dict[str, Sampler] = {
     "polished": Polished(_COOLED),
+    # A tenth of the calls of `polished`: relaxed in part, for the rest of that takes longer than
+    # all of them, and thermalised in three.
+    "quick": Polished(_CHILLED, finish=Staged((Stage(Ancestral(), 3),)), top=0.05, force=0.3),
     # Noise of about the width of thermal motion, and no correctors: what a network that errs at
     # every level does the least harm by.
     "thermalised": Polished(_COOLED, finish=Ancestral(), top=0.05),
     "cooled": _COOLED,
+    "chilled": _CHILLED,
     # More steps where structure forms, between thermal motion and half a particle spacing.
     "corrected": Ancestral(
         correctors=(Corrector(4, 0.7, lowest=0.01, highest=0.4),),

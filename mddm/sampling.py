@@ -41,8 +41,9 @@ class Frame:
     stage: str = "sampled"
 
 
-# Takes (n_particles, 3) positions to a minimum of their energy [length].
-Relax = Callable[[np.ndarray], np.ndarray]
+# Takes (n_particles, 3) positions to a minimum of their energy [length], or on the way there until
+# a `tolerance`, that of `lammps.minimize`.
+Relax = Callable[..., np.ndarray]
 
 
 def check_levels(sigmas: Tensor) -> Tensor:
@@ -118,6 +119,8 @@ class Sampler:
 
     # Whether it has to be given `relax`.
     asks_potential: ClassVar[bool] = False
+    # Whether of the noise levels that it is given it keeps the two ends alone.
+    own_levels: ClassVar[bool] = False
 
     def __call__(
         self,
@@ -141,8 +144,8 @@ class Sampler:
             box_length: edge of the periodic cube [length], or None for free space.
             center: move the centre of mass to the origin after every step, for a
                 translation-invariant network in free space.
-            relax: takes the (n_particles, 3) positions of a system to a minimum of its energy;
-                for samplers with `asks_potential`.
+            relax: takes the (n_particles, 3) positions of a system to a minimum of its energy, or
+                part of the way if it is told a `tolerance`; for samplers with `asks_potential`.
 
         Yields:
             The start, then a frame at each level below.
@@ -321,7 +324,7 @@ class Ancestral(Sampler):
         if self.hops and box_length is not None and self.hops[0] <= level <= self.hops[1]:
             x_t = hop(x_t, level, box_length)
         for corrector in self.correctors:
-            if step > 1 and corrector.lowest <= level <= corrector.highest:
+            if level > 0 and corrector.lowest <= level <= corrector.highest:
                 for _ in range(corrector.n_steps):
                     eps = walk.estimate(x_t, below)
                     x_t = walk.settle(x_t + level * _correction(eps, corrector, walk))
@@ -378,10 +381,39 @@ class ProbabilityFlow(Sampler):
         stride = (below - sigma).item()
         slope = walk.estimate(x_t, sigma)
         ahead, calls = x_t + stride * slope, 1
-        if self.order == 2 and step > 1:
+        if self.order == 2 and below > 0:
             there = walk.estimate(wrap(ahead, walk.box_length), below)
             ahead, calls = x_t + stride * (slope + there) / 2, 2
         return walk.settle(ahead), calls
+
+
+@dataclass(frozen=True)
+class Multistep(Sampler):
+    """The same equation by a method of second order that calls the network once a step.
+
+    It follows the estimate of the data as a line in log sigma, through the present step and the
+    one before; the first step and the last, to zero, are Euler's.
+
+    Source: Lu et al. 2022, DPM-Solver++, algorithm 2 (2M), for data that are not scaled.
+    """
+
+    def frames(self, walk: Walk, x_t: Tensor, relax: Relax | None) -> Iterator[Frame]:
+        """Walk down all levels, with the estimate of the step before."""
+        sigmas, before, width = walk.sigmas, None, None
+        n_left = len(sigmas) - 1
+        yield Frame(n_left, sigmas[-1].item(), x_t, 0)
+        for step in range(n_left, 0, -1):
+            sigma, below = sigmas[step], sigmas[step - 1]
+            # Estimates of the data are kept as ways there from where the particles are now: a
+            # torus has no other difference of two places.
+            way = -sigma.item() * walk.estimate(x_t, sigma)
+            ahead, ratio = way, (below / sigma).item()
+            if before is not None and below > 0:
+                ahead = way + (way - before) * math.log(1 / ratio) / (2 * width)
+            move = (1 - ratio) * ahead
+            before, width = way - move, math.log(1 / ratio) if below > 0 else None
+            x_t = walk.settle(x_t + move)
+            yield Frame(step - 1, below.item(), x_t, n_left + 1 - step)
 
 
 def _range(ends: Sequence[float], name: str, name_of_last: str = "") -> tuple[float, float]:

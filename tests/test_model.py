@@ -188,6 +188,10 @@ WRONG = [
     (ASKED | {"box_length": -3}, "box_length must be"),
     (ASKED | {"sampler": "polish"}, "did you mean 'polished'"),
     (ASKED | {"n_levels": 1}, "n_levels must be a whole number of at least 2"),
+    (
+        ASKED | {"sampler": "quick", "n_levels": 9},
+        "has noise levels of its own; leave out n_levels",
+    ),
     (ASKED | {"potential": "opp"}, "potential must be a Smoothed"),
 ]
 

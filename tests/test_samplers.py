@@ -7,8 +7,8 @@ import torch
 
 from mddm import samplers, sampling, training
 from mddm.noise import log_schedule
-from mddm.samplers import SAMPLERS, Polished
-from mddm.sampling import Ancestral
+from mddm.samplers import SAMPLERS, Polished, Stage, Staged
+from mddm.sampling import Ancestral, Corrector, ProbabilityFlow
 
 BOX = 6.0
 
@@ -17,7 +17,7 @@ def silent(x_t, sigma, condition, box_length):
     return torch.zeros_like(x_t)
 
 
-def at_the_origin(positions):
+def at_the_origin(positions, tolerance=None):
     return np.zeros_like(positions)
 
 
@@ -88,6 +88,45 @@ def test_polishing_gives_a_crystal_at_rest_its_thermal_motion():
     n_below = int((sigmas < 0.5).sum())
     assert [frame.n_left for frame in frames][-n_below - 2 :] == list(range(n_below + 1, -1, -1))
     assert frames[-1].calls == 100 + n_below
+
+
+def test_stages_of_one_sampler_are_that_sampler_on_the_levels_of_all():
+    sampler = Ancestral(correctors=(Corrector(2, lowest=0.05, highest=0.6),))
+    stages = Staged((Stage(sampler, 1, 0.8), Stage(sampler, 2, 0.2), Stage(sampler, 3)))
+    staged = drawn(stages, sigmas=(0.0, 0.05, 0.3, 2.0))
+    whole = drawn(sampler, sigmas=(0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 2.0))
+    for frame, expected in zip(staged, whole, strict=True):
+        assert (frame.n_left, frame.calls) == (expected.n_left, expected.calls)
+        assert frame.sigma == pytest.approx(expected.sigma)
+        torch.testing.assert_close(frame.positions, expected.positions)
+
+
+def test_each_stage_is_gone_by_its_sampler():
+    stages = Staged((Stage(Ancestral(), 2, 0.2), Stage(ProbabilityFlow(), 3)))
+    assert [frame.calls for frame in drawn(stages)] == [0, 1, 2, 4, 6, 7]
+
+
+def test_stages_must_lead_down_and_lie_between_the_levels_that_are_given():
+    for lowest in ((0.2,), (None, 0.2), (0.2, 0.2, None), (0.1, 0.2, None), ()):
+        with pytest.raises(ValueError, match="the last, which ends at zero, must have none"):
+            Staged([Stage(Ancestral(), 1, end) for end in lowest])
+    stages = Staged((Stage(Ancestral(), 1, 0.2), Stage(Ancestral(), 1)))
+    for sigmas in ((0.0, 0.25, 1.0), (0.0, 0.1, 0.15)):
+        with pytest.raises(ValueError, match=r"sigmas must begin below .* \[0\.2\], and end above"):
+            drawn(stages, sigmas=sigmas)
+
+
+def test_polishing_relaxes_as_far_as_it_is_told():
+    told = []
+
+    def relax(positions, **how):
+        told.append(how)
+        return positions
+
+    for force in (None, 0.3):
+        drawn(Polished(Ancestral(), force=force), relax=relax)
+    # Two samples of thirty particles each; the length of the vector of all forces.
+    assert told == 2 * [{}] + 2 * [{"tolerance": pytest.approx(0.3 * 30**0.5)}]
 
 
 def test_wrong_requests_are_refused_at_the_call():

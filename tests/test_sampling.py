@@ -6,11 +6,11 @@ import torch
 from mddm import sampling
 from mddm.geometry import minimum_image, neighbor_pairs
 from mddm.noise import linear_variance_schedule, log_schedule, power_schedule, wrapped_eps
-from mddm.sampling import Ancestral, Corrector, ProbabilityFlow
+from mddm.sampling import Ancestral, Corrector, Multistep, ProbabilityFlow
 
 BOX = 10.0
 SPREAD = 0.7
-SAMPLERS = [Ancestral(), ProbabilityFlow()]
+SAMPLERS = [Ancestral(), ProbabilityFlow(), Multistep()]
 
 
 def generator(seed=0):
@@ -230,28 +230,32 @@ def test_one_step_jumps_to_the_estimate_of_the_data(sampler):
 # --- probability flow --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("order", "ratio"), [(1, 2.0), (2, 4.0)])
+@pytest.mark.parametrize(
+    ("sampler", "ratio"),
+    [(ProbabilityFlow(1), 2.0), (ProbabilityFlow(2), 4.0), (Multistep(), 4.0)],
+)
 @pytest.mark.parametrize("schedule", [log_schedule, power_schedule])
-def test_order_of_convergence(order, ratio, schedule):
+def test_order_of_convergence(sampler, ratio, schedule):
     x_t = torch.randn(1, 20, 3, generator=generator(), dtype=torch.float64) * 5
     # The flow keeps x / sqrt(s^2 + sigma^2).
     exact = x_t * SPREAD / math.sqrt(SPREAD**2 + 25.0)
     errors = []
     for n_steps in (80, 160, 320):
         sigmas = schedule(n_steps, sigma_min=1e-5, sigma_max=5.0)
-        samples = result_of(ProbabilityFlow(order), normal_denoiser, x_t, sigmas)
+        samples = result_of(sampler, normal_denoiser, x_t, sigmas)
         errors.append(((samples - exact) / exact).abs().max().item())
     assert errors[0] / errors[1] == pytest.approx(ratio, rel=0.12)
     assert errors[1] / errors[2] == pytest.approx(ratio, rel=0.06)
-    assert errors[2] < (2e-2, 5e-4)[order - 1]
+    assert errors[2] < {2.0: 2e-2, 4.0: 5e-4}[ratio]
 
 
-def test_probability_flow_on_the_torus_is_the_same_in_every_image():
+@pytest.mark.parametrize("sampler", [ProbabilityFlow(), Multistep()])
+def test_probability_flow_on_the_torus_is_the_same_in_every_image(sampler):
     lattice = ThermalLattice(cubic_sites(3).double(), 0.2)
     x_t = sampling.pure_noise(2, 27, BOX, 5.0, generator()).double()
     sigmas = log_schedule(30)
-    samples = result_of(ProbabilityFlow(), lattice, x_t, sigmas, box_length=BOX)
-    moved = result_of(ProbabilityFlow(), lattice, x_t + 3 * BOX, sigmas, box_length=BOX)
+    samples = result_of(sampler, lattice, x_t, sigmas, box_length=BOX)
+    moved = result_of(sampler, lattice, x_t + 3 * BOX, sigmas, box_length=BOX)
     torch.testing.assert_close(
         minimum_image(samples - moved, BOX), torch.zeros_like(x_t), rtol=0, atol=1e-9
     )
@@ -267,6 +271,7 @@ def test_probability_flow_on_the_torus_is_the_same_in_every_image():
         (Ancestral(correctors=[Corrector(2)]), 0.1),
         (Ancestral("paper"), 0.1 / math.sqrt(2)),
         (ProbabilityFlow(), 0.1),
+        (Multistep(), 0.1),
     ],
 )
 def test_a_thermal_lattice_comes_out_of_uniform_noise(sampler, width):
@@ -340,6 +345,7 @@ class Counting:
         (Ancestral(correctors=[Corrector(1, lowest=0.1, highest=1.0)]), [0, 1, 3, 5, 6, 7]),
         (ProbabilityFlow(1), [0, 1, 2, 3, 4, 5]),
         (ProbabilityFlow(2), [0, 2, 4, 6, 8, 9]),
+        (Multistep(), [0, 1, 2, 3, 4, 5]),
     ],
 )
 def test_frames_count_steps_and_calls(sampler, calls):
@@ -361,6 +367,7 @@ def test_frames_count_steps_and_calls(sampler, calls):
         (Ancestral(correctors=[Corrector(1)]), [4, 1, 1, 0.1, 0.1]),
         (ProbabilityFlow(1), [4, 1, 0.1]),
         (ProbabilityFlow(2), [4, 1, 1, 0.1, 0.1]),
+        (Multistep(), [4, 1, 0.1]),
     ],
 )
 def test_the_network_is_asked_at_the_level_of_the_positions(sampler, expected):

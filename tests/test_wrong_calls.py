@@ -77,7 +77,7 @@ LEFT_OUT = {
     plotting: {"set_style"},
     potential: {"PairPotential"},
     noise: {"Denoiser"},
-    sampling: {"Frame", "Sampler", "Walk"},
+    sampling: {"Frame", "Multistep", "Sampler", "Walk"},
     train: {"run", "settings_of"},
     training: {
         "Source",
@@ -218,6 +218,7 @@ SAMPLER = {
     "center": (False, [True]),
 }
 ANCESTRAL, FLOW = sampling.Ancestral(), sampling.ProbabilityFlow()
+STAGES = (samplers.Stage(ANCESTRAL, 1, 0.2), samplers.Stage(FLOW, 1))
 STEP = {"displacement": (X, no_numbers(X))}
 STEP |= {"sigma": (0.1, LENGTHS), "box_length": (7.0, FREE)}
 NETWORK = {name: SAMPLER[name] for name in ("x_t", "box_length")}
@@ -434,9 +435,18 @@ CALLS = [
         "start": (ANCESTRAL, OTHER),
         "finish": (ANCESTRAL, OTHER),
         "top": (0.2, POSITIVE),
+        "force": (0.3, [bad for bad in POSITIVE if bad is not None]),
     }),
+    (samplers.Stage, {
+        "sampler": (ANCESTRAL, OTHER),
+        "n_levels": (2, COUNT),
+        "lowest": (0.2, [bad for bad in POSITIVE if bad is not None]),
+    }),
+    (samplers.Staged, {"stages": (STAGES, [3, (), (None,), STAGES[:1], STAGES[::-1]])}),
+    (samplers.Staged(STAGES).__call__, SAMPLER),
     (ANCESTRAL.__call__, SAMPLER),
     (FLOW.__call__, SAMPLER),
+    (sampling.Multistep().__call__, SAMPLER),
     (samplers.Polished(ANCESTRAL).__call__, SAMPLER | {"relax": (np.zeros_like, [None, 3])}),
     (samplers.name_of, {"sampler": (FLOW, OTHER)}),
     (samplers.draw, {

@@ -190,8 +190,8 @@ class Surrogate:
         n_particles, seed = data.positions.shape[1], 1000 * row + seed
         potential, box_length = data.potential(row), data.box_length
 
-        def relax(positions):
-            return lammps.minimize(positions, potential, box_length)[0]
+        def relax(positions, **how):
+            return lammps.minimize(positions, potential, box_length, **how)[0]
 
         return self._draw(conditions, 1, n_particles, box_length, seed, relax)
 
@@ -253,9 +253,11 @@ def sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) -> list
     entries = entries_of(surrogate.sampler, frame.stage)
     if "relaxed" in ends:
         relaxed, seconds = ends["relaxed"]
-        before = samplers.name_of(samplers.SAMPLERS[surrogate.sampler].start)
+        polished = samplers.SAMPLERS[surrogate.sampler]
         at_rest = relaxed.positions[0].cpu().numpy(), seconds
-        entries += entries_of(before, "sampled", at_rest)
+        # What was relaxed in part is not at rest.
+        known = at_rest if polished.force is None else None
+        entries += entries_of(samplers.name_of(polished.start), "sampled", known)
     return entries
 
 

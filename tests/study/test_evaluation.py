@@ -90,6 +90,23 @@ def test_polishing_goes_through_a_minimum_of_the_energy(data, checkpoints):
     assert np.allclose(ends["relaxed"].positions[0], expected, atol=1e-4)
 
 
+def test_what_was_relaxed_in_part_is_relaxed_to_the_end_before_it_is_judged_at_rest(
+    data, checkpoints, monkeypatch
+):
+    told = []
+
+    def minimize(positions, potential, box_length, **how):
+        told.append(list(how))
+        return positions, 0.0, True
+
+    monkeypatch.setattr(lammps, "minimize", minimize)
+    row = results.choose_rows(data, "test", 1)[0]
+    entries = evaluation.sample(data, row, evaluation.Surrogate("mddm", "conditional", "quick"))
+    assert [entry["sampler"] for entry in entries] == 2 * ["quick"] + 2 * ["chilled"]
+    assert [entry["calls"] for entry in entries] == [29, 29, 26, 26]
+    assert told == [["tolerance"], [], []]
+
+
 def test_samples_of_other_seeds_and_rows_are_others(data, checkpoints):
     surrogate = evaluation.Surrogate("mddm", "unconditional", "ancestral", 2)
     drawn = [
