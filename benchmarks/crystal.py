@@ -1,6 +1,7 @@
 """What must a network see to make a crystal: its neighbours, their sum, the waves of the box?
 
-    python benchmarks/crystal.py         # half an hour on one core, resumable
+    python benchmarks/crystal.py                 # half an hour on one core, resumable
+    python benchmarks/crystal.py --samples 8     # four more of the network that is kept: a minute
 
 Each network learns one configuration of MD, a crystal, in the same number of steps.  It is judged
 level by level, beside the best guess of one who knows every site but not that each is taken once,
@@ -71,11 +72,18 @@ def main():
     losses, samples = folder / "crystal-losses.csv", folder / "crystal-samples.csv"
     if not samples.exists():
         known(md, row, losses, samples, options.seed)
+    record = folder / "crystal.json"
     for name in options.networks:
-        if name not in pd.read_csv(samples)["network"].unique():
+        drawn = pd.read_csv(samples)["network"].eq(name).sum()
+        if not drawn:
             state = learn(md, row, name, losses, samples, options)
             if name == LAST:
-                save(state, md, row, folder / "crystal.json", options)
+                save(state, md, row, record, options)
+        elif name == LAST and record.exists():
+            # Those that are there have the first seeds.
+            seeds = range(options.seed + drawn, options.seed + options.samples)
+            for entry in draw(md, row, name, *load(record), seeds, options):
+                append(samples, entry)
 
 
 def known(md, row, losses, samples, seed):
@@ -99,27 +107,45 @@ def learn(md, row, name, losses, samples, options):
         {"network": name, "sigma": s, "loss": f"{x:.4f}"}
         for s, x in zip(LEVELS, measured.tolist(), strict=True)
     ]
-    drawn = []
-    for seed in range(options.seed, options.seed + options.samples):
-        final, seconds = sample(md, denoiser, state.settings, options.levels, seed)
-        named = {"network": name, "made_by": SAMPLER, "seed": seed}
-        spent = {"calls": final.calls, "seconds": f"{seconds:.1f}"}
-        drawn.append(named | spent | judge(md, row, final.positions[0].numpy()))
+    seeds = range(options.seed, options.seed + options.samples)
+    drawn = draw(md, row, name, denoiser, state.settings, seeds, options)
     for path, entries in ((losses, lines), (samples, drawn)):
         for entry in entries:
             append(path, entry)
     return state
 
 
+def draw(md, row, name, denoiser, settings, seeds, options):
+    """Sample from uniform noise, and judge the samples."""
+    entries = []
+    for seed in seeds:
+        final, seconds = sample(md, denoiser, settings, options.levels, seed)
+        named = {"network": name, "made_by": SAMPLER, "seed": seed}
+        spent = {"calls": final.calls, "seconds": f"{seconds:.1f}"}
+        entries.append(named | spent | judge(md, row, final.positions[0].numpy()))
+    return entries
+
+
 def save(state, md, row, path, options):
     """Keep the network that makes crystals, for the chapter about them."""
-    kept = study.checkpoint_path("full", "crystal", state.settings.preset)
-    if path.parent != results.folder_of(study.DATA):
-        kept = path.with_name(kept.name)
+    kept = checkpoint_beside(path)
     record = study.run_record(options.seed, data=md.content_hash, row=row, steps=options.steps)
     training.save_checkpoint(kept, state, record)
     record |= {"checkpoint": f"{kept.name} {files.file_hash(kept)}"}
     files.write_whole(path, json.dumps(record, indent=1) + "\n")
+
+
+def load(path):
+    """Return the network that was kept, and its settings."""
+    preset, _ = NETWORKS[LAST]
+    denoiser, header = training.load_checkpoint(checkpoint_beside(path), preset)
+    return denoiser.eval(), training.Settings(**header["settings"])
+
+
+def checkpoint_beside(path):
+    preset, _ = NETWORKS[LAST]
+    kept = study.checkpoint_path("full", "crystal", preset)
+    return kept if path.parent == results.folder_of(study.DATA) else path.with_name(kept.name)
 
 
 def longest(md, condition):

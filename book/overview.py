@@ -25,6 +25,16 @@ def typical_crystal(model):
     return int(ranked.iloc[len(ranked) // 2])
 
 
+def how_late(row):
+    """Say from which length on a quench has the crystal of a test condition, if one has it."""
+    scored = tables.read_scores(results.folder_of(study.DATA) / "scores-quench.csv")
+    quenches = scored[(scored["row"] == row) & ~scored["relaxed"]].sort_values("n_steps")
+    found = quenches[quenches["crystallinity"] > structure.CRYSTAL]["n_steps"]
+    if len(found):
+        return f"a crystal in a quench of {found.iloc[0]:,} steps"
+    return f"no crystal in a quench of {quenches['n_steps'].iloc[-1]:,} steps"
+
+
 def main():
     """Sample, compare with MD, draw and save."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -62,9 +72,8 @@ def main():
     ax = plotting.rdf(below.subplots(), bin_centers, named, reference="MD")
     ax.lines[0].set_label(f"ideal gas: RDF-MSE {ideal_gas:.3f}")
     ax.legend()
-    ax.set_title(
-        f"k = {md.k[row]:.1f}, φ = {md.phi[row]:.1f}, T = {md.temperature[row]:.2f}", fontsize=11
-    )
+    condition = f"k = {md.k[row]:.1f}, φ = {md.phi[row]:.1f}, T = {md.temperature[row]:.3f}"
+    ax.set_title(f"{condition}: {how_late(row)}", fontsize=11)
     target = root / "book" / "_assets" / "overview.png"
     figure.savefig(target)
     print(f"wrote {target.relative_to(root)}; {tasks.evaluate(md, row, np.asarray(clouds[2]))}")

@@ -5,6 +5,8 @@ since freud wants r_max below half the box; RDF-MSE is the mean squared differen
 bins.  Of positions any image of a particle will do.
 """
 
+import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +21,15 @@ RDF_BINS = 100
 RDF_RANGE = 0.499
 # A configuration whose `crystallinity` is above this counts as a crystal.
 CRYSTAL = 0.5
+# Where the neighbours end by which fcc, hcp and bcc are told, in units of the cube root of the
+# volume of a particle: behind the second shell of bcc, at 1.26, and before that of fcc, at 1.59.
+_BONDED = 1.42
+# The bonds of a particle of each, by their kinds (`_kinds_of_bonds`) and the number of each kind.
+_TYPES = {
+    (((4, 2, 1), 12),): "fcc",
+    (((4, 2, 1), 6), ((4, 2, 2), 6)): "hcp",
+    (((4, 4, 2), 6), ((6, 6, 2), 8)): "bcc",
+}
 # freud's spherical harmonics overflow from a degree of about 170 on.
 _MOST_DEGREE, _MOST_BINS = 100, 1_000_000
 # Numbers that the sum over all waves may keep at once, 8 bytes each.
@@ -232,6 +243,48 @@ def crystallinity(positions: "ArrayLike", box_length: float) -> float:
     cell = _cell_for(12, points, box_length)
     order.compute(cell, neighbors={"num_neighbors": 12})
     return float((np.asarray(order.num_connections) >= 8).mean())
+
+
+def structure_types(positions: "ArrayLike", box_length: float) -> dict[str, float]:
+    """Tell fcc, hcp and bcc apart by which neighbours a particle and its neighbours share.
+
+    Args:
+        positions: (n_particles, 3) [length].
+        box_length: edge of the periodic cube [length].
+
+    Returns:
+        The share of particles whose surroundings are those of a perfect fcc, hcp and bcc crystal,
+        each by its name.  One missing neighbour is enough to count as none of them.
+
+    Raises:
+        TypeError, ValueError: as `coordination`; fewer particles than neighbours need.
+
+    Source: common neighbour analysis, Honeycutt and Andersen 1987; Faken and Jónsson 1994.
+    """
+    with optional.packages():
+        import freud
+
+    points, box_length = _one_configuration(positions, box_length)
+    if len(points) < (2 * _BONDED) ** 3:
+        least = math.ceil((2 * _BONDED) ** 3)
+        raise ValueError(f"positions must hold {least} particles or more, got {len(points)}")
+    query = {"r_max": _BONDED * box_length / len(points) ** (1 / 3), "exclude_ii": True}
+    found = freud.locality.AABBQuery(freud.box.Box.cube(box_length), points).query(points, query)
+    near = [set() for _ in points]
+    for one, other in np.asarray(found.toNeighborList()[:]):
+        near[one].add(int(other))
+    names = [_TYPES.get(_kinds_of_bonds(particle, near), "") for particle in range(len(points))]
+    return {name: names.count(name) / len(points) for name in ("fcc", "hcp", "bcc")}
+
+
+def _kinds_of_bonds(particle: int, near: list[set[int]]) -> tuple:
+    """Count the kinds of a particle's bonds: shared neighbours, their bonds, the most of one."""
+    kinds = Counter()
+    for other in near[particle]:
+        shared = near[particle] & near[other]
+        bonds = [len(near[each] & shared) for each in shared]
+        kinds[len(shared), sum(bonds) // 2, max(bonds, default=0)] += 1
+    return tuple(sorted(kinds.items()))
 
 
 def _scattering(points: np.ndarray, box_length: float, k_max: float):

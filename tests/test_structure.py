@@ -1,5 +1,3 @@
-from functools import partial
-
 import freud
 import numpy as np
 import pytest
@@ -252,6 +250,30 @@ def test_a_cell_smaller_than_a_neighborhood_stands_for_its_crystal(basis, n_cell
     assert structure.crystallinity(lattice(basis, n_cells), BOX) == 1.0
 
 
+def hexagonal():
+    """Close-packed layers in turn, squeezed by 7 % across them to fit the cube."""
+    basis = np.array([[0, 0, 0], [1 / 2, 1 / 2, 0], [1 / 2, 1 / 6, 1 / 2], [0, 2 / 3, 1 / 2]])
+    counts = np.array([7, 4, 4])
+    cells = np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), -1).reshape(-1, 1, 3)
+    return ((cells + basis) / counts * BOX).reshape(-1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [("fcc", lattice(FCC, 6)), ("bcc", lattice(BCC, 8)), ("hcp", hexagonal()), ("", ideal_gas())],
+)
+def test_fcc_hcp_and_bcc_are_told_apart(name, points):
+    thermal = points + np.random.default_rng(6).normal(scale=0.03, size=points.shape)
+    found = structure.structure_types(thermal, BOX)
+    assert list(found) == ["fcc", "hcp", "bcc"]
+    for each, share in found.items():
+        assert share == pytest.approx(float(each == name), abs=0.02)
+
+
+def test_the_twelve_neighbors_of_a_vacancy_are_of_no_type():
+    assert structure.structure_types(lattice(FCC, 6)[1:], BOX)["fcc"] == (863 - 12) / 863
+
+
 def test_neighbors_that_a_cell_cannot_have_are_refused():
     with pytest.raises(ValueError, match="got 500 for 4 particles"):
         structure.bond_order(lattice(FCC, 1), BOX, n_neighbors=500)
@@ -265,6 +287,7 @@ FUNCTIONS = [
     structure.bond_order,
     structure.bragg_peak,
     structure.crystallinity,
+    structure.structure_types,
 ]
 
 
@@ -276,7 +299,12 @@ def test_any_image_of_a_particle_will_do(function):
     points[0], points[1] = 0, [BOX - 1e-9, BOX, -1e-12]
     inside = np.where(points % BOX > BOX - 1e-6, 0, points % BOX)
     waves = {structure.structure_factor, structure.bragg_peak}
-    measure = partial(function, k_max=6.0) if function in waves else function
+    options = {"k_max": 6.0} if function in waves else {}
+
+    def measure(positions, box_length):
+        found = function(positions, box_length, **options)
+        return list(found.values()) if isinstance(found, dict) else found
+
     expected = measure(inside, BOX)
     for images in (points, points + BOX * rng.integers(-3, 4, points.shape)):
         np.testing.assert_allclose(measure(images, BOX), expected, rtol=1e-3, atol=1e-3)
@@ -302,6 +330,8 @@ def test_arguments_that_cannot_be_computed_are_refused():
         structure.rdf(points, BOX, n_bins=0)
     with pytest.raises(ValueError, match="degree must be"):
         structure.bond_order(points, BOX, degree=-1)
+    with pytest.raises(ValueError, match="must hold 23 particles or more, got 22"):
+        structure.structure_types(points[:22], BOX)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

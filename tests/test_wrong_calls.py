@@ -580,6 +580,7 @@ CALLS = [
         "n_neighbors": (12, [*COUNT, 10**9]),
     }),
     (structure.crystallinity, BOX),
+    (structure.structure_types, BOX),
     (structure.coordination, BOX | {"r_max": (1.0, [*POSITIVE, 99.0])}),
     (distribution.surroundings, BOX),
     (distribution.energy_distance, {
