@@ -40,7 +40,9 @@ def set_style() -> None:
 
     _show_on_the_page()
     mpl.rcdefaults()
-    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=1.1)
+    # Grey is what the others are compared with.
+    palette = [color for color in sns.color_palette("colorblind") if len(set(color)) > 1]
+    sns.set_theme(context="notebook", style="ticks", palette=palette, font_scale=1.1)
     mpl.rcParams.update(
         {
             "figure.figsize": (6.4, 4.0),

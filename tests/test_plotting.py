@@ -40,6 +40,14 @@ def test_style_is_readable_on_a_phone():
         assert letters / width * 360 > 9, "letters are below 9 pixels on a screen 360 wide"
 
 
+def test_no_curve_is_as_grey_as_the_reference():
+    with mpl.rc_context():
+        plotting.set_style()
+        colors = [mpl.colors.to_rgb(look["color"]) for look in mpl.rcParams["axes.prop_cycle"]]
+    assert len(set(colors)) == len(colors) >= 8
+    assert min(max(rgb) - min(rgb) for rgb in colors) > 0.2
+
+
 def test_a_users_own_settings_do_not_show():
     with mpl.rc_context({"axes.facecolor": "black", "text.usetex": True}):
         plotting.set_style()

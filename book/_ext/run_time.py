@@ -1,7 +1,9 @@
 """How long pages took to run: a line under the title of each, and a table of all."""
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
+from table_captions import CaptionedTable
 
 
 def setup(app):
@@ -21,12 +23,19 @@ class RunTimes(nodes.General, nodes.Element):
 
 
 class RunTimesDirective(SphinxDirective):
-    """The table of all executed pages and their run times."""
+    """The table of all executed pages and their run times; its argument is the caption."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec = {"name": directives.unchanged_required}  # noqa: RUF012
 
     def run(self):
-        """Leave a mark where the table comes."""
+        """Leave a mark where the table comes, below its number and caption."""
         self.env.metadata[self.env.docname]["run-times"] = True
-        return [RunTimes()]
+        text, messages = self.state.inline_text(self.arguments[0], self.lineno)
+        captioned = CaptionedTable("", nodes.caption("", "", *text), RunTimes())
+        self.add_name(captioned)
+        return [captioned, *messages]
 
 
 def run_time(env, docname):

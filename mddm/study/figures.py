@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 # What takes less than so many seconds stands at the edge.
 _LEAST = 1.0
-# Of what forms crystals, by its name in the legend; what has none here is a grey circle.
+# In every figure, by the name in its legend; what has none here is a grey circle.
 _SEEDED = f"{evaluation.OURS}, from a lattice"
 _ANSWER = f"{evaluation.OURS} or a quench"
-_COLORS = {model: f"C{number}" for number, model in enumerate(evaluation.MODELS)}
-_COLORS |= {_SEEDED: _COLORS[evaluation.OURS], evaluation.LOOKED_UP: "C4"}
-_COLORS |= {evaluation.LATTICE_SEARCH: "C5", evaluation.RELAXED_NOISE: "C6"}
-_COLORS |= {_ANSWER: "C9", evaluation.TOLD: "C7"}
+COLORS = {model: f"C{number}" for number, model in enumerate(evaluation.MODELS)}
+COLORS |= {_SEEDED: COLORS[evaluation.OURS], evaluation.LOOKED_UP: "C4"}
+COLORS |= {evaluation.LATTICE_SEARCH: "C5", evaluation.RELAXED_NOISE: "C6"}
+COLORS |= {_ANSWER: "C8", evaluation.TOLD: "tab:purple"}
 _MARKERS = {evaluation.QUENCH: "s", evaluation.LOOKED_UP: "D", evaluation.LATTICE_SEARCH: "^"}
 _MARKERS |= {_SEEDED: "P", evaluation.RELAXED_NOISE: "v", _ANSWER: "*"}
 
@@ -51,7 +51,7 @@ def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:
     several = (found["model"] == evaluation.QUENCH) & (found["n_tries"] > 1)
     series += found["n_tries"].map(", best of {}".format).where(several, "")
     for label, group in found.groupby(series, sort=False):
-        look = {"color": _COLORS.get(label, "0.3"), "linewidth": 1.2, "label": label}
+        look = {"color": COLORS.get(label, "0.3"), "linewidth": 1.2, "label": label}
         asks = group["asks"].astype(bool)
         marker = {"marker": _MARKERS.get(label, "o"), "markersize": 7}
         face = {"markerfacecolor": look["color"] if asks.any() else "white"}

@@ -1,5 +1,6 @@
 """The book builds without a warning and its pages can be read offline."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -56,3 +57,10 @@ def test_docstrings_are_on_the_page_of_their_group(built):
     ]:
         assert f'id="{name}"' in (built / "api" / f"{page}.html").read_text()
         assert f'href="api/{page}.html#module-{name.rpartition(".")[0]}"' in index
+
+
+def test_the_table_of_run_times_is_counted(built):
+    page = (built / "reproduce.html").read_text()
+    (table,) = re.findall(r'<figure[^>]*id="tab-run-times".*?</figure>', page, re.DOTALL)
+    (number,) = re.findall(r'caption-number">(Table \d+) <', table)
+    assert re.search(rf'href="#tab-run-times"[^>]*><span[^>]*>{number}<', page)

@@ -111,6 +111,12 @@ def test_every_figure_has_a_number_a_caption_and_words_for_who_cannot_see_it(not
             assert settings["image"]["alt"].endswith(".")
 
 
+def test_no_figure_is_so_wide_that_a_page_shrinks_its_letters(notebook):
+    """A column of 800 pixels shows 8 inches at 100 dots each; letters are set for no fewer."""
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert all(float(width) <= 8 for width in re.findall(r"figsize=\(([\d.]+),", code))
+
+
 def test_every_table_has_a_number_and_a_caption(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code" and re.search(r"\.style\b|\.to_frame\(\)$", cell.source):

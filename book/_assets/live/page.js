@@ -21,7 +21,7 @@
       <div><label for="mddm-try-seed">Seed</label>
         <input type="number" id="mddm-try-seed" min="0" max="999999" step="1" value="0"></div>
     </fieldset>
-    <div class="mddm-try-buttons">
+    <div class="mddm-controls">
       <button type="button" class="mddm-try-first">Sample</button>
       <button type="button">Quench by MD</button>
       <button type="button">Step</button>
