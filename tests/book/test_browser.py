@@ -355,7 +355,10 @@ def test_keys_step_and_play(with_viewers):
     page.get_by_role("button", name="Play").first.evaluate(
         """button => {
             window.said = [];
-            const watch = new MutationObserver(() => said.push(button.textContent));
+            const added = (changes) => changes.flatMap(({addedNodes}) => [...addedNodes]);
+            const watch = new MutationObserver((changes) => {
+                said.push(...added(changes).map((node) => node.textContent));
+            });
             watch.observe(button, {childList: true});
         }"""
     )
