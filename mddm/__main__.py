@@ -133,6 +133,7 @@ def _add_train(commands):
     parser.add_argument("--batch-size", type=int, help="configurations a step; the profile's")
     parser.add_argument("--precision", default="float32", help="or bfloat16")
     parser.add_argument("--start", help="a checkpoint whose weights are trained further")
+    parser.add_argument("--jitter", type=float, help="of potentials that are told; the study's")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise")
     parser.add_argument("--compiled", action="store_true", help="PyTorch compiles the network")
     parser.add_argument("--device", help="default: a GPU if there is one")
@@ -332,7 +333,8 @@ def _train(options):
     from mddm.study import tasks, train
 
     task, model = options.task, options.model
-    asked = {name: getattr(options, name) for name in ("n_steps", "batch_size", "seed")}
+    names = ("n_steps", "batch_size", "seed", "jitter")
+    asked = {name: getattr(options, name) for name in names}
     asked = {name: value for name, value in asked.items() if value is not None}
     asked = train.budget(options.profile, task, model) | asked
     if options.start:

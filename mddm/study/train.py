@@ -17,9 +17,9 @@ from mddm.condition import sigma_max
 from mddm.study import tasks
 
 PROFILES = ("quick", "full")
-# Steps of the full profile, four configurations each; "potential" starts with the weights of
-# "conditional".
-_N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 3_000}
+# Steps of the full profile, four configurations each; "potential" starts with weights that have
+# been trained before.
+_N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 1_500}
 _N_STEPS_SURFACE = 5_000
 # Where the study's own model was given another number, so that it can be made again.
 _N_STEPS_OF = {("conditional", "mddm"): 28_000}

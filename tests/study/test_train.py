@@ -51,7 +51,8 @@ def test_budgets_are_those_of_the_studys_own_models():
         header = checkpoint.read(path, "checkpoint")[1]["settings"]
         if header["architecture"].keys() == training.default_architecture(model).keys():
             source = SPHERE if task in shapes.SURFACES else BOX
-            wanted = train.settings_of(model, source, **train.budget("full", task, model))
+            run = train.budget("full", task, model) | {"start": header.get("start", "")}
+            wanted = train.settings_of(model, source, **run)
             for name in (
                 *("n_steps", "batch_size", "seed", "learning_rate", "schedule", "sigma_max"),
                 "architecture",
