@@ -28,7 +28,7 @@ _TIMED = 400
 _FEW = 5
 SAMPLE, QUENCH, LATTICE = "sample", "quench", "lattice"
 # A sampler, one of `samplers.SAMPLERS`, that leaves time for the quench.
-SAMPLER_WITHIN = "thermalised"
+SAMPLER_WITHIN = "quick"
 
 
 @dataclass(frozen=True)

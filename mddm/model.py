@@ -289,7 +289,7 @@ class Model:
             box_length: edge of the periodic cube [length]; by default what gives the density of
                 training, and no other density will do.
             sampler: one of `samplers`, or one with settings of your own, see `mddm.samplers`; by
-                default the best, and within a budget "thermalised", which has fewer calls.
+                default the best, and within a budget "quick", which has few calls.
             n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own;
                 "quick" and "chilled" have theirs.
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,

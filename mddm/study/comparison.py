@@ -17,8 +17,8 @@ from mddm.study import evaluation, tables, tasks
 if TYPE_CHECKING:
     import pandas as pd
 
-# The sampler of a network by itself, where another one is the best.
-_BY_ITSELF = "cooled"
+# Samplers of a network by itself, where another one is the best.
+_BY_ITSELF = ("cooled", "chilled")
 _CONDITION = ["row", "k", "phi"]
 
 
@@ -39,7 +39,7 @@ def forming(summed: "pd.DataFrame") -> "pd.DataFrame":
     shown = lines["sampler"].isin(["", *evaluation.SEEDED])
     best = samplers.BEST | {evaluation.TOLD: SAMPLER_WITHIN}
     shown |= lines["sampler"] == lines["model"].map(best)
-    shown |= (lines["sampler"] == _BY_ITSELF) & (lines["n_tries"] == 1)
+    shown |= lines["sampler"].isin(_BY_ITSELF) & (lines["n_tries"] == 1)
     lines = lines.rename(columns={"seconds_per_sample": "seconds"})[shown]
     named, relaxed = ["model", "sampler", "n_steps", "n_tries"], lines["relaxed"].astype(bool)
     raw = lines[~relaxed].assign(asks=tables.asks_potential(lines[~relaxed]))
