@@ -8,7 +8,7 @@ import torch
 from mddm import dataset, lammps, study, trust
 from mddm.budget import Candidate
 from mddm.sampling import Frame
-from mddm.study import tasks, unseen
+from mddm.study import evaluation, tables, tasks, unseen
 
 DATA = dataset.read(study.project_root() / "data/opp-small.h5")
 
@@ -75,3 +75,21 @@ def test_answers_are_calibrated_on_and_judged_with_their_potential_left_out():
         unseen.coverage(lines[:6])
     # Where there was no second candidate nothing could be told.
     assert not unseen.are_enough(lines.assign(agreement=np.nan))
+
+
+def test_the_calibration_that_is_shipped_is_that_of_the_committed_scores():
+    root = study.project_root()
+    committed = tables.read_scores(root / "data/results/scores-unseen.csv")
+    shipped = trust.Calibration.read(root / "data/checkpoints" / trust.FILE)
+    found = unseen.calibrate(committed)
+    assert shipped.slopes == pytest.approx(found.slopes)
+    assert (shipped.intercept, shipped.factor) == pytest.approx((found.intercept, found.factor))
+    assert (shipped.n, shipped.source) == (found.n, found.source)
+    assert set(committed["source"]) == {evaluation.checkpoint_source("potential", evaluation.OURS)}
+    covered = pd.read_csv(root / "data/results/coverage.csv").set_index(["set", "share"])
+    pd.testing.assert_frame_equal(
+        covered, unseen.coverage(committed).set_index(["set", "share"]), rtol=1e-4
+    )
+    # As many as was said, but for what chance does to so few.
+    for share, line in covered.loc["all"].iterrows():
+        assert abs(line["covered"] - share) < 3 * (share * (1 - share) / line["n"]) ** 0.5
