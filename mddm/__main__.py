@@ -190,7 +190,7 @@ def _add_results(commands):
 
 
 def _sample(options):
-    from mddm import export, family, model
+    from mddm import export, family, model, trust
 
     export.check(options.out)
     potential = family.parse(options.potential).at({}) if options.potential else None
@@ -207,19 +207,21 @@ def _sample(options):
             raise ValueError(
                 f"--number must be NAME=VALUE, such as alpha=6, got {pair!r}"
             ) from None
-    found = model.load(options.model, options.device).sample(**asked, potential=potential)
+    network = model.load(options.model, options.device)
+    found = network.sample(**asked, potential=potential)
     found.write(options.out)
     for each in found.candidates:
         print(
             f"{each.name:8} energy at rest {each.energy_at_rest:.4f} a particle, crystallinity "
             f"{each.crystallinity:.2f}, {each.seconds:.1f} s"
         )
-    if found.difference is not None:
-        print(found.difference)
     if found.potential is not None:
         for number, energy in enumerate(found.energies):
             print(f"sample {number}: seed {options.seed + number}, energy {energy:.4f} a particle")
     print(f"wrote {len(found)} to {options.out}, {found.seconds:.1f} s each")
+    if network.card.told == "potential" and len(found) >= trust.FEWEST:
+        number, difference = network.lowest(found)
+        print(f"lowest at rest: sample {number}; {difference}")
 
 
 def _models(options):

@@ -144,8 +144,6 @@ class Structures:
         calls: of the network, for each of them.
         seconds: for each of them, on average.
         candidates: of an answer within a budget, the lowest in energy at rest first, which it is.
-        difference: likewise, what it is thought to differ from MD by, of a model that is told
-            potentials; None where that cannot be told, see `trust.evidence`.
     """
 
     positions: np.ndarray
@@ -155,7 +153,6 @@ class Structures:
     calls: int = 0
     seconds: float = 0.0
     candidates: tuple[Candidate, ...] = ()
-    difference: Difference | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -249,6 +246,9 @@ class Model:
     def samplers(self) -> tuple[str, ...]:
         """Names of the samplers that it can be asked with, its best one first."""
         best, names = samplers.BEST[self.card.preset], list(samplers.SAMPLERS)
+        if self.card.told == "potential":
+            # Of this one alone is it known what its samples are worth.
+            best = SAMPLER_WITHIN
         if self.card.box_length is None:
             best = samplers.BEST_IN_FREE_SPACE
             names = [name for name in names if not samplers.SAMPLERS[name].asks_potential]
@@ -351,32 +351,50 @@ class Model:
         seconds = (time.perf_counter() - start) / n_samples
         return replace(found, positions=np.stack(drawn), calls=final.calls, seconds=seconds)
 
+    def lowest(self, found: Structures) -> tuple[int, Difference]:
+        """Choose the lowest in energy at rest of several samples, and say how far to believe it.
+
+        Args:
+            found: at least three samples of one condition, drawn from this model by its best
+                sampler; the model is one that is told potentials.
+
+        Returns:
+            Which it is, and what it is thought to differ from MD by.
+
+        Raises:
+            ValueError: another model, or fewer than three samples.
+            ImportError, RuntimeError: LAMMPS, which relaxes, is not there or fails.
+        """
+        if self.card.told != "potential":
+            raise ValueError(
+                f"what samples of {self.card.name!r} are worth is in the book, in the chapter on "
+                "evaluation; this is for models that are told potentials"
+            )
+        at_rest = found.relax().energies
+        known = trust.evidence(found.crystallinity(), at_rest, found._known(None))
+        difference = trust.Calibration.read(TRAINED / trust.FILE).judge(known)
+        return int(at_rest.argmin()), difference
+
     def _within(self, seconds, system, asked, sampler, sigmas, n_samples, n_particles, seed):
         if n_samples != 1:
             raise ValueError(f"a budget is for one structure, got n_samples = {n_samples}")
         if "temperature" not in system.condition:
             raise ValueError(f"a budget needs a temperature, which {self.card.name!r} is not told")
-        start, potential = time.perf_counter(), system._known(None)
+        start = time.perf_counter()
         candidates = within(
             seconds,
             self._frames(system, asked, sampler, sigmas, n_particles, seed),
-            potential,
+            system._known(None),
             system.condition["temperature"],
             n_particles=n_particles,
             box_length=system._box(),
             seed=seed,
             stable=asked.get("what") == "stable",
         )
-        difference = None
-        if self.card.told == "potential" and (TRAINED / trust.FILE).is_file():
-            known = trust.evidence(candidates, potential, system._box())
-            if known is not None:
-                difference = trust.Calibration.read(TRAINED / trust.FILE).judge(known)
         return replace(
             system,
             positions=candidates[0].positions[None],
             candidates=tuple(candidates),
-            difference=difference,
             seconds=time.perf_counter() - start,
         )
 

@@ -1,53 +1,55 @@
 """How far to believe an answer: what it would differ from MD by, told without MD.
 
-Two roads to a structure, a network's sample and a quench, have little in common but the potential.
-Where they lead to the same place, MD leads there as a rule; where they part, one of them is wrong.
-How much MD differs for how much they part was measured on potentials that the network has not seen.
+Where a network is sure of a structure, all of its samples come to it; where it is not, they come to
+different ones, of different energies.  How much MD differs from the lowest of them was measured on
+potentials that the network has not learned.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import arguments, files, lattices, structure
-from mddm.budget import Candidate
+from mddm import arguments, files, structure
 from mddm.potential import Smoothed, energy_scale
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 # The calibration's file, beside the models.
 FILE = "trust.json"
+# So few samples tell nothing yet.
+FEWEST = 3
 # The share of answers whose difference from MD is to be below what is said.
 COVERAGE = 0.9
-# Differences below this one are of no interest, and those of two crystals are hardly above it.
+# Differences and spreads below this one are as good as none.
 _LEAST = 1e-3
 # What `Evidence` has that differences are guessed from.
-_SEEN = ("agreement", "above_lattice")
+_SEEN = ("crystalline", "spread")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What can be known of an answer without MD.
+    """What can be known of several samples of one condition without MD.
 
     Args:
-        agreement: RDF-MSE between the answer and the other candidate; 0 where they are the same.
-        above_lattice: its energy at rest above that of the lowest lattice that fits the box, in
-            units of `potential.energy_scale`; below 0 where no such lattice lies as low.
-        crystallinity: share of its particles that are crystalline.
+        crystalline: the share of samples that are crystals (`structure.CRYSTAL`).
+        spread: standard deviation of their energies at rest, in units of `potential.energy_scale`.
     """
 
-    agreement: float
-    above_lattice: float
-    crystallinity: float
+    crystalline: float
+    spread: float
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What an answer is thought to differ from MD by.
+    """What the lowest in energy at rest of several samples is thought to differ from MD by.
 
     Args:
-        expected: RDF-MSE to an MD run, the middle of what was found for such answers.
+        expected: RDF-MSE to an MD run, the middle of what was found for such samples.
         at_most: what nine of ten of them are below.
         evidence: what it was told from.
     """
@@ -59,40 +61,33 @@ class Difference:
     def __str__(self):
         return (
             f"RDF-MSE to MD: about {self.expected:.2g}, and below {self.at_most:.2g} in "
-            f"{COVERAGE:.0%} of such cases (the candidates differ by {self.evidence.agreement:.2g})"
+            f"{COVERAGE:.0%} of such cases ({self.evidence.crystalline:.0%} of the samples are "
+            "crystals)"
         )
 
 
 def evidence(
-    candidates: Sequence[Candidate], potential: Smoothed, box_length: float
-) -> Evidence | None:
-    """Gather what can be known of an answer, the first of several candidates.
+    crystallinity: "ArrayLike", energy_at_rest: "ArrayLike", potential: Smoothed
+) -> Evidence:
+    """Gather what can be known of several samples.
 
     Args:
-        candidates: as from `budget.within`, the lowest in energy at rest first.
+        crystallinity: (n,) of each, see `structure.crystallinity`; n at least 3.
+        energy_at_rest: (n,) potential energy per particle of each in the nearest minimum [energy].
         potential: of all of them.
-        box_length: edge of the periodic cube [length].
-
-    Returns:
-        What is known; None where there is no second candidate, or it came from a lattice.
 
     Raises:
-        TypeError, ValueError: no candidates, or what `lattices.search` refuses.
+        TypeError, ValueError: fewer than three, or lists of different lengths.
     """
-    candidates = arguments.several("candidates", candidates, Candidate)
-    if not candidates:
-        raise ValueError("candidates must hold at least one")
-    answer = candidates[0]
-    others = [each for each in candidates[1:] if each.name in ("sample", "quench")]
-    if not others:
-        return None
-    curves = [structure.rdf(each.positions, box_length)[1] for each in (answer, others[0])]
-    lowest = lattices.search(potential, len(answer.positions), box_length, 1)[0].energy
-    return Evidence(
-        agreement=structure.rdf_mse(*curves),
-        above_lattice=(answer.energy_at_rest - lowest) / energy_scale(potential),
-        crystallinity=answer.crystallinity,
-    )
+    ordered = arguments.array("crystallinity", crystallinity, ("n",)).astype(float)
+    energies = arguments.array("energy_at_rest", energy_at_rest, ("n",)).astype(float)
+    if len(ordered) != len(energies) or len(energies) < FEWEST:
+        raise ValueError(
+            f"crystallinity and energy_at_rest must be of at least {FEWEST} samples, got "
+            f"{len(ordered)} and {len(energies)}; draw more"
+        )
+    spread = float(energies.std()) / energy_scale(potential)
+    return Evidence(float((ordered > structure.CRYSTAL).mean()), spread)
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ class Calibration:
 
     Args:
         intercept: of log10 of the expected RDF-MSE.
-        slopes: by what of the evidence; of `agreement` that of its log10.
+        slopes: by what of the evidence; of `spread` that of its log10.
         factor: by what nine of ten differences are at most larger than expected.
         n: answers that it was made from.
         n_potentials: of so many potentials.
@@ -185,7 +180,7 @@ def left_out(
 
 
 def _seen(known: Sequence[Evidence]) -> np.ndarray:
-    return np.array([[_log([each.agreement])[0], each.above_lattice] for each in known])
+    return np.array([[each.crystalline, _log([each.spread])[0]] for each in known])
 
 
 def _log(values: Sequence[float]) -> np.ndarray:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import torch
 
 import mddm
 from mddm import __main__ as command
-from mddm import model, training, trust
+from mddm import budget, model, training, trust
 from mddm.budget import Candidate
 from mddm.condition import RANGES, sigma_max
 from mddm.encoding import SCALED_TEMPERATURES
@@ -250,23 +251,24 @@ def test_a_model_that_is_told_potentials_takes_any():
             network.sample(**asked | wrong)
 
 
-def test_an_answer_for_any_potential_says_how_far_to_believe_it(monkeypatch, tmp_path):
-    def within(seconds, frames, potential, temperature, **_):
-        points = last(frames).positions[0].numpy()
-        return [Candidate(name, points, i, 0.0, 1.0) for i, name in enumerate(answers)]
-
-    monkeypatch.setattr(model, "within", within)
-    asked = {"temperature": 0.02, "sampler": "ancestral", **FAST, "n_particles": 125}
-    network, mine = mddm.load("potential-mddm"), Smoothed(LennardJones())
-    monkeypatch.setattr(model, "TRAINED", tmp_path)
-    answers = ("sample", "quench")
-    assert network.sample(potential=mine, budget=9.0, **asked).difference is None
-    calibration = trust.Calibration(-1.0, {"agreement": 0.0, "above_lattice": 0.0}, 3.0, 9, 9, "")
+def test_the_lowest_of_several_samples_says_how_far_to_believe_it(monkeypatch, tmp_path):
+    network, numbers = mddm.load("potential-mddm"), mddm.load("mddm")
+    mine = Smoothed(LennardJones())
+    assert network.samplers[0] == budget.SAMPLER_WITHIN
+    asked = {"potential": mine, "temperature": 0.02, "sampler": "ancestral", **FAST}
+    found = network.sample(**asked, n_samples=3)
+    calibration = trust.Calibration(-1.0, {"crystalline": 1.0, "spread": 0.0}, 3.0, 9, 9, "")
     calibration.write(tmp_path / trust.FILE)
-    found = network.sample(potential=mine, budget=9.0, **asked).difference
-    assert (found.expected, found.at_most) == pytest.approx((0.1, 0.3))
-    answers = ("sample",)
-    assert network.sample(potential=mine, budget=9.0, **asked).difference is None
+    monkeypatch.setattr(model, "TRAINED", tmp_path)
+    number, difference = network.lowest(found)
+    assert number == found.relax().energies.argmin()
+    # Noise has no crystals.
+    assert (difference.expected, difference.at_most) == pytest.approx((0.1, 0.3))
+    assert difference.evidence.spread > 0
+    with pytest.raises(ValueError, match="at least 3 samples, got 1 and 1"):
+        network.lowest(replace(found, positions=found.positions[:1]))
+    with pytest.raises(ValueError, match="this is for models that are told potentials"):
+        numbers.lowest(found)
 
 
 def test_a_condition_for_a_model_of_one_structure_is_refused():

@@ -1,53 +1,47 @@
 import numpy as np
 import pytest
 
-from mddm import lattices, structure, trust
-from mddm.budget import Candidate
+from mddm import trust
 from mddm.family import Family
-from mddm.potential import energy_scale
 from mddm.trust import Calibration, Evidence
 
-LJ, BOX = Family("lennard-jones").at({}), 5.0
+LJ = Family("lennard-jones").at({})
 
 
-def candidate(name, seed, energy=-3.0):
-    points = np.random.default_rng(seed).uniform(0, BOX, (125, 3)).astype(np.float32)
-    return Candidate(name, points, energy, 0.25, 1.0)
-
-
-def test_evidence_is_of_the_answer_and_of_the_next_that_is_no_lattice():
-    found = [candidate("sample", 0), candidate("lattice", 1), candidate("quench", 2)]
-    known = trust.evidence(found, LJ, BOX)
-    curves = [structure.rdf(found[i].positions, BOX)[1] for i in (0, 2)]
-    assert known.agreement == pytest.approx(structure.rdf_mse(*curves))
-    lowest = lattices.search(LJ, 125, BOX, 1)[0].energy
-    assert known.above_lattice == pytest.approx((-3.0 - lowest) / energy_scale(LJ))
-    assert known.crystallinity == 0.25
-    assert trust.evidence(found[:2], LJ, BOX) is None
-    with pytest.raises(ValueError, match="must hold at least one"):
-        trust.evidence([], LJ, BOX)
+def test_evidence_is_how_many_samples_are_crystals_and_how_their_energies_spread():
+    ordered, energies = [0.9, 0.1, 0.6, 0.0], [-3.0, -2.8, -3.0, -2.8]
+    known = trust.evidence(ordered, energies, LJ)
+    assert known.crystalline == 0.5
+    double = Family("lennard-jones", {"epsilon": 2.0}).at({})
+    again = trust.evidence(ordered, 2 * np.array(energies), double)
+    assert again.spread == pytest.approx(known.spread, rel=1e-6)
+    # The well of a Lennard-Jones potential is one deep, and rises to zero.
+    assert known.spread == pytest.approx(0.1, rel=0.02)
+    for wrong in ((ordered[:2], energies[:2]), (ordered, energies[:3])):
+        with pytest.raises(ValueError, match="of at least 3 samples"):
+            trust.evidence(*wrong, LJ)
 
 
 @pytest.fixture(scope="module")
 def known():
-    """Answers of 40 potentials, two each, whose difference is 3 agreement 10^(above / 2)."""
+    """Answers of 40 potentials, two each, whose difference is 3 spread 10^(-crystalline)."""
     drawn = np.random.default_rng(0)
-    told = [
-        Evidence(10 ** drawn.uniform(-2.5, 0), drawn.uniform(0, 0.5), drawn.uniform())
-        for _ in range(80)
-    ]
-    exact = np.array([3 * each.agreement * 10 ** (each.above_lattice / 2) for each in told])
+    told = [Evidence(drawn.integers(5) / 4, 10 ** drawn.uniform(-2.5, 0)) for _ in range(80)]
+    exact = np.array([3 * each.spread * 10**-each.crystalline for each in told])
     return told, exact, [number // 2 for number in range(80)]
 
 
 def test_differences_that_follow_from_evidence_are_told_exactly(known):
     told, exact, potentials = known
-    found = Calibration.fit(told, exact, potentials, "a network")
-    assert found.slopes == pytest.approx({"agreement": 1.0, "above_lattice": 0.5})
+    apart = exact > 1e-3
+    told = [each for each, one in zip(told, apart, strict=True) if one]
+    potentials = [each for each, one in zip(potentials, apart, strict=True) if one]
+    found = Calibration.fit(told, exact[apart], potentials, "a network")
+    assert found.slopes == pytest.approx({"spread": 1.0, "crystalline": -1.0})
     assert 10**found.intercept == pytest.approx(3.0) and found.factor == pytest.approx(1.0)
-    assert (found.n, found.n_potentials, found.source) == (80, 40, "a network")
-    judged = found.judge(Evidence(0.01, 0.2, 0.9))
-    assert judged.expected == pytest.approx(0.03 * 10**0.1)
+    assert (found.n, found.source) == (len(told), "a network")
+    judged = found.judge(Evidence(0.5, 0.04))
+    assert judged.expected == pytest.approx(0.12 * 10**-0.5)
     assert judged.at_most == pytest.approx(judged.expected)
     assert str(judged).startswith("RDF-MSE to MD: about 0.038, and below 0.038 in 90%")
 
@@ -55,6 +49,7 @@ def test_differences_that_follow_from_evidence_are_told_exactly(known):
 def test_nine_of_ten_differences_of_other_potentials_are_below_what_is_said(known):
     told, exact, potentials = known
     drawn = np.random.default_rng(1)
+    exact = 10 * exact
     noisy = exact * 10 ** drawn.normal(0, 0.3, len(exact))
     found = Calibration.fit(told, noisy, potentials)
     # The quantile of a normal distribution.
@@ -66,6 +61,7 @@ def test_nine_of_ten_differences_of_other_potentials_are_below_what_is_said(know
 
 def test_what_is_left_out_is_a_potential_and_not_an_answer(known):
     told, exact, _ = known
+    exact = 10 * exact
     # A potential of its own kind: no other tells of it.
     shifted = np.append(exact[:10], [1000 * exact[10], 1000 * exact[11]])
     potentials = [*range(10), "odd", "odd"]

@@ -210,14 +210,19 @@ def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
 def _unseen_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
     drawn_by = (evaluation.OURS, "potential", SAMPLER_WITHIN, sizes["best levels"])
     surrogate, jobs = evaluation.Surrogate(*drawn_by, compiled), []
+    source = surrogate.source
     for split, name in unseen.SETS.items():
         path = study.project_root() / plan.FILES[name]
-        if split != "test" and not path.is_file():
+        if not path.is_file():
             continue
-        asked = data if split == "test" else dataset.read(path)
-        for row in unseen.rows_of(asked, split)[: sizes["unseen"]]:
-            key = Key(unseen.ANSWER, "conditional", split, row, 0, surrogate.source)
-            jobs.append((key, partial(unseen.answer, asked, row, surrogate)))
+        asked = dataset.read(path)
+        for row in unseen.rows_of(asked)[: sizes["unseen"]]:
+            for seed in range(unseen.N_SAMPLES):
+                key = Key(unseen.SAMPLE, "conditional", split, row, seed, source, SAMPLER_WITHIN)
+                jobs.append((key, partial(unseen.sample, asked, row, surrogate, seed)))
+            key = Key(evaluation.QUENCH, "conditional", split, row, 0, source)
+            key = key._replace(n_steps=unseen.QUENCH_STEPS)
+            jobs.append((key, partial(unseen.quench, asked, row, source)))
     return jobs
 
 
@@ -408,9 +413,9 @@ def make(
     made = _sum_up(folder, known, profile, of)
     for path, content in made.items():
         tables.write_csv(path, content)
-    if summarised and folder / "coverage.csv" in made:
-        scored = tables.read_scores(folder / "scores-unseen.csv")
-        unseen.calibrate(scored).write(root / "data" / "checkpoints" / trust.FILE)
+    judged = made.get(folder / "unseen.csv")
+    if summarised and judged is not None and unseen.are_enough(judged):
+        unseen.calibrate(judged).write(root / "data" / "checkpoints" / trust.FILE)
     summed = made.get(folder / "table1.csv")
     if summarised and summed is not None:
         page = tables.with_summary(readme.read_text(), tables.summary(summed))
@@ -447,8 +452,11 @@ def _sum_up(
             made[path] = comparison.figure_5(
                 data, scored, levels, trained_on=trained_on, known=before
             )
-    if "unseen" in found and unseen.are_enough(found["unseen"]):
-        made[folder / "coverage.csv"] = unseen.coverage(found["unseen"])
+    if "unseen" in found and "told" in found:
+        judged = pd.concat([unseen.of_tests(data, scored), found["unseen"]], ignore_index=True)
+        made[folder / "unseen.csv"] = judged
+        if unseen.are_enough(judged):
+            made[folder / "coverage.csv"] = unseen.coverage(judged)
     if "surfaces" in found:
         paper = pd.read_csv(quoted / "paper-table-a1.csv")
         made[folder / "table-a1.csv"] = tables.table_a1(found["surfaces"], paper)

@@ -1,44 +1,79 @@
-"""Answers on potentials that no network has learned: what they are worth, and what was to be known.
+"""Samples for potentials that the network told U has not learned: what they are worth.
 
-Each answer is what a budget of seconds buys, and stands beside its candidates; `calibrate` makes of
-them how far to believe answers (`mddm.trust`).
+Of several samples of a condition the lowest in energy at rest is the answer; `calibrate` makes of
+what the others are like how far to believe it (`mddm.trust`).
 """
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import budget, lammps, lammps_process, optional, structure, trust
+from mddm import lammps, lammps_process, optional, sampling, structure, trust
+from mddm.budget import SAMPLER_WITHIN
 from mddm.dataset import Dataset
+from mddm.potential import energy_scale
 from mddm.study import evaluation, tasks
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# The files of potentials that the network told U has not learned, as a score's `split` names them.
-SETS = {"test": "ramps", "any": "any", "named": "named"}
-ANSWER = "answer"
-SECONDS = 30.0
-# To leave one potential out, and another of the rest, there have to be so many.
-_FEWEST = 4
+# The test conditions, whose scores there are for other purposes, and the files of other potentials
+# that the network told U has not learned, as a score's `split` names them.
+TESTS, SETS = "test", {"any": "any", "named": "named"}
+# Samples of each, and MD steps of the quench beside them, which takes about as long.
+N_SAMPLES, QUENCH_STEPS = 4, 10_000
+SAMPLE = "sample"
 COLUMNS = (
     *evaluation.KEYS,
-    *("potential", "temperature", "rdf_mse", "replica", "ideal_gas", "energy_gap"),
-    *("crystallinity", "md_crystallinity", "agreement", "above_lattice", "calls", "seconds"),
+    *("potential", "temperature", "scale", "rdf_mse", "replica", "ideal_gas", "energy_gap"),
+    *("crystallinity", "md_crystallinity", "calls", "seconds"),
 )
+# To leave one potential out, and another of the rest, there have to be so many.
+_FEWEST = 4
 
 
-def rows_of(data: Dataset, split: str) -> list[int]:
-    """Choose what is asked for of a set: the test conditions, or each potential at its coldest.
+def of_tests(data: Dataset, scored: "pd.DataFrame") -> "pd.DataFrame":
+    """Take from the scores of the test conditions what the others are judged by.
 
     Args:
-        data: the set.
-        split: one of `SETS`.
+        data: the MD data.
+        scored: `evaluation.COLUMNS` of `evaluation.TOLD`, of quenches and of the yardsticks.
+
+    Returns:
+        `COLUMNS`, a line for each sample and for a quench of each condition.
     """
-    if split == "test":
-        return np.flatnonzero(data.split == "test").tolist()
+    tests = scored[(scored["task"] == "conditional") & (scored["split"] == TESTS)]
+    tests = tests[tests["n_tries"] == 1]
+    drawn = (tests["model"] == evaluation.TOLD) & (tests["sampler"] == SAMPLER_WITHIN)
+    drawn |= (tests["model"] == evaluation.QUENCH) & (tests["n_steps"] == QUENCH_STEPS)
+    drawn &= tests["seed"] < N_SAMPLES
+    relaxed = tests["relaxed"].astype(bool)
+    by_row = {
+        name: tests[(tests["model"] == model) & (relaxed == at_rest)].groupby("row")[column].mean()
+        for name, model, at_rest, column in (
+            ("replica", evaluation.REPLICA, False, "rdf_mse"),
+            ("ideal_gas", evaluation.IDEAL_GAS, False, "rdf_mse"),
+            ("md", evaluation.ANNEAL, True, "energy_gap"),
+        )
+    }
+    raw, named = tests[drawn & ~relaxed], ["model", "row", "seed"]
+    at_rest = tests[drawn & relaxed].set_index(named)[["energy_gap", "seconds"]]
+    found = raw.drop(columns=["energy_gap", "seconds"]).join(at_rest, on=named)
+    rows = found["row"].unique().tolist()
+    scale = {row: energy_scale(data.potential(row)) for row in rows}
+    return found.assign(
+        model=found["model"].replace(evaluation.TOLD, SAMPLE),
+        potential=found["row"].map({row: str(data.family_of(row)) for row in rows}),
+        scale=found["row"].map(scale),
+        energy_gap=found["energy_gap"] - found["row"].map(by_row["md"]),
+        replica=found["row"].map(by_row["replica"]),
+        ideal_gas=found["row"].map(by_row["ideal_gas"]),
+    )[list(COLUMNS)]
+
+
+def rows_of(data: Dataset) -> list[int]:
+    """Choose what is asked for of a set: each potential where it is coldest."""
     coldest: dict[str, int] = {}
     for row in np.flatnonzero(data.split != "replica").tolist():
         name = str(data.family_of(row))
@@ -47,64 +82,91 @@ def rows_of(data: Dataset, split: str) -> list[int]:
     return list(coldest.values())
 
 
-def answer(
-    data: Dataset, row: int, surrogate: evaluation.Surrogate, seconds: float = SECONDS
-) -> list[dict]:
-    """Score what a number of seconds buys, and each of its candidates.
+def sample(data: Dataset, row: int, surrogate: evaluation.Surrogate, seed: int) -> list[dict]:
+    """Score a sample.
 
     Args:
         data: the MD data.
         row: the condition, and the configuration to score against.
-        surrogate: that draws the sample.
-        seconds: of the processor.
+        surrogate: that draws it.
+        seed: of the sample.
 
     Returns:
-        Entries with the `COLUMNS`: the answer, with what `trust.evidence` tells of it, and each
-        candidate by its name.  `energy_gap` is between what is at rest, its energy minus MD's.
+        One entry with the `COLUMNS`; `energy_gap` is between what is at rest, its energy minus
+        MD's, and `scale` is `potential.energy_scale`.
     """
-    calls, potential, box_length = [0], data.potential(row), data.box_length
-
-    def frames():
-        for frame in surrogate.frames(data, row):
-            calls.append(frame.calls)
-            yield frame
-
     clock = lammps_process.process_time()
-    found = budget.within(
-        seconds,
-        frames(),
-        potential,
+    final = sampling.last(surrogate.frames(data, row, seed))
+    named = {"model": SAMPLE, "seed": seed, "sampler": surrogate.sampler, "calls": final.calls}
+    named |= {"source": surrogate.source}
+    return [_judged(data, row, final.positions[0].cpu().numpy(), clock, named)]
+
+
+def quench(data: Dataset, row: int, source: str) -> list[dict]:
+    """Score a quench of `QUENCH_STEPS`, like `sample`.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against.
+        source: of the samples beside it.
+    """
+    clock = lammps_process.process_time()
+    found = lammps.anneal(
+        data.potential(row),
         float(data.temperature[row]),
-        n_particles=data.positions.shape[1],
-        box_length=box_length,
+        QUENCH_STEPS,
         # Not that of any other quench that is scored.
         seed=5_000_000 + row,
-        clock=lammps_process.process_time,
+        n_particles=data.positions.shape[1],
+        box_length=data.box_length,
     )
-    spent = lammps_process.process_time() - clock
-    known = trust.evidence(found, potential, box_length)
-    at_rest = lammps.minimize(data.positions[row], potential, box_length)[1]
-    common = evaluation.Key._field_defaults | {"row": row, "seed": 0, "source": surrogate.source}
-    common |= {"potential": str(data.family_of(row)), "temperature": float(data.temperature[row])}
-    common["md_crystallinity"] = structure.crystallinity(data.positions[row], box_length)
-    entries = []
-    for name, each in [(ANSWER, found[0]), *((each.name, each) for each in found)]:
-        judged = tasks.evaluate(data, row, each.positions)
-        entry = {column: judged[column] for column in ("rdf_mse", "replica", "ideal_gas")}
-        entry |= {"model": name, "crystallinity": each.crystallinity}
-        entry |= {"energy_gap": each.energy_at_rest - at_rest}
-        entry |= {"agreement": math.nan, "above_lattice": math.nan}
-        entry |= {"seconds": each.seconds, "calls": each.n_steps or calls[-1]}
-        entries.append(common | entry)
-    entries[0] |= {"seconds": spent, "calls": calls[-1]}
-    if known is not None:
-        entries[0] |= {name: getattr(known, name) for name in ("agreement", "above_lattice")}
-    return entries
+    named = {"model": evaluation.QUENCH, "seed": 0, "calls": QUENCH_STEPS, "source": source}
+    return [_judged(data, row, found.positions, clock, named | {"n_steps": QUENCH_STEPS})]
+
+
+def _judged(data, row, positions, clock, named) -> dict:
+    potential, box_length = data.potential(row), data.box_length
+    at_rest = lammps.minimize(positions, potential, box_length)[1]
+    seconds = lammps_process.process_time() - clock
+    judged = tasks.evaluate(data, row, positions)
+    entry = evaluation.Key._field_defaults | {"row": row, "seconds": seconds}
+    entry |= {column: judged[column] for column in ("rdf_mse", "replica", "ideal_gas")}
+    entry |= {"potential": str(data.family_of(row)), "temperature": float(data.temperature[row])}
+    entry |= {"scale": energy_scale(potential)}
+    entry["energy_gap"] = at_rest - lammps.minimize(data.positions[row], potential, box_length)[1]
+    entry["crystallinity"] = structure.crystallinity(positions, box_length)
+    entry["md_crystallinity"] = structure.crystallinity(data.positions[row], box_length)
+    return entry | named
+
+
+def answers(scored: "pd.DataFrame") -> "pd.DataFrame":
+    """Take the lowest at rest of the samples of each condition, with what the others tell of it.
+
+    Args:
+        scored: `COLUMNS`.
+
+    Returns:
+        A line for each condition of enough samples, with the `COLUMNS` of the lowest, and
+        `crystalline` and `spread`, see `trust.Evidence`; seconds are those of all samples.
+    """
+    drawn = scored[scored["model"] == SAMPLE]
+    groups = drawn.groupby(["split", "row"], sort=False)
+    drawn = drawn[groups["seed"].transform("size") >= trust.FEWEST]
+    groups = drawn.groupby(["split", "row"], sort=False)
+    chosen = drawn.loc[groups["energy_gap"].idxmin()].set_index(["split", "row"])
+    crystals = (drawn["crystallinity"] > structure.CRYSTAL).astype(float)
+    by = [drawn["split"], drawn["row"]]
+    found = chosen.assign(
+        seconds=groups["seconds"].sum(),
+        crystalline=crystals.groupby(by).mean(),
+        spread=groups["energy_gap"].std(ddof=0) / chosen["scale"],
+    )
+    return found.reset_index()
 
 
 def are_enough(scored: "pd.DataFrame") -> bool:
     """Tell whether scored answers are of enough potentials to be calibrated on, and to judge it."""
-    return len(set(_told(scored)[2])) >= _FEWEST
+    return len(set(evidence_of(scored)[2])) >= _FEWEST
 
 
 def calibrate(scored: "pd.DataFrame") -> trust.Calibration:
@@ -116,8 +178,8 @@ def calibrate(scored: "pd.DataFrame") -> trust.Calibration:
     Raises:
         ValueError: answers of fewer than three potentials.
     """
-    known, found, potentials = _told(scored)
-    sources = "; ".join(sorted(set(scored["source"])))
+    known, found, potentials = evidence_of(scored)
+    sources = "; ".join(sorted(set(scored.loc[scored["model"] == SAMPLE, "source"])))
     return trust.Calibration.fit(known, found, potentials, sources)
 
 
@@ -141,8 +203,8 @@ def coverage(scored: "pd.DataFrame", shares: Sequence[float] = (0.5, 0.8, 0.9)) 
 
     if not are_enough(scored):
         raise ValueError(f"scored must have answers of at least {_FEWEST} potentials")
-    known, found, potentials = _told(scored)
-    answers, names = _answers(scored), np.array(potentials)
+    known, found, potentials = evidence_of(scored)
+    sets, names = answers(scored)["split"], np.array(potentials)
     missed = trust.left_out(known, found, potentials)
     within = {share: np.empty(len(found), dtype=bool) for share in shares}
     for name in np.unique(names):
@@ -154,21 +216,20 @@ def coverage(scored: "pd.DataFrame", shares: Sequence[float] = (0.5, 0.8, 0.9)) 
             within[share][out] = missed[out] <= np.quantile(of_others, share)
     lines = []
     for share in shares:
-        for split in (*dict.fromkeys(answers["split"]), "all"):
-            of = within[share][(answers["split"] == split) | (split == "all")]
+        for split in (*dict.fromkeys(sets), "all"):
+            of = within[share][(sets == split) | (split == "all")]
             lines.append({"share": share, "set": split, "n": len(of), "covered": of.mean()})
     return pd.DataFrame(lines)
 
 
-def _answers(scored: "pd.DataFrame") -> "pd.DataFrame":
-    answers = scored[(scored["model"] == ANSWER) & scored["agreement"].notna()]
-    return answers.reset_index(drop=True)
+def evidence_of(
+    scored: "pd.DataFrame",
+) -> tuple[list[trust.Evidence], list[float], list[str]]:
+    """Give what is known of each answer, what it differs from MD by, and of which potential it is.
 
-
-def _told(scored: "pd.DataFrame") -> tuple[list[trust.Evidence], list[float], list[str]]:
-    answers = _answers(scored)
-    known = [
-        trust.Evidence(*each)
-        for each in answers[["agreement", "above_lattice", "crystallinity"]].to_numpy().tolist()
-    ]
-    return known, answers["rdf_mse"].tolist(), answers["potential"].tolist()
+    Args:
+        scored: `COLUMNS`.
+    """
+    found = answers(scored)
+    known = [trust.Evidence(*each) for each in found[["crystalline", "spread"]].to_numpy().tolist()]
+    return known, found["rdf_mse"].tolist(), found["potential"].tolist()

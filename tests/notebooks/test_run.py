@@ -32,7 +32,7 @@ TINY = {
     "crystals": [{"n_sample_steps": 4}],
     "evaluate": [{}],
     "use": [{"n_levels": 4, "budget": 0.1}],
-    "any_potential": [{"budget": 0.1}],
+    "any_potential": [{"n_quench_steps": 20}],
 }
 # What a shell or a desktop may name for figures; none of them draws on a page.
 BACKENDS = itertools.cycle(["agg", "pdf", "qtagg", ""])

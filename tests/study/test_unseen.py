@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mddm import dataset, lammps, study, trust
-from mddm.budget import Candidate
 from mddm.sampling import Frame
 from mddm.study import evaluation, tables, tasks, unseen
 
@@ -14,78 +13,113 @@ DATA = dataset.read(study.project_root() / "data/opp-small.h5")
 
 
 def test_each_potential_is_asked_for_where_it_is_coldest():
-    tests = unseen.rows_of(DATA, "test")
-    assert DATA.split[tests].tolist() == ["test"] * 4
-    rows = unseen.rows_of(DATA, "any")
+    rows = unseen.rows_of(DATA)
     assert len(rows) == 9 + 4
     assert set(DATA.temperature[rows[:9]]) == {0.014}
 
 
-def test_an_answer_stands_beside_its_candidates(monkeypatch):
-    (row,) = unseen.rows_of(DATA, "test")[:1]
+def test_a_sample_and_a_quench_are_judged_alike(monkeypatch):
+    row = int(np.flatnonzero(DATA.split == "test")[0])
     (partner,) = DATA.partners(row)
-    found = [
-        Candidate("quench", DATA.positions[partner], -2.5, 0.3, 4.0, 1000),
-        Candidate("sample", DATA.positions[row], -2.0, 0.2, 3.0),
-    ]
-
-    def within(seconds, frames, *_, **__):
-        assert seconds == 7.0 and [frame.calls for frame in frames] == [1, 2]
-        return found
-
-    frames = [Frame(1, 0.1, torch.zeros(1, 1, 3), 1), Frame(0, 0.0, torch.zeros(1, 1, 3), 2)]
-    surrogate = SimpleNamespace(source="a network", frames=lambda *_: iter(frames))
-    monkeypatch.setattr(unseen.budget, "within", within)
-    monkeypatch.setattr(lammps, "minimize", lambda positions, *_: (positions, -2.25, True))
-    known = trust.Evidence(0.02, 0.1, 0.3)
-    monkeypatch.setattr(trust, "evidence", lambda *_: known)
-    answer, quench, sample = unseen.answer(DATA, row, surrogate, 7.0)
-    assert all(set(entry) >= set(unseen.COLUMNS) - {"task", "split"} for entry in (answer, sample))
-    assert [each["model"] for each in (answer, quench, sample)] == ["answer", "quench", "sample"]
+    system = torch.from_numpy(DATA.positions[partner])[None]
+    surrogate = SimpleNamespace(
+        source="a network", sampler="quick", frames=lambda *_: iter([Frame(0, 0.0, system, 29)])
+    )
+    energies = iter([-2.5, -2.25] * 2)
+    monkeypatch.setattr(lammps, "minimize", lambda *_: (None, next(energies), True))
+    quenched = SimpleNamespace(positions=DATA.positions[partner])
+    monkeypatch.setattr(lammps, "anneal", lambda *_, **__: quenched)
+    (sample,), (quench,) = (
+        unseen.sample(DATA, row, surrogate, 2),
+        unseen.quench(DATA, row, "a network"),
+    )
+    assert set(sample) | {"task", "split"} == set(quench) | {"task", "split"} == set(unseen.COLUMNS)
+    assert (sample["model"], sample["seed"], sample["calls"]) == ("sample", 2, 29)
+    assert (quench["model"], quench["n_steps"]) == ("quench", 10_000)
     replica = tasks.evaluate(DATA, row, DATA.positions[row])["replica"]
-    assert answer["rdf_mse"] == quench["rdf_mse"] == pytest.approx(replica, rel=1e-6)
-    assert sample["rdf_mse"] == 0 and answer["energy_gap"] == -0.25 and sample["energy_gap"] == 0.25
-    assert (answer["calls"], quench["calls"], sample["calls"]) == (2, 1000, 2)
-    assert (answer["agreement"], answer["above_lattice"]) == (0.02, 0.1)
-    assert np.isnan([quench["agreement"], sample["agreement"]]).all()
+    for entry in (sample, quench):
+        assert entry["rdf_mse"] == pytest.approx(replica, rel=1e-6)
+        assert entry["energy_gap"] == -0.25
+
+
+def test_the_test_conditions_are_judged_by_the_scores_that_there_are():
+    row = int(np.flatnonzero(DATA.split == "test")[0])
+    common = evaluation.Key("", "conditional", "test", row, 0, "")._asdict()
+    common |= {"temperature": 0.02, "crystallinity": 0.7, "md_crystallinity": 0.9, "calls": 29}
+    lines = []
+    for model, sampler, n_steps, relaxed, error, gap in (
+        (evaluation.TOLD, "quick", 0, False, 0.2, 0.5),
+        (evaluation.TOLD, "quick", 0, True, 0.3, 0.1),
+        (evaluation.TOLD, "chilled", 0, False, 0.9, 0.9),
+        (evaluation.QUENCH, "", 10_000, False, 0.4, 0.6),
+        (evaluation.QUENCH, "", 10_000, True, 0.5, 0.2),
+        (evaluation.QUENCH, "", 3000, False, 0.7, 0.7),
+        (evaluation.REPLICA, "", 0, False, 0.05, 0.0),
+        (evaluation.IDEAL_GAS, "", 0, False, 1.5, np.nan),
+        (evaluation.ANNEAL, "", 0, True, 0.1, -0.3),
+    ):
+        line = {"model": model, "sampler": sampler, "n_steps": n_steps, "relaxed": relaxed}
+        line |= {"rdf_mse": error, "energy_gap": gap, "seconds": 3.0 if relaxed else 2.0}
+        lines.append(common | line)
+    found = unseen.of_tests(DATA, pd.DataFrame(lines))
+    assert found["model"].tolist() == ["sample", "quench"]
+    assert tuple(found.columns) == unseen.COLUMNS
+    assert found["rdf_mse"].tolist() == [0.2, 0.4] and found["seconds"].tolist() == [3.0, 3.0]
+    assert found["energy_gap"].tolist() == pytest.approx([0.4, 0.5])
+    assert (found["replica"] == 0.05).all() and (found["ideal_gas"] == 1.5).all()
 
 
 def scored(n=60, noise=0.2, seed=0):
+    """Three samples of each condition, two conditions of each potential."""
     drawn = np.random.default_rng(seed)
-    agreement, above = 10 ** drawn.uniform(-2.5, 0, n), drawn.uniform(0, 0.5, n)
-    lines = {"model": "answer", "split": ["test", "any"] * (n // 2), "source": "a network"}
-    lines |= {"potential": [f"{i // 2}" for i in range(n)], "crystallinity": 0.5}
-    lines |= {"agreement": agreement, "above_lattice": above}
-    lines["rdf_mse"] = 2 * agreement * 10 ** drawn.normal(0, noise, n)
+    lines = []
+    for row in range(n):
+        spread = 10 ** drawn.uniform(-2, 0)
+        error = 2 * spread * 10 ** drawn.normal(0, noise)
+        for seed, (height, crystal) in enumerate(((-1, 1), (0, 0), (1, 1))):
+            line = {"model": "sample", "split": ("test", "any")[row % 2], "row": row, "seed": seed}
+            line |= {"energy_gap": 1.5**0.5 * spread * height, "crystallinity": 0.9 * crystal}
+            line |= {"rdf_mse": error if height < 0 else 9.0, "scale": 1.0, "seconds": 2.0}
+            lines.append(line | {"potential": f"{row // 2}", "source": "a network"})
     return pd.DataFrame(lines)
+
+
+def test_the_answer_is_the_lowest_at_rest_and_the_others_tell_of_it():
+    lines = scored(4)
+    found = unseen.answers(lines)
+    assert found["seed"].tolist() == [0] * 4 and (found["rdf_mse"] < 9).all()
+    np.testing.assert_allclose(found["crystalline"], 2 / 3)
+    np.testing.assert_allclose(found["spread"], -found["energy_gap"] / 1.5**0.5)
+    assert found["seconds"].tolist() == [6.0] * 4
+    assert len(unseen.answers(lines[1:])) == 3
 
 
 def test_answers_are_calibrated_on_and_judged_with_their_potential_left_out():
     lines = scored()
     found = unseen.calibrate(lines)
     assert (found.n, found.n_potentials, found.source) == (60, 30, "a network")
-    assert found.slopes["agreement"] == pytest.approx(1, abs=0.1)
+    assert found.slopes["spread"] == pytest.approx(1, abs=0.1)
     judged = unseen.coverage(lines).set_index(["set", "share"])["covered"]
     for share in (0.5, 0.8, 0.9):
         assert judged["all", share] == pytest.approx(share, abs=0.12)
         halves = judged["test", share] + judged["any", share]
         assert halves / 2 == pytest.approx(judged["all", share])
-    assert not unseen.are_enough(lines[:6])
+    few = lines[lines["row"] < 6]
+    assert not unseen.are_enough(few)
     with pytest.raises(ValueError, match="at least 4 potentials"):
-        unseen.coverage(lines[:6])
-    # Where there was no second candidate nothing could be told.
-    assert not unseen.are_enough(lines.assign(agreement=np.nan))
+        unseen.coverage(few)
 
 
 def test_the_calibration_that_is_shipped_is_that_of_the_committed_scores():
     root = study.project_root()
-    committed = tables.read_scores(root / "data/results/scores-unseen.csv")
+    committed = tables.read_scores(root / "data/results/unseen.csv")
     shipped = trust.Calibration.read(root / "data/checkpoints" / trust.FILE)
     found = unseen.calibrate(committed)
     assert shipped.slopes == pytest.approx(found.slopes)
     assert (shipped.intercept, shipped.factor) == pytest.approx((found.intercept, found.factor))
     assert (shipped.n, shipped.source) == (found.n, found.source)
-    assert set(committed["source"]) == {evaluation.checkpoint_source("potential", evaluation.OURS)}
+    drawn = committed[committed["model"] == unseen.SAMPLE]
+    assert set(drawn["source"]) == {evaluation.checkpoint_source("potential", evaluation.OURS)}
     covered = pd.read_csv(root / "data/results/coverage.csv").set_index(["set", "share"])
     pd.testing.assert_frame_equal(
         covered, unseen.coverage(committed).set_index(["set", "share"]), rtol=1e-4
