@@ -166,7 +166,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "_PROFILES", {"quick": few, "full": few})
     monkeypatch.setattr(results, "_POINTS", 60)
     # It has tests of its own.
-    monkeypatch.setattr(lammps, "minimize", lambda positions, *_: (positions, 0.0, True))
+    monkeypatch.setattr(lammps, "minimize", lambda positions, *_, **__: (positions, 0.0, True))
     return tmp_path
 
 
@@ -211,7 +211,7 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     assert capsys.readouterr().out.split() == [
         "wrote",
         *("data/results/lowest.csv,", "data/results/table1.csv,"),
-        *("data/results/figure5.csv,", "data/results/table-a1.csv"),
+        *("data/results/figure5.csv,", "data/results/unseen.csv,", "data/results/table-a1.csv"),
     ]
     in_box = pd.read_csv(folder / "table1.csv")
     marks = {evaluation.IDEAL_GAS, evaluation.LOOKED_UP, evaluation.RELAXED_NOISE, "MD replica"}
