@@ -28,7 +28,7 @@ _TIMED = 400
 _FEW = 5
 SAMPLE, QUENCH, LATTICE = "sample", "quench", "lattice"
 # A sampler, one of `samplers.SAMPLERS`, that leaves time for the quench.
-SAMPLER_WITHIN = "quick"
+SAMPLER_WITHIN = "thermalised"
 
 
 @dataclass(frozen=True)

@@ -247,8 +247,7 @@ class Model:
         """Names of the samplers that it can be asked with, its best one first."""
         best, names = samplers.BEST[self.card.preset], list(samplers.SAMPLERS)
         if self.card.told == "potential":
-            # Of this one alone is it known what its samples are worth.
-            best = SAMPLER_WITHIN
+            best = samplers.BEST_TOLD
         if self.card.box_length is None:
             best = samplers.BEST_IN_FREE_SPACE
             names = [name for name in names if not samplers.SAMPLERS[name].asks_potential]
@@ -289,7 +288,7 @@ class Model:
             box_length: edge of the periodic cube [length]; by default what gives the density of
                 training, and no other density will do.
             sampler: one of `samplers`, or one with settings of your own, see `mddm.samplers`; by
-                default the best, and within a budget "quick", which has few calls.
+                default the best, and within a budget "thermalised", which has fewer calls.
             n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own;
                 "quick" and "chilled" have theirs.
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,

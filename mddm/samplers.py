@@ -242,6 +242,8 @@ BEST = {
     "transolver": "ancestral",
 }
 BEST_IN_FREE_SPACE = "corrected"
+# Of networks that are told potentials: the one by which it is known what their samples are worth.
+BEST_TOLD = "quick"
 
 
 def name_of(sampler: Sampler) -> str:

@@ -10,14 +10,14 @@ import torch
 
 import mddm
 from mddm import __main__ as command
-from mddm import budget, model, training, trust
+from mddm import model, training, trust
 from mddm.budget import Candidate
 from mddm.condition import RANGES, sigma_max
 from mddm.encoding import SCALED_TEMPERATURES
 from mddm.family import Family
 from mddm.formulas import LennardJones
 from mddm.potential import OscillatingPair, Smoothed
-from mddm.samplers import BEST, SAMPLERS
+from mddm.samplers import BEST, BEST_TOLD, SAMPLERS
 from mddm.sampling import Ancestral, Frame, last
 
 ASKED = {"k": 9.0, "phi": 0.75, "temperature": 0.02}
@@ -254,7 +254,7 @@ def test_a_model_that_is_told_potentials_takes_any():
 def test_the_lowest_of_several_samples_says_how_far_to_believe_it(monkeypatch, tmp_path):
     network, numbers = mddm.load("potential-mddm"), mddm.load("mddm")
     mine = Smoothed(LennardJones())
-    assert network.samplers[0] == budget.SAMPLER_WITHIN
+    assert network.samplers[0] == BEST_TOLD
     asked = {"potential": mine, "temperature": 0.02, "sampler": "ancestral", **FAST}
     found = network.sample(**asked, n_samples=3)
     calibration = trust.Calibration(-1.0, {"crystalline": 1.0, "spread": 0.0}, 3.0, 9, 9, "")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mddm import optional, samplers, sampling, structure
-from mddm.budget import SAMPLER_WITHIN
 from mddm.dataset import Dataset
 from mddm.study import evaluation, tables, tasks
 
@@ -37,7 +36,7 @@ def forming(summed: "pd.DataFrame") -> "pd.DataFrame":
     lines = summed[(summed["task"] == "conditional") & (summed["split"] == "test")]
     lines = lines[(lines["reference"] == "crystal") & (lines["model"] != evaluation.IDEAL_GAS)]
     shown = lines["sampler"].isin(["", *evaluation.SEEDED])
-    best = samplers.BEST | {evaluation.TOLD: SAMPLER_WITHIN}
+    best = samplers.BEST | {evaluation.TOLD: samplers.BEST_TOLD}
     shown |= lines["sampler"] == lines["model"].map(best)
     shown |= lines["sampler"].isin(_BY_ITSELF) & (lines["n_tries"] == 1)
     lines = lines.rename(columns={"seconds_per_sample": "seconds"})[shown]

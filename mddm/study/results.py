@@ -57,7 +57,7 @@ _PROFILES = {
         **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
         **{"best levels": evaluation.N_LEVELS, "lattices": 100, "drawn": 2},
         "bottom": 12,
-        "answers": 2,
+        "answers": 1,
         "unseen": 100,
     },
 }
@@ -198,17 +198,17 @@ def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
 
 
 def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
-    drawn_by = (evaluation.OURS, "potential", SAMPLER_WITHIN, sizes["best levels"])
+    drawn_by = (evaluation.OURS, "potential", samplers.BEST_TOLD, sizes["best levels"])
     surrogate = evaluation.Surrogate(*drawn_by, compiled)
     jobs, source = [], surrogate.source
     for task, split, row, seed in _chosen(data, sizes | {"train": 0}, sizes["tries"]):
-        key = Key(surrogate.name, task, split, row, seed, source, SAMPLER_WITHIN)
+        key = Key(surrogate.name, task, split, row, seed, source, samplers.BEST_TOLD)
         jobs.append((key, partial(evaluation.sample, data, row, surrogate, seed)))
     return jobs
 
 
 def _unseen_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
-    drawn_by = (evaluation.OURS, "potential", SAMPLER_WITHIN, sizes["best levels"])
+    drawn_by = (evaluation.OURS, "potential", samplers.BEST_TOLD, sizes["best levels"])
     surrogate, jobs = evaluation.Surrogate(*drawn_by, compiled), []
     source = surrogate.source
     for split, name in unseen.SETS.items():
@@ -218,7 +218,9 @@ def _unseen_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
         asked = dataset.read(path)
         for row in unseen.rows_of(asked)[: sizes["unseen"]]:
             for seed in range(unseen.N_SAMPLES):
-                key = Key(unseen.SAMPLE, "conditional", split, row, seed, source, SAMPLER_WITHIN)
+                key = Key(
+                    unseen.SAMPLE, "conditional", split, row, seed, source, samplers.BEST_TOLD
+                )
                 jobs.append((key, partial(unseen.sample, asked, row, surrogate, seed)))
             key = Key(evaluation.QUENCH, "conditional", split, row, 0, source)
             key = key._replace(n_steps=unseen.QUENCH_STEPS)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import lammps, lammps_process, optional, sampling, structure, trust
-from mddm.budget import SAMPLER_WITHIN
+from mddm import lammps, lammps_process, optional, samplers, sampling, structure, trust
 from mddm.dataset import Dataset
 from mddm.potential import energy_scale
 from mddm.study import evaluation, tasks
@@ -45,7 +44,7 @@ def of_tests(data: Dataset, scored: "pd.DataFrame") -> "pd.DataFrame":
     """
     tests = scored[(scored["task"] == "conditional") & (scored["split"] == TESTS)]
     tests = tests[tests["n_tries"] == 1]
-    drawn = (tests["model"] == evaluation.TOLD) & (tests["sampler"] == SAMPLER_WITHIN)
+    drawn = (tests["model"] == evaluation.TOLD) & (tests["sampler"] == samplers.BEST_TOLD)
     drawn |= (tests["model"] == evaluation.QUENCH) & (tests["n_steps"] == QUENCH_STEPS)
     drawn &= tests["seed"] < N_SAMPLES
     relaxed = tests["relaxed"].astype(bool)
