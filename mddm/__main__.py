@@ -190,6 +190,8 @@ def _add_results(commands):
 
 
 def _sample(options):
+    from pathlib import Path
+
     from mddm import export, family, model, trust
 
     export.check(options.out)
@@ -220,8 +222,11 @@ def _sample(options):
             print(f"sample {number}: seed {options.seed + number}, energy {energy:.4f} a particle")
     print(f"wrote {len(found)} to {options.out}, {found.seconds:.1f} s each")
     if network.card.told == "potential" and len(found) >= trust.FEWEST:
-        number, difference = network.lowest(found)
-        print(f"lowest at rest: sample {number}; {difference}")
+        lowest, difference = network.lowest(found, options.seed)
+        path = Path(options.out)
+        path = path.with_name(f"{path.stem}-lowest{path.suffix}")
+        lowest.write(path)
+        print(f"wrote the lowest at rest, {difference.lowest}, to {path}\n{difference}")
 
 
 def _models(options):

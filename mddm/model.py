@@ -350,29 +350,41 @@ class Model:
         seconds = (time.perf_counter() - start) / n_samples
         return replace(found, positions=np.stack(drawn), calls=final.calls, seconds=seconds)
 
-    def lowest(self, found: Structures) -> tuple[int, Difference]:
-        """Choose the lowest in energy at rest of several samples, and say how far to believe it.
+    def lowest(
+        self, found: Structures, seed: int = 0, n_steps: int = trust.QUENCH_STEPS
+    ) -> tuple[Structures, Difference]:
+        """Take the lowest in energy at rest of several samples and a quench: how good is it?
 
         Args:
             found: at least three samples of one condition, drawn from this model by its best
                 sampler; the model is one that is told potentials.
+            seed: of the quench.
+            n_steps: of the quench; what is said is for those of the default.
 
         Returns:
-            Which it is, and what it is thought to differ from MD by.
+            The lowest, and what it is thought to differ from MD by.
 
         Raises:
             ValueError: another model, or fewer than three samples.
-            ImportError, RuntimeError: LAMMPS, which relaxes, is not there or fails.
+            ImportError, RuntimeError: LAMMPS is not there or fails.
         """
         if self.card.told != "potential":
             raise ValueError(
                 f"what samples of {self.card.name!r} are worth is in the book, in the chapter on "
                 "evaluation; this is for models that are told potentials"
             )
-        at_rest = found.relax().energies
-        known = trust.evidence(found.crystallinity(), at_rest, found._known(None))
+        potential, box_length = found._known(None), found._box()
+        ordered, at_rest = found.crystallinity(), found.relax().energies
+        # Before the quench, which takes the longest.
+        trust.evidence(ordered, at_rest, 0.0, potential)
+        size = {"n_particles": found.positions.shape[1], "box_length": box_length}
+        temperature = found.condition["temperature"]
+        quench = lammps.anneal(potential, temperature, n_steps, seed, **size).positions
+        quenched = replace(found, positions=quench[None]).relax().energies[0]
+        known = trust.evidence(ordered, at_rest, quenched, potential)
+        lowest = found.positions[at_rest.argmin()] if known.sampled else quench
         difference = trust.Calibration.read(TRAINED / trust.FILE).judge(known)
-        return int(at_rest.argmin()), difference
+        return replace(found, positions=lowest[None]), difference
 
     def _within(self, seconds, system, asked, sampler, sigmas, n_samples, n_particles, seed):
         if n_samples != 1:

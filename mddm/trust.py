@@ -1,8 +1,8 @@
 """How far to believe an answer: what it would differ from MD by, told without MD.
 
 Where a network is sure of a structure, all of its samples come to it; where it is not, they come to
-different ones, of different energies.  How much MD differs from the lowest of them was measured on
-potentials that the network has not learned.
+different ones, of different energies, and where it is at a loss a quench lies lower.  How much MD
+differs from the lowest of all was measured on potentials that the network has not learned.
 """
 
 import json
@@ -21,35 +21,37 @@ if TYPE_CHECKING:
 
 # The calibration's file, beside the models.
 FILE = "trust.json"
-# So few samples tell nothing yet.
-FEWEST = 3
+# Fewer samples tell nothing; and MD steps of the quench beside them.
+FEWEST, QUENCH_STEPS = 3, 10_000
 # The share of answers whose difference from MD is to be below what is said.
 COVERAGE = 0.9
 # Differences and spreads below this one are as good as none.
 _LEAST = 1e-3
 # What `Evidence` has that differences are guessed from.
-_SEEN = ("crystalline", "spread")
+_SEEN = ("crystalline", "spread", "sampled")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What can be known of several samples of one condition without MD.
+    """What can be known of several samples of one condition, and a quench, without a slow anneal.
 
     Args:
         crystalline: the share of samples that are crystals (`structure.CRYSTAL`).
         spread: standard deviation of their energies at rest, in units of `potential.energy_scale`.
+        sampled: 1 where one of them is lower at rest than the quench; 0 where the quench is.
     """
 
     crystalline: float
     spread: float
+    sampled: float
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What the lowest in energy at rest of several samples is thought to differ from MD by.
+    """What the lowest at rest of several samples and a quench is thought to differ from MD by.
 
     Args:
-        expected: RDF-MSE to an MD run, the middle of what was found for such samples.
+        expected: RDF-MSE to an MD run, the middle of what was found for such answers.
         at_most: what nine of ten of them are below.
         evidence: what it was told from.
     """
@@ -58,22 +60,28 @@ class Difference:
     at_most: float
     evidence: Evidence
 
+    @property
+    def lowest(self) -> str:
+        """What it is: "a sample" or "the quench"."""
+        return "a sample" if self.evidence.sampled else "the quench"
+
     def __str__(self):
         return (
             f"RDF-MSE to MD: about {self.expected:.2g}, and below {self.at_most:.2g} in "
             f"{COVERAGE:.0%} of such cases ({self.evidence.crystalline:.0%} of the samples are "
-            "crystals)"
+            f"crystals, the lowest at rest is {self.lowest})"
         )
 
 
 def evidence(
-    crystallinity: "ArrayLike", energy_at_rest: "ArrayLike", potential: Smoothed
+    crystallinity: "ArrayLike", energy_at_rest: "ArrayLike", quenched: float, potential: Smoothed
 ) -> Evidence:
-    """Gather what can be known of several samples.
+    """Gather what can be known of several samples and a quench.
 
     Args:
         crystallinity: (n,) of each, see `structure.crystallinity`; n at least 3.
         energy_at_rest: (n,) potential energy per particle of each in the nearest minimum [energy].
+        quenched: the same energy of a quench of `QUENCH_STEPS` [energy].
         potential: of all of them.
 
     Raises:
@@ -87,7 +95,8 @@ def evidence(
             f"{len(ordered)} and {len(energies)}; draw more"
         )
     spread = float(energies.std()) / energy_scale(potential)
-    return Evidence(float((ordered > structure.CRYSTAL).mean()), spread)
+    sampled = float(energies.min() <= arguments.number("quenched", quenched))
+    return Evidence(float((ordered > structure.CRYSTAL).mean()), spread, sampled)
 
 
 @dataclass(frozen=True)
@@ -180,7 +189,7 @@ def left_out(
 
 
 def _seen(known: Sequence[Evidence]) -> np.ndarray:
-    return np.array([[each.crystalline, _log([each.spread])[0]] for each in known])
+    return np.array([[each.crystalline, _log([each.spread])[0], each.sampled] for each in known])
 
 
 def _log(values: Sequence[float]) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 
 import mddm
 from mddm import __main__ as command
-from mddm import model, training, trust
+from mddm import lammps, model, training, trust
 from mddm.budget import Candidate
 from mddm.condition import RANGES, sigma_max
 from mddm.encoding import SCALED_TEMPERATURES
@@ -251,20 +251,23 @@ def test_a_model_that_is_told_potentials_takes_any():
             network.sample(**asked | wrong)
 
 
-def test_the_lowest_of_several_samples_says_how_far_to_believe_it(monkeypatch, tmp_path):
+def test_the_lowest_of_samples_and_a_quench_says_how_far_to_believe_it(monkeypatch, tmp_path):
     network, numbers = mddm.load("potential-mddm"), mddm.load("mddm")
     mine = Smoothed(LennardJones())
     assert network.samplers[0] == BEST_TOLD
     asked = {"potential": mine, "temperature": 0.02, "sampler": "ancestral", **FAST}
     found = network.sample(**asked, n_samples=3)
-    calibration = trust.Calibration(-1.0, {"crystalline": 1.0, "spread": 0.0}, 3.0, 9, 9, "")
-    calibration.write(tmp_path / trust.FILE)
+    slopes = {"crystalline": 1.0, "spread": 0.0, "sampled": 1.0}
+    trust.Calibration(-1.0, slopes, 3.0, 9, 9, "").write(tmp_path / trust.FILE)
     monkeypatch.setattr(model, "TRAINED", tmp_path)
-    number, difference = network.lowest(found)
-    assert number == found.relax().energies.argmin()
+    lowest, difference = network.lowest(found, seed=3, n_steps=10)
+    quench = lammps.anneal(mine, 0.02, 10, 3, n_particles=262, box_length=BOX).positions
+    rivals = replace(found, positions=np.concatenate([found.positions, quench[None]]))
+    best = rivals.relax().energies.argmin()
+    np.testing.assert_array_equal(lowest.positions[0], rivals.positions[best])
     # Noise has no crystals.
-    assert (difference.expected, difference.at_most) == pytest.approx((0.1, 0.3))
-    assert difference.evidence.spread > 0
+    expected = 1.0 if best < 3 else 0.1
+    assert (difference.expected, difference.at_most) == pytest.approx((expected, 3 * expected))
     with pytest.raises(ValueError, match="at least 3 samples, got 1 and 1"):
         network.lowest(replace(found, positions=found.positions[:1]))
     with pytest.raises(ValueError, match="this is for models that are told potentials"):

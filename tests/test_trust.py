@@ -10,24 +10,30 @@ LJ = Family("lennard-jones").at({})
 
 def test_evidence_is_how_many_samples_are_crystals_and_how_their_energies_spread():
     ordered, energies = [0.9, 0.1, 0.6, 0.0], [-3.0, -2.8, -3.0, -2.8]
-    known = trust.evidence(ordered, energies, LJ)
-    assert known.crystalline == 0.5
+    known = trust.evidence(ordered, energies, -2.9, LJ)
+    assert (known.crystalline, known.sampled) == (0.5, 1)
+    assert trust.evidence(ordered, energies, -3.1, LJ).sampled == 0
     double = Family("lennard-jones", {"epsilon": 2.0}).at({})
-    again = trust.evidence(ordered, 2 * np.array(energies), double)
+    again = trust.evidence(ordered, 2 * np.array(energies), -6.0, double)
     assert again.spread == pytest.approx(known.spread, rel=1e-6)
     # The well of a Lennard-Jones potential is one deep, and rises to zero.
     assert known.spread == pytest.approx(0.1, rel=0.02)
     for wrong in ((ordered[:2], energies[:2]), (ordered, energies[:3])):
         with pytest.raises(ValueError, match="of at least 3 samples"):
-            trust.evidence(*wrong, LJ)
+            trust.evidence(*wrong, -3.0, LJ)
 
 
 @pytest.fixture(scope="module")
 def known():
-    """Answers of 40 potentials, two each, whose difference is 3 spread 10^(-crystalline)."""
+    """Answers of 40 potentials, two each: 3 spread 10^(sampled / 2 - crystalline)."""
     drawn = np.random.default_rng(0)
-    told = [Evidence(drawn.integers(5) / 4, 10 ** drawn.uniform(-2.5, 0)) for _ in range(80)]
-    exact = np.array([3 * each.spread * 10**-each.crystalline for each in told])
+    told = [
+        Evidence(drawn.integers(5) / 4, 10 ** drawn.uniform(-2.5, 0), drawn.integers(2))
+        for _ in range(80)
+    ]
+    exact = np.array(
+        [3 * each.spread * 10 ** (each.sampled / 2 - each.crystalline) for each in told]
+    )
     return told, exact, [number // 2 for number in range(80)]
 
 
@@ -37,13 +43,14 @@ def test_differences_that_follow_from_evidence_are_told_exactly(known):
     told = [each for each, one in zip(told, apart, strict=True) if one]
     potentials = [each for each, one in zip(potentials, apart, strict=True) if one]
     found = Calibration.fit(told, exact[apart], potentials, "a network")
-    assert found.slopes == pytest.approx({"spread": 1.0, "crystalline": -1.0})
+    assert found.slopes == pytest.approx({"spread": 1.0, "crystalline": -1.0, "sampled": 0.5})
     assert 10**found.intercept == pytest.approx(3.0) and found.factor == pytest.approx(1.0)
     assert (found.n, found.source) == (len(told), "a network")
-    judged = found.judge(Evidence(0.5, 0.04))
+    judged = found.judge(Evidence(0.5, 0.04, 0.0))
     assert judged.expected == pytest.approx(0.12 * 10**-0.5)
     assert judged.at_most == pytest.approx(judged.expected)
     assert str(judged).startswith("RDF-MSE to MD: about 0.038, and below 0.038 in 90%")
+    assert str(judged).endswith("samples are crystals, the lowest at rest is the quench)")
 
 
 def test_nine_of_ten_differences_of_other_potentials_are_below_what_is_said(known):

@@ -223,7 +223,7 @@ def _unseen_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
                 )
                 jobs.append((key, partial(unseen.sample, asked, row, surrogate, seed)))
             key = Key(evaluation.QUENCH, "conditional", split, row, 0, source)
-            key = key._replace(n_steps=unseen.QUENCH_STEPS)
+            key = key._replace(n_steps=trust.QUENCH_STEPS)
             jobs.append((key, partial(unseen.quench, asked, row, source)))
     return jobs
 

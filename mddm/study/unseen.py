@@ -1,7 +1,7 @@
 """Samples for potentials that the network told U has not learned: what they are worth.
 
-Of several samples of a condition the lowest in energy at rest is the answer; `calibrate` makes of
-what the others are like how far to believe it (`mddm.trust`).
+Of several samples of a condition and a quench the lowest in energy at rest is the answer;
+`calibrate` makes of what the others are like how far to believe it (`mddm.trust`).
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # The test conditions, whose scores there are for other purposes, and the files of other potentials
 # that the network told U has not learned, as a score's `split` names them.
 TESTS, SETS = "test", {"any": "any", "named": "named"}
-# Samples of each, and MD steps of the quench beside them, which takes about as long.
-N_SAMPLES, QUENCH_STEPS = 4, 10_000
+# Samples of each; the quench beside them takes about as long.
+N_SAMPLES = 4
 SAMPLE = "sample"
 COLUMNS = (
     *evaluation.KEYS,
@@ -45,7 +45,7 @@ def of_tests(data: Dataset, scored: "pd.DataFrame") -> "pd.DataFrame":
     tests = scored[(scored["task"] == "conditional") & (scored["split"] == TESTS)]
     tests = tests[tests["n_tries"] == 1]
     drawn = (tests["model"] == evaluation.TOLD) & (tests["sampler"] == samplers.BEST_TOLD)
-    drawn |= (tests["model"] == evaluation.QUENCH) & (tests["n_steps"] == QUENCH_STEPS)
+    drawn |= (tests["model"] == evaluation.QUENCH) & (tests["n_steps"] == trust.QUENCH_STEPS)
     drawn &= tests["seed"] < N_SAMPLES
     relaxed = tests["relaxed"].astype(bool)
     by_row = {
@@ -102,7 +102,7 @@ def sample(data: Dataset, row: int, surrogate: evaluation.Surrogate, seed: int) 
 
 
 def quench(data: Dataset, row: int, source: str) -> list[dict]:
-    """Score a quench of `QUENCH_STEPS`, like `sample`.
+    """Score a quench of `trust.QUENCH_STEPS`, like `sample`.
 
     Args:
         data: the MD data.
@@ -113,14 +113,14 @@ def quench(data: Dataset, row: int, source: str) -> list[dict]:
     found = lammps.anneal(
         data.potential(row),
         float(data.temperature[row]),
-        QUENCH_STEPS,
+        trust.QUENCH_STEPS,
         # Not that of any other quench that is scored.
         seed=5_000_000 + row,
         n_particles=data.positions.shape[1],
         box_length=data.box_length,
     )
-    named = {"model": evaluation.QUENCH, "seed": 0, "calls": QUENCH_STEPS, "source": source}
-    return [_judged(data, row, found.positions, clock, named | {"n_steps": QUENCH_STEPS})]
+    named = {"model": evaluation.QUENCH, "seed": 0, "calls": trust.QUENCH_STEPS, "source": source}
+    return [_judged(data, row, found.positions, clock, named | {"n_steps": trust.QUENCH_STEPS})]
 
 
 def _judged(data, row, positions, clock, named) -> dict:
@@ -139,26 +139,29 @@ def _judged(data, row, positions, clock, named) -> dict:
 
 
 def answers(scored: "pd.DataFrame") -> "pd.DataFrame":
-    """Take the lowest at rest of the samples of each condition, with what the others tell of it.
+    """Take the lowest at rest of each condition, and what the others tell of it.
 
     Args:
         scored: `COLUMNS`.
 
     Returns:
-        A line for each condition of enough samples, with the `COLUMNS` of the lowest, and
-        `crystalline` and `spread`, see `trust.Evidence`; seconds are those of all samples.
+        A line for each condition of enough samples and a quench, with the `COLUMNS` of the lowest
+        and those of `trust.Evidence`; seconds are those of all.
     """
-    drawn = scored[scored["model"] == SAMPLE]
-    groups = drawn.groupby(["split", "row"], sort=False)
-    drawn = drawn[groups["seed"].transform("size") >= trust.FEWEST]
-    groups = drawn.groupby(["split", "row"], sort=False)
-    chosen = drawn.loc[groups["energy_gap"].idxmin()].set_index(["split", "row"])
+    condition = ["split", "row"]
+    samples = scored["model"] == SAMPLE
+    enough = samples.groupby([scored[name] for name in condition]).transform("sum")
+    scored = scored[(enough >= trust.FEWEST)].reset_index(drop=True)
+    quenched = scored.groupby(condition)["model"].transform(lambda of: (of != SAMPLE).any())
+    scored = scored[quenched]
+    drawn, groups = scored[scored["model"] == SAMPLE], scored.groupby(condition, sort=False)
+    chosen = scored.loc[groups["energy_gap"].idxmin()].set_index(condition)
     crystals = (drawn["crystallinity"] > structure.CRYSTAL).astype(float)
-    by = [drawn["split"], drawn["row"]]
     found = chosen.assign(
         seconds=groups["seconds"].sum(),
-        crystalline=crystals.groupby(by).mean(),
-        spread=groups["energy_gap"].std(ddof=0) / chosen["scale"],
+        crystalline=crystals.groupby([drawn[name] for name in condition]).mean(),
+        spread=drawn.groupby(condition)["energy_gap"].std(ddof=0) / chosen["scale"],
+        sampled=(chosen["model"] == SAMPLE).astype(float),
     )
     return found.reset_index()
 
@@ -230,5 +233,6 @@ def evidence_of(
         scored: `COLUMNS`.
     """
     found = answers(scored)
-    known = [trust.Evidence(*each) for each in found[["crystalline", "spread"]].to_numpy().tolist()]
+    seen = found[["crystalline", "spread", "sampled"]].to_numpy().tolist()
+    known = [trust.Evidence(*each) for each in seen]
     return known, found["rdf_mse"].tolist(), found["potential"].tolist()

@@ -19,6 +19,7 @@ from mddm import (
     structure,
     study,
     training,
+    trust,
 )
 from mddm.budget import Candidate
 from mddm.condition import RANGES
@@ -160,7 +161,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation.budget, "within", answered)
     monkeypatch.setattr(evaluation, "LATTICE_STEPS", 5)
     monkeypatch.setattr(unseen, "N_SAMPLES", 1)
-    monkeypatch.setattr(unseen, "QUENCH_STEPS", 10)
+    monkeypatch.setattr(trust, "QUENCH_STEPS", 10)
     monkeypatch.setattr(bottom, "HELD_STEPS", 5)
     monkeypatch.setattr(bottom, "HEATED_STEPS", 4)
     monkeypatch.setattr(results, "_PROFILES", {"quick": few, "full": few})

@@ -70,17 +70,20 @@ def test_the_test_conditions_are_judged_by_the_scores_that_there_are():
 
 
 def scored(n=60, noise=0.2, seed=0):
-    """Three samples of each condition, two conditions of each potential."""
+    """Three samples of each condition and a quench above them, two conditions a potential."""
     drawn = np.random.default_rng(seed)
     lines = []
     for row in range(n):
         spread = 10 ** drawn.uniform(-2, 0)
         error = 2 * spread * 10 ** drawn.normal(0, noise)
+        common = {"split": ("test", "any")[row % 2], "row": row, "scale": 1.0, "seconds": 2.0}
+        common |= {"potential": f"{row // 2}"}
         for seed, (height, crystal) in enumerate(((-1, 1), (0, 0), (1, 1))):
-            line = {"model": "sample", "split": ("test", "any")[row % 2], "row": row, "seed": seed}
+            line = {"model": "sample", "seed": seed, "source": "a network"}
             line |= {"energy_gap": 1.5**0.5 * spread * height, "crystallinity": 0.9 * crystal}
-            line |= {"rdf_mse": error if height < 0 else 9.0, "scale": 1.0, "seconds": 2.0}
-            lines.append(line | {"potential": f"{row // 2}", "source": "a network"})
+            lines.append(common | line | {"rdf_mse": error if height < 0 else 9.0})
+        quench = {"model": "quench", "seed": 0, "source": "MD", "energy_gap": 5.0}
+        lines.append(common | quench | {"crystallinity": 0.0, "rdf_mse": 0.5})
     return pd.DataFrame(lines)
 
 
@@ -90,8 +93,13 @@ def test_the_answer_is_the_lowest_at_rest_and_the_others_tell_of_it():
     assert found["seed"].tolist() == [0] * 4 and (found["rdf_mse"] < 9).all()
     np.testing.assert_allclose(found["crystalline"], 2 / 3)
     np.testing.assert_allclose(found["spread"], -found["energy_gap"] / 1.5**0.5)
-    assert found["seconds"].tolist() == [6.0] * 4
-    assert len(unseen.answers(lines[1:])) == 3
+    assert found["seconds"].tolist() == [8.0] * 4 and found["sampled"].tolist() == [1] * 4
+    # Too few samples, and no quench.
+    assert unseen.answers(lines[1:])["row"].tolist() == [1, 2, 3]
+    assert unseen.answers(lines[:-1])["row"].tolist() == [0, 1, 2]
+    lines.loc[3, "energy_gap"] = -9.0
+    found = unseen.answers(lines)
+    assert found["sampled"].tolist() == [0, 1, 1, 1] and found["rdf_mse"][0] == 0.5
 
 
 def test_answers_are_calibrated_on_and_judged_with_their_potential_left_out():
