@@ -215,7 +215,7 @@ class Settings:
             is to see through (`waves.decoys`).
         rivals: part of them that gets those of another structure of the batch (`waves.rivals`).
         jitter: by how much potentials that are told differ from those of the data, in units of
-            their scale (`encoding.PotentialConditioning.jittered`).
+            their scale (`jittered` of `encoding.PotentialConditioning`).
         start: content hash of the checkpoint whose weights the run starts with (`start_from`);
             empty where they are the seed's.
         told: what a condition is: "numbers", those of `ranges`, or "potential", any pair potential
