@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mddm import condition, noise, training
+from mddm import condition, encoding, noise, training
 from mddm.bragg import BraggDenoiser
 from mddm.condition import Conditioning
+from mddm.family import Family
 from mddm.pbcconv import PBCConvDenoiser, RadialDenoiser
 from mddm.transolver import TransolverDenoiser
 
@@ -98,8 +99,11 @@ def test_trained_networks_know_what_they_were_told(path):
     denoiser, header = training.load_checkpoint(path)
     task = path.stem.split("-")[0]
     boxed = task not in ("sphere", "torus")
-    assert header["settings"]["ranges"] == (condition.RANGES if task == "conditional" else {})
+    scaled = {"temperature": encoding.SCALED_TEMPERATURES}
+    ranges = {"conditional": condition.RANGES, "potential": scaled}.get(task, {})
+    assert {name: tuple(ends) for name, ends in header["settings"]["ranges"].items()} == ranges
     assert header["n_particles"] == 1000 and header["box_length"] == (10.0 if boxed else None)
-    asked = torch.tensor([[6.6, 2.4, 0.014]]) if task == "conditional" else None
+    told = encoding.encode(Family("opp", {"k": 6.6, "phi": 2.4}).at({}), 0.014)
+    asked = {"conditional": torch.tensor([[6.6, 2.4, 0.014]]), "potential": told[None]}.get(task)
     x_t = torch.rand(1, 30, 3, generator=torch.Generator().manual_seed(0))
     assert denoiser(x_t, torch.full((1,), 0.1), asked, header["box_length"]).isfinite().all()
