@@ -150,10 +150,9 @@ def answers(scored: "pd.DataFrame") -> "pd.DataFrame":
     """
     condition = ["split", "row"]
     samples = scored["model"] == SAMPLE
-    enough = samples.groupby([scored[name] for name in condition]).transform("sum")
-    scored = scored[(enough >= trust.FEWEST)].reset_index(drop=True)
-    quenched = scored.groupby(condition)["model"].transform(lambda of: (of != SAMPLE).any())
-    scored = scored[quenched]
+    by = [scored[name] for name in condition]
+    enough = samples.groupby(by).transform("sum") >= trust.FEWEST
+    scored = scored[enough & (~samples).groupby(by).transform("any")]
     drawn, groups = scored[scored["model"] == SAMPLE], scored.groupby(condition, sort=False)
     chosen = scored.loc[groups["energy_gap"].idxmin()].set_index(condition)
     crystals = (drawn["crystallinity"] > structure.CRYSTAL).astype(float)

@@ -97,6 +97,7 @@ def test_the_answer_is_the_lowest_at_rest_and_the_others_tell_of_it():
     # Too few samples, and no quench.
     assert unseen.answers(lines[1:])["row"].tolist() == [1, 2, 3]
     assert unseen.answers(lines[:-1])["row"].tolist() == [0, 1, 2]
+    assert unseen.answers(lines[:2]).empty and not unseen.are_enough(lines[:2])
     lines.loc[3, "energy_gap"] = -9.0
     found = unseen.answers(lines)
     assert found["sampled"].tolist() == [0, 1, 1, 1] and found["rdf_mse"][0] == 0.5
