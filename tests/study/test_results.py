@@ -220,7 +220,8 @@ def test_one_command_scores_everything_and_a_second_one_nothing(project, capsys,
     assert {*samplers.BEST.values(), "paper", "ancestral"} <= set(in_box["sampler"])
     tries = in_box[in_box["n_tries"] == 2]
     several = {name for name in samplers.BEST.values() if samplers.SAMPLERS[name].asks_potential}
-    assert set(tries["sampler"].fillna("")) == {*several, "cooled", ""}
+    several |= {samplers.BEST_TOLD, "cooled", "chilled", ""}
+    assert set(tries["sampler"].fillna("")) == several
     assert set(in_box[in_box["model"] == "quench"]["n_steps"]) == {100}
     at_rest = in_box[in_box["relaxed"].astype(bool)]
     assert (at_rest["above_lowest"] >= -1e-9).all() and in_box["above_lowest"].isna().any()
