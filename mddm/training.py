@@ -639,10 +639,13 @@ def start_from(path: Path | str, state: TrainingState) -> None:
             f"{path} is of another network than the run's: {', '.join(changed)} differ; start with "
             "a checkpoint of the same preset and conditions"
         )
-    known = found.new_denoiser()
-    known.load_state_dict(tensors)
-    for network in (state.denoiser, state.average.module):
-        network.adopt(known) if adopting else network.load_state_dict(tensors)
+    if adopting:
+        known = found.new_denoiser()
+        known.load_state_dict(tensors)
+        state.denoiser.adopt(known)
+    else:
+        state.denoiser.load_state_dict(tensors)
+    state.average.module.load_state_dict(state.denoiser.state_dict())
 
 
 def check_replaceable(path: Path | str, settings: Settings) -> None:

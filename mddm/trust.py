@@ -28,7 +28,7 @@ COVERAGE = 0.9
 # Differences and spreads below this one are as good as none.
 _LEAST = 1e-3
 # What `Evidence` has that differences are guessed from.
-_SEEN = ("crystalline", "spread", "sampled")
+SEEN = ("crystalline", "spread", "sampled")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Calibration:
             raise ValueError(f"potentials must be at least three, got {len(names)}")
         line = _fit(_seen(known), _log(differences))
         factor = 10 ** float(np.quantile(left_out(known, differences, potentials), COVERAGE))
-        slopes = dict(zip(_SEEN, line[1:].tolist(), strict=True))
+        slopes = dict(zip(SEEN, line[1:].tolist(), strict=True))
         return cls(float(line[0]), slopes, factor, len(known), len(names), source)
 
     @classmethod
@@ -163,7 +163,7 @@ class Calibration:
 
     def judge(self, of: Evidence) -> Difference:
         """Say what an answer is thought to differ from MD by."""
-        line = np.array([self.intercept, *(self.slopes[name] for name in _SEEN)])
+        line = np.array([self.intercept, *(self.slopes[name] for name in SEEN)])
         expected = 10 ** float(_line(line, _seen([of]))[0])
         return Difference(expected, self.factor * expected, of)
 

@@ -126,7 +126,7 @@ def jobs_of(
     if what == "told":
         return _told_jobs(data, sizes, compiled)
     if what == "unseen":
-        return _unseen_jobs(data, sizes, compiled)
+        return _unseen_jobs(sizes, compiled)
     if what == "seeded":
         return _seeded_jobs(data, sizes, compiled, trained_on)
     if what == "answers":
@@ -197,9 +197,13 @@ def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     return jobs
 
 
-def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
+def _told_potentials(sizes: Mapping, compiled: bool) -> evaluation.Surrogate:
     drawn_by = (evaluation.OURS, "potential", samplers.BEST_TOLD, sizes["best levels"])
-    surrogate = evaluation.Surrogate(*drawn_by, compiled)
+    return evaluation.Surrogate(*drawn_by, compiled)
+
+
+def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
+    surrogate = _told_potentials(sizes, compiled)
     jobs, source = [], surrogate.source
     for task, split, row, seed in _chosen(data, sizes | {"train": 0}, sizes["tries"]):
         key = Key(surrogate.name, task, split, row, seed, source, samplers.BEST_TOLD)
@@ -207,12 +211,11 @@ def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
     return jobs
 
 
-def _unseen_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
-    drawn_by = (evaluation.OURS, "potential", samplers.BEST_TOLD, sizes["best levels"])
-    surrogate, jobs = evaluation.Surrogate(*drawn_by, compiled), []
-    source = surrogate.source
-    for split, name in unseen.SETS.items():
-        path = study.project_root() / plan.FILES[name]
+def _unseen_jobs(sizes: Mapping, compiled: bool) -> list[Job]:
+    surrogate = _told_potentials(sizes, compiled)
+    jobs, source = [], surrogate.source
+    for split in unseen.SETS:
+        path = study.project_root() / plan.FILES[split]
         if not path.is_file():
             continue
         asked = dataset.read(path)

@@ -17,9 +17,9 @@ from mddm.study import evaluation, tasks
 if TYPE_CHECKING:
     import pandas as pd
 
-# The test conditions, whose scores there are for other purposes, and the files of other potentials
-# that the network told U has not learned, as a score's `split` names them.
-TESTS, SETS = "test", {"any": "any", "named": "named"}
+# The test conditions, whose scores there are for other purposes, and the sets of `plan.FILES` with
+# other potentials that the network told U has not learned, as a score's `split` names them.
+TESTS, SETS = "test", ("any", "named")
 # Samples of each; the quench beside them takes about as long.
 N_SAMPLES = 4
 SAMPLE = "sample"
@@ -232,6 +232,5 @@ def evidence_of(
         scored: `COLUMNS`.
     """
     found = answers(scored)
-    seen = found[["crystalline", "spread", "sampled"]].to_numpy().tolist()
-    known = [trust.Evidence(*each) for each in seen]
+    known = [trust.Evidence(*each) for each in found[list(trust.SEEN)].to_numpy().tolist()]
     return known, found["rdf_mse"].tolist(), found["potential"].tolist()
