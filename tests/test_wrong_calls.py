@@ -813,6 +813,7 @@ CALLS = [
         "checkpoints": ([MODEL], [None, 3, MODEL, [None], [BINARY], [FOLDER / "none"]]),
     }),
     (files.file_hash, {"path": (TABLE, [*PATH, FOLDER, FOLDER / "none"])}),
+    (files.named_with_hash, {"path": (TABLE, [*PATH, FOLDER, FOLDER / "none"])}),
     (study.progress, {
         "iterable": ([1, 2], [None, 3]),
         "total": (2, ["a", 2.5, math.nan]),

@@ -121,7 +121,7 @@ def checkpoint_source(task: str, preset: str, trained_on: str = "") -> str:
             f"there is no checkpoint at {path}; make it with `papermill notebooks/train.ipynb "
             f"out.ipynb -p task {task} -p model {preset} -p profile full{on}`"
         )
-    return f"{path.name} {files.file_hash(path)}"
+    return files.named_with_hash(path)
 
 
 @dataclass(frozen=True)
