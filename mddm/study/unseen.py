@@ -181,7 +181,9 @@ def calibrate(scored: "pd.DataFrame") -> trust.Calibration:
     """
     known, found, potentials = evidence_of(scored)
     drawn = scored[scored["model"] == SAMPLE]
-    sources = {trust.source_of(*each) for each in zip(drawn["source"], drawn["sampler"])}
+    sources = {
+        trust.source_of(*each) for each in zip(drawn["source"], drawn["sampler"], strict=True)
+    }
     return trust.Calibration.fit(known, found, potentials, "; ".join(sorted(sources)))
 
 
