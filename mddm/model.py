@@ -257,8 +257,10 @@ class Model:
         if self.card.box_length is None:
             best = samplers.BEST_IN_FREE_SPACE
             names = [name for name in names if not samplers.SAMPLERS[name].asks_potential]
-        elif self.card.ranges:
+        elif "temperature" in self.card.ranges:
             names.append(_SEEDED)
+        else:
+            names = [name for name in names if not samplers.SAMPLERS[name].asks_temperature]
         return tuple(dict.fromkeys((best, *names)))
 
     def sample(
@@ -331,6 +333,10 @@ class Model:
         if not isinstance(sampler, sampling.Sampler):
             sampler = arguments.choice("sampler", sampler, self.samplers)
             sampler = samplers.SAMPLERS.get(sampler, sampler)
+        if getattr(sampler, "asks_temperature", False) and "temperature" not in condition:
+            raise ValueError(
+                f"this sampler asks for a temperature, and {self.card.name!r} has none"
+            )
         if n_levels is not None and getattr(sampler, "own_levels", False):
             raise ValueError(
                 f"this sampler has noise levels of its own; leave out n_levels = {n_levels}"
@@ -429,10 +435,10 @@ class Model:
             told = (sigmas, conditions, seed)
             return seeded.draw(self.denoiser, system.potential, *size, *told, device=self.device)
         size = (1, n_particles, system.box_length, seed, self.device)
-
-        def relax(positions, **how):
-            return lammps.minimize(positions, system.potential, system.box_length, **how)[0]
-
+        relax = None
+        if system.potential is not None and system.box_length is not None:
+            temperature = system.condition.get("temperature")
+            relax = lammps.Relaxing(system.potential, system.box_length, temperature)
         return samplers.draw(self.denoiser, sampler, sigmas, conditions, *size, relax)
 
     def _told(self, system: Structures, asked: Mapping) -> torch.Tensor | None:
