@@ -334,9 +334,7 @@ class Model:
             sampler = arguments.choice("sampler", sampler, self.samplers)
             sampler = samplers.SAMPLERS.get(sampler, sampler)
         if getattr(sampler, "asks_temperature", False) and "temperature" not in condition:
-            raise ValueError(
-                f"this sampler asks for a temperature, and {self.card.name!r} has none"
-            )
+            raise ValueError(f"{self.card.name!r} knows no temperature, at which to hold a sample")
         if n_levels is not None and getattr(sampler, "own_levels", False):
             raise ValueError(
                 f"this sampler has noise levels of its own; leave out n_levels = {n_levels}"

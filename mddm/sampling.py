@@ -42,8 +42,8 @@ class Frame:
     stage: str = "sampled"
 
 
-# What `lammps.Relaxing` does: takes (n_particles, 3) positions to a minimum of their energy [length],
-# or on the way there until a `tolerance`, and holds them for `n_steps` of MD from a `seed`.
+# What `lammps.Relaxing` does: takes (n_particles, 3) positions to a minimum of their energy, or on
+# the way there until a `tolerance`, and holds them for `n_steps` of MD from a `seed` [length].
 Relax = Callable[..., np.ndarray]
 
 

@@ -120,6 +120,10 @@ def test_samplers_are_named_the_best_first_or_given_with_settings_of_ones_own():
     network, cloud = mddm.load("mddm"), mddm.load("sphere-mddm")
     assert network.samplers[0] == BEST["mddm"] and set(network.samplers) == {*SAMPLERS, "seeded"}
     assert cloud.samplers[0] == "corrected" and "polished" not in cloud.samplers
+    one = mddm.load("unconditional-mddm")
+    assert "held" not in one.samplers
+    with pytest.raises(ValueError, match="knows no temperature, at which to hold a sample"):
+        one.sample(sampler=SAMPLERS["held"])
     named = network.sample(**ASKED, sampler="paper", **FAST)
     given = network.sample(**ASKED, sampler=Ancestral(variance="paper"), **FAST)
     assert np.array_equal(named.positions, given.positions)
