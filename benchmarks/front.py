@@ -44,6 +44,7 @@ def changed(sampler, n_steps, noise_scale):
 # By name; the more calls, the more noise is left in them.
 SETTINGS = {
     "quick": SAMPLERS["quick"],
+    "held": SAMPLERS["held"],
     "4 corrections": chilled(4, 0.3),
     "12 corrections": chilled(12, 0.5),
     "1 correction": chilled(1, 0.3),

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 # Neighbours are counted within this distance [length], the first minimum of g(r) at density 1.
 _FIRST_SHELL = 1.4
+# Of a crystal, roughly: bond order of degrees 4 and 6, and neighbours.
+_TYPICAL = (0.5, 0.5, 12.0)
+_QUANTILES = np.arange(0.05, 1.0, 0.05)
 
 
 def energy_distance(samples: "ArrayLike", references: "ArrayLike") -> float:
@@ -35,13 +38,7 @@ def energy_distance(samples: "ArrayLike", references: "ArrayLike") -> float:
 
     Source: Székely and Rizzo 2013.
     """
-    sets = []
-    for name, value in (("samples", samples), ("references", references)):
-        found = arguments.array(name, value, ("n", "n_components")).astype(float)
-        if len(found) < 2:
-            raise ValueError(f"{name} must be at least two, got {len(found)}; draw more")
-        sets.append(found)
-    first, second = sets
+    first, second = _several("samples", samples), _several("references", references)
     if first.shape[1] != second.shape[1]:
         raise ValueError(
             f"samples and references must be of one length, got {first.shape[1]} and "
@@ -118,6 +115,43 @@ def distinguishability(
         method="predict_proba",
     )
     return float(roc_auc_score(labels, told[:, 1]))
+
+
+def profile(positions: "ArrayLike", box_length: float) -> np.ndarray:
+    """Describe a configuration by the quantiles of what surrounds its particles.
+
+    Args:
+        positions: (n_particles, 3) [length].
+        box_length: edge of the periodic cube [length].
+
+    Returns:
+        (57,): the 5, 10, ... 95 % quantiles of each of `surroundings`, in units of what a perfect
+        crystal has, about 0.5 for bond order and 12 neighbours.
+
+    Raises:
+        TypeError, ValueError: as from `surroundings`.
+    """
+    known = surroundings(positions, box_length) / _TYPICAL
+    return np.quantile(known, _QUANTILES, axis=0).T.ravel()
+
+
+def apart(vectors: "ArrayLike") -> float:
+    """Compute how far two of several vectors are apart on average, as in `energy_distance`.
+
+    Args:
+        vectors: (n, n_components), n at least 2.
+
+    Raises:
+        TypeError, ValueError: as from `energy_distance`.
+    """
+    return _among(_several("vectors", vectors))
+
+
+def _several(name: str, vectors: "ArrayLike") -> np.ndarray:
+    found = arguments.array(name, vectors, ("n", "n_components")).astype(float)
+    if len(found) < 2:
+        raise ValueError(f"{name} must be at least two, got {len(found)}; draw more")
+    return found
 
 
 def _apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -304,7 +304,7 @@ BEST = {
 }
 BEST_IN_FREE_SPACE = "corrected"
 # Of networks that are told potentials: the one by which it is known what their samples are worth.
-BEST_TOLD = "quick"
+BEST_TOLD = "held"
 
 
 def name_of(sampler: Sampler) -> str:

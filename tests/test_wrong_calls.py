@@ -601,6 +601,8 @@ CALLS = [
     (structure.structure_types, BOX),
     (structure.coordination, BOX | {"r_max": (1.0, [*POSITIVE, 99.0])}),
     (distribution.surroundings, BOX),
+    (distribution.profile, BOX),
+    (distribution.apart, {"vectors": (np.ones((2, 3)), [*no_numbers(X[0]), np.ones((1, 3))])}),
     (distribution.energy_distance, {
         name: (np.ones((2, 3)), [*no_numbers(X[0]), np.ones((1, 3)), np.ones((2, 4))])
         for name in ("samples", "references")

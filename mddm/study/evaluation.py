@@ -225,8 +225,21 @@ class Surrogate:
         )
 
 
-def sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) -> list[dict]:
-    """Score the sample that `Surrogate.frames` ends with, given the same arguments.
+def sample(
+    data: Dataset,
+    row: int,
+    surrogate: Surrogate,
+    seed: int = 0,
+    keep: Callable[[np.ndarray], None] | None = None,
+) -> list[dict]:
+    """Score the sample that `Surrogate.frames` ends with.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against.
+        surrogate: that draws it.
+        seed: of the sample.
+        keep: is given the sample, (n_particles, 3) [length].
 
     Returns:
         Two entries, as it is and relaxed; of a sample that was relaxed on the way two more, of what
@@ -238,6 +251,8 @@ def sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) -> list
     clock, ends = lammps_process.process_time(), {}
     for frame in surrogate.frames(data, row, seed):
         ends[frame.stage] = frame, lammps_process.process_time() - clock
+    if keep is not None:
+        keep(frame.positions[0].cpu().numpy())
     named = {"model": surrogate.name, "task": surrogate.task, "seed": seed}
     named |= {"source": surrogate.source}
 

@@ -58,6 +58,8 @@ _WELLS = {
 }
 _WELLS_LOG = {f"width_{i}": (0.06, 0.35) for i in (1, 2, 3)} | {"kappa": (1.0, 4.0)}
 _POTENTIAL_SEED = 2501
+# So many of them, the first, are what models that are told potentials are judged by.
+_N_UNSEEN = 16
 # Harvests' temperatures, in units of `potential.energy_scale`.
 _HARVESTS, _NAMED_HARVESTS = (0.046, 0.026, 0.01), (0.03, 0.01)
 # Steps to the first harvest and to each that follows, and the temperature of the start [energy].
@@ -238,11 +240,17 @@ def random_potentials(n: int) -> list[Family]:
 
 
 def any_runs(n: int = 300) -> list[Run]:
-    """Return the ramps of random potentials, from T = 0.5 to three temperatures."""
+    """Return the ramps of random potentials, from T = 0.5 to three temperatures.
+
+    The first 16 are no training data.
+    """
     return [
-        Run(f"any{i:03}", family, _HARVESTS, 10_000 + i, "train", *_FAST, n_kept=len(_HARVESTS))
+        Run(
+            f"any{i:03}", family, _HARVESTS, 10_000 + i, "test" if i < _N_UNSEEN else "train",
+            *_FAST, n_kept=len(_HARVESTS),
+        )
         for i, family in enumerate(random_potentials(n))
-    ]
+    ]  # fmt: skip
 
 
 def named_runs() -> list[Run]:
@@ -276,11 +284,11 @@ def more_replica_runs(n: int = 8) -> list[Run]:
     ]
 
 
-def stable_runs(annealed: Sequence[Run]) -> list[Run]:
+def stable_runs(annealed: Sequence[Run], first_seed: int = 30_000) -> list[Run]:
     """Return, for the potential of each of some training runs, its lowest lattices held at T."""
     return [
         Run(
-            f"{run.name}-stable", run.family, _HARVESTS, 30_000 + i, "train", *_HELD,
+            f"{run.name}-stable", run.family, _HARVESTS, first_seed + i, "train", *_HELD,
             n_kept=len(_HARVESTS), start="lattice",
         )
         for i, run in enumerate(run for run in annealed if run.split == "train")
@@ -298,7 +306,7 @@ RUNS = {
     "tests": more_test_runs,
     "again": more_replica_runs,
     "opp-stable": lambda: stable_runs(ramp_runs()),
-    "any-stable": lambda: stable_runs(any_runs()),
+    "any-stable": lambda: stable_runs(any_runs(), 30_000 + _N_UNSEEN),
 }
 
 

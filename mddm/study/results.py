@@ -16,23 +16,36 @@ from mddm import dataset, files, optional, samplers, study, trust
 from mddm.budget import SAMPLER_WITHIN
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
-from mddm.study import bottom, comparison, evaluation, plan, rivals, tables, tasks, unseen
+from mddm.study import (
+    bottom,
+    comparison,
+    distributions,
+    evaluation,
+    plan,
+    rivals,
+    tables,
+    tasks,
+    unseen,
+)
 from mddm.study.evaluation import Key
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# A file of scores each; the columns of the last four are their own.
+# A file of scores each; the columns of the last five are their own.
 GROUPS = (
     *("yardsticks", "quench", "lattices", *evaluation.MODELS, "told", "seeded", "answers"),
-    *("surfaces", "losses", "bottom", "unseen"),
+    *("surfaces", "losses", "bottom", "unseen", "distributions"),
 )
 _COLUMNS = {
     "surfaces": evaluation.SURFACE_COLUMNS,
     "losses": evaluation.LOSS_COLUMNS,
     "bottom": bottom.COLUMNS,
     "unseen": unseen.COLUMNS,
+    "distributions": distributions.COLUMNS,
 }
+# In the folder of scores: the samples that those of "distributions" are made from.
+_KEPT = "samples-told.npz"
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 # Lengths of which as many are run as a model has samples, and the lowest at rest is a score too.
 SEVERAL_QUENCHES = (1000, 10_000)
@@ -124,7 +137,9 @@ def jobs_of(
     if what == "lattices":
         return _lattice_jobs(data, sizes)
     if what == "told":
-        return _told_jobs(data, sizes, compiled)
+        return _told_jobs(data, sizes, compiled, folder_of(trained_on, profile) / _KEPT)
+    if what == "distributions":
+        return _distribution_jobs(data, sizes, folder_of(trained_on, profile) / _KEPT)
     if what == "unseen":
         return _unseen_jobs(sizes, compiled)
     if what == "seeded":
@@ -202,12 +217,26 @@ def _told_potentials(sizes: Mapping, compiled: bool) -> evaluation.Surrogate:
     return evaluation.Surrogate(*drawn_by, compiled)
 
 
-def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
+def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool, kept: Path) -> list[Job]:
     surrogate = _told_potentials(sizes, compiled)
     jobs, source = [], surrogate.source
     for task, split, row, seed in _chosen(data, sizes | {"train": 0}, sizes["tries"]):
         key = Key(surrogate.name, task, split, row, seed, source, samplers.BEST_TOLD)
-        jobs.append((key, partial(evaluation.sample, data, row, surrogate, seed)))
+        keep = partial(distributions.keep, kept, source, row, seed, box_length=data.box_length)
+        jobs.append((key, partial(evaluation.sample, data, row, surrogate, seed, keep)))
+    return jobs
+
+
+def _distribution_jobs(data: Dataset, sizes: Mapping, kept: Path) -> list[Job]:
+    # One is no distribution.
+    jobs, source, n = [], evaluation.checkpoint_source("potential", evaluation.OURS), sizes["tries"]
+    for row in choose_rows(data, "test", sizes["test"] if n > 1 else 0):
+        if not len(data.partners(row)):
+            continue
+        key = Key(evaluation.TOLD, "conditional", "test", row, 0, source, samplers.BEST_TOLD)
+        jobs.append((key, partial(distributions.sampled, data, row, kept, key)))
+        key = Key(evaluation.LOOKED_UP, "conditional", "test", row, 0, evaluation.md_source(data))
+        jobs.append((key, partial(distributions.looked_up, data, row, n, key)))
     return jobs
 
 
@@ -462,6 +491,8 @@ def _sum_up(
         made[folder / "unseen.csv"] = judged
         if unseen.are_enough(judged):
             made[folder / "coverage.csv"] = unseen.coverage(judged)
+    if "distributions" in found:
+        made[folder / "distributions.csv"] = distributions.summary(found["distributions"])
     if "surfaces" in found:
         paper = pd.read_csv(quoted / "paper-table-a1.csv")
         made[folder / "table-a1.csv"] = tables.table_a1(found["surfaces"], paper)

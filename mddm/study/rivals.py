@@ -58,6 +58,25 @@ def anneal_at_rest(data: Dataset, row: int) -> list[dict]:
     return evaluation.raw_and_relaxed(data, row, data.positions[row], math.nan, named)[1:]
 
 
+def nearest(data: Dataset, row: int, n: int) -> list[np.ndarray]:
+    """Look up the structures of several training potentials, those nearest to a condition.
+
+    Args:
+        data: the MD data.
+        row: the condition: none of the training set, or it would find itself.
+        n: how many.
+
+    Returns:
+        Of each potential the configuration that is nearest, (n_particles, 3) [length].
+    """
+    known, found = data.subset("train"), []
+    for _ in range(n):
+        at = known.nearest(*data.conditions[row])
+        found.append(known.positions[at])
+        known = known.take((known.k != known.k[at]) | (known.phi != known.phi[at]))
+    return found
+
+
 def look_up(data: Dataset, row: int, n_tries: int = 1) -> list[dict]:
     """Score the answer of someone who has the training set and no model.
 
@@ -73,15 +92,12 @@ def look_up(data: Dataset, row: int, n_tries: int = 1) -> list[dict]:
     Returns:
         Two entries, as it is and relaxed, with what was spent on all to choose.
     """
-    clock, known, nearest = lammps_process.process_time(), data.subset("train"), []
-    for _ in range(n_tries):
-        found = known.nearest(*data.conditions[row])
-        nearest.append(known.positions[found])
-        known = known.take((known.k != known.k[found]) | (known.phi != known.phi[found]))
+    clock = lammps_process.process_time()
+    found = nearest(data, row, n_tries)
     seconds = lammps_process.process_time() - clock
     named = {"model": evaluation.LOOKED_UP, "seed": 0, "calls": 0, "n_tries": n_tries}
     named |= {"source": evaluation.md_source(data)}
-    tries = [evaluation.raw_and_relaxed(data, row, each, seconds, named) for each in nearest]
+    tries = [evaluation.raw_and_relaxed(data, row, each, seconds, named) for each in found]
     best = min(tries, key=lambda entries: entries[1]["energy_gap"])
     if n_tries == 1:
         return best

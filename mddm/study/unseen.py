@@ -74,7 +74,7 @@ def of_tests(data: Dataset, scored: "pd.DataFrame") -> "pd.DataFrame":
 def rows_of(data: Dataset) -> list[int]:
     """Choose what is asked for of a set: each potential where it is coldest."""
     coldest: dict[str, int] = {}
-    for row in np.flatnonzero(data.split != "replica").tolist():
+    for row in np.flatnonzero(data.split == "test").tolist():
         name = str(data.family_of(row))
         if name not in coldest or data.temperature[row] < data.temperature[coldest[name]]:
             coldest[name] = row

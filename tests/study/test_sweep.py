@@ -154,7 +154,7 @@ def test_a_lattice_is_held_at_each_temperature(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(sweep.lammps, "hold", hold)
-    run = replace(plan.stable_runs(plan.any_runs(1))[0], temperatures=(0.2, 0.1), n_kept=2)
+    run = replace(plan.stable_runs(plan.any_runs(17))[0], temperatures=(0.2, 0.1), n_kept=2)
     harvests = [sweep._next_harvest(run, None)]
     harvests.append(sweep._next_harvest(run, harvests[0]))
     assert held == [0.2, 0.1] and [each.temperature for each in harvests] == held

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mddm import dataset, lammps, study, trust
+from mddm import dataset, lammps, samplers, study, trust
 from mddm.sampling import Frame
 from mddm.study import evaluation, tables, tasks, unseen
 
@@ -14,8 +15,10 @@ DATA = dataset.read(study.project_root() / "data/opp-small.h5")
 
 def test_each_potential_is_asked_for_where_it_is_coldest():
     rows = unseen.rows_of(DATA)
-    assert len(rows) == 9 + 4
-    assert set(DATA.temperature[rows[:9]]) == {0.014}
+    assert len(rows) == 4 and set(DATA.split[rows]) == {"test"}
+    several = replace(DATA, split=np.where(DATA.split == "train", "test", "train"))
+    rows = unseen.rows_of(several)
+    assert len(rows) == 9 and set(DATA.temperature[rows]) == {0.014}
 
 
 def test_a_sample_and_a_quench_are_judged_alike(monkeypatch):
@@ -48,8 +51,8 @@ def test_the_test_conditions_are_judged_by_the_scores_that_there_are():
     common |= {"temperature": 0.02, "crystallinity": 0.7, "md_crystallinity": 0.9, "calls": 29}
     lines = []
     for model, sampler, n_steps, relaxed, error, gap in (
-        (evaluation.TOLD, "quick", 0, False, 0.2, 0.5),
-        (evaluation.TOLD, "quick", 0, True, 0.3, 0.1),
+        (evaluation.TOLD, samplers.BEST_TOLD, 0, False, 0.2, 0.5),
+        (evaluation.TOLD, samplers.BEST_TOLD, 0, True, 0.3, 0.1),
         (evaluation.TOLD, "chilled", 0, False, 0.9, 0.9),
         (evaluation.QUENCH, "", 10_000, False, 0.4, 0.6),
         (evaluation.QUENCH, "", 10_000, True, 0.5, 0.2),
@@ -79,7 +82,7 @@ def scored(n=60, noise=0.2, seed=0):
         common = {"split": ("test", "any")[row % 2], "row": row, "scale": 1.0, "seconds": 2.0}
         common |= {"potential": f"{row // 2}"}
         for seed, (height, crystal) in enumerate(((-1, 1), (0, 0), (1, 1))):
-            line = {"model": "sample", "seed": seed, "source": "a network"}
+            line = {"model": "sample", "seed": seed, "source": "a network", "sampler": "held"}
             line |= {"energy_gap": 1.5**0.5 * spread * height, "crystallinity": 0.9 * crystal}
             lines.append(common | line | {"rdf_mse": error if height < 0 else 9.0})
         quench = {"model": "quench", "seed": 0, "source": "MD", "energy_gap": 5.0}
@@ -106,7 +109,7 @@ def test_the_answer_is_the_lowest_at_rest_and_the_others_tell_of_it():
 def test_answers_are_calibrated_on_and_judged_with_their_potential_left_out():
     lines = scored()
     found = unseen.calibrate(lines)
-    assert (found.n, found.n_potentials, found.source) == (60, 30, "a network")
+    assert (found.n, found.n_potentials, found.source) == (60, 30, "a network, held")
     assert found.slopes["spread"] == pytest.approx(1, abs=0.1)
     judged = unseen.coverage(lines).set_index(["set", "share"])["covered"]
     for share in (0.5, 0.8, 0.9):

@@ -1,0 +1,151 @@
+"""The samples of a condition against its runs of MD, as two distributions (`mddm.distribution`).
+
+Samples are kept where they are scored, and compared with all runs at once afterwards.
+"""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mddm import distribution, files, optional, structure
+from mddm.dataset import Dataset
+from mddm.study import evaluation, rivals, tables, tasks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Of the positions in a file, relative to the box: finer than any thermal motion.
+_STEPS = 2**16
+COLUMNS = (
+    *evaluation.KEYS,
+    *("k", "phi", "temperature", "md_crystallinity", "n", "n_md"),
+    *("rdf", "rdf_md", "surroundings", "surroundings_md", "auc"),
+)
+
+
+def keep(
+    path: str | Path, source: str, row: int, seed: int, positions: np.ndarray, box_length: float
+) -> None:
+    """Add a sample to the file of a checkpoint's; those of another checkpoint are left behind.
+
+    Args:
+        path: of the file, an .npz, there or not.
+        source: what drew it, as `evaluation.checkpoint_source` names it.
+        row: its condition.
+        seed: its number.
+        positions: (n_particles, 3) [length].
+        box_length: edge of the periodic cube [length].
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    found = {}
+    if Path(path).exists():
+        with np.load(path) as known:
+            if str(known["source"]) == source:
+                found = dict(known)
+    places = np.round(np.asarray(positions, dtype=float) / box_length * _STEPS).astype(np.int64)
+    found |= {"source": np.array(source), f"{row}-{seed}": (places % _STEPS).astype(np.uint16)}
+    content = io.BytesIO()
+    np.savez_compressed(content, **found)
+    files.write_whole(path, content.getvalue())
+
+
+def kept(path: str | Path, source: str, row: int, box_length: float) -> np.ndarray:
+    """Read the samples of a condition.
+
+    Returns:
+        (n, n_particles, 3) [length], by their seeds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no samples of this checkpoint and condition.
+    """
+    with np.load(path) as known:
+        names = [name for name in known if name.startswith(f"{row}-")]
+        if str(known["source"]) != source or not names:
+            raise ValueError(
+                f"{path} has no samples of {source} for row {row}; `mddm results told` keeps them, "
+                "once data/results/scores-told.csv has been moved away"
+            )
+        names.sort(key=lambda name: int(name.partition("-")[2]))
+        return np.stack([known[name] for name in names]).astype(np.float32) * box_length / _STEPS
+
+
+def sampled(data: Dataset, row: int, path: str | Path, key: evaluation.Key) -> list[dict]:
+    """Compare the samples that were kept of a condition with its MD.
+
+    Args:
+        data: the MD data.
+        row: the condition.
+        path: of the file that `keep` made.
+        key: of the entry.
+
+    Returns:
+        One entry with the `COLUMNS`, see `compared`.
+    """
+    return [compared(data, row, kept(path, key.source, row, data.box_length)) | key._asdict()]
+
+
+def looked_up(data: Dataset, row: int, n: int, key: evaluation.Key) -> list[dict]:
+    """Compare the structures of the training potentials that are nearest, like `sampled`."""
+    return [compared(data, row, np.stack(rivals.nearest(data, row, n))) | key._asdict()]
+
+
+def compared(data: Dataset, row: int, samples: np.ndarray) -> dict:
+    """Compare several structures with the runs of MD of a condition.
+
+    Args:
+        data: the MD data.
+        row: the condition, with a replica at least.
+        samples: (n, n_particles, 3), n at least 2 [length].
+
+    Returns:
+        rdf and surroundings, energy distances between g(r), and between what
+        `distribution.profile` tells of surroundings; the same with _md, what two runs of MD are
+        apart on average, which is the scale of it; auc (`distribution.distinguishability`); n and
+        n_md, how many are compared, and the condition.
+    """
+    runs = data.positions[[row, *data.partners(row)]]
+    box_length, found = data.box_length, {}
+    described = {
+        "rdf": lambda one: structure.rdf(one, box_length)[1],
+        "surroundings": lambda one: distribution.profile(one, box_length),
+    }
+    for name, of in described.items():
+        ours, theirs = ([of(one) for one in each] for each in (samples, runs))
+        found[name] = distribution.energy_distance(ours, theirs)
+        found[f"{name}_md"] = distribution.apart(theirs)
+    found["auc"] = distribution.distinguishability(samples, runs, box_length)
+    found["md_crystallinity"] = structure.crystallinity(data.positions[row], box_length)
+    condition = dict(zip(data.ranges, data.conditions[row].tolist(), strict=True))
+    return found | condition | {"n": len(samples), "n_md": len(runs)}
+
+
+def summary(scored: "pd.DataFrame") -> "pd.DataFrame":
+    """Average over conditions, crystals and glasses apart.
+
+    Args:
+        scored: `COLUMNS`.
+
+    Returns:
+        A line for each model and reference, crystal or glass: the means of rdf and surroundings
+        with their intervals over potentials, those of two runs of MD, and of auc; conditions n.
+    """
+    with optional.packages():
+        import pandas as pd
+
+    crystal = tables.is_crystal(scored["md_crystallinity"])
+    named = scored.assign(reference=np.where(crystal, "crystal", "glass"))
+    lines = []
+    for (model, reference), each in named.groupby(["model", "reference"], sort=False):
+        line = {"model": model, "reference": reference, "n": len(each)}
+        potentials = list(zip(each["k"], each["phi"], strict=True))
+        for column in ("rdf", "surroundings"):
+            low, high = tasks.bootstrap_interval(each[column].to_numpy(), groups=potentials)
+            line |= {column: each[column].mean(), f"{column}_low": low, f"{column}_high": high}
+            line[f"{column}_md"] = each[f"{column}_md"].mean()
+        lines.append(line | {"auc": each["auc"].mean()})
+    return pd.DataFrame(lines)
