@@ -1,7 +1,7 @@
-"""The best structure that some seconds buy: a sample, a quench in what is left, the lower of both.
+"""The best structure that some seconds buy: samples, a quench in what is left, the lowest of all.
 
 A sample is cheap and right more often than a quench of its price; where the network is at a loss,
-the quench is better.  Which of the two it is, the energy at rest tells.
+the quench is better.  Which of them it is, the energy at rest tells.
 """
 
 import time
@@ -18,17 +18,17 @@ from mddm.sampling import Frame
 # What a quench spends on getting its random start to rest, and what a structure needs to get to
 # rest, in MD steps of the same time.
 _STARTING, _RELAXING = 3000, 1500
-# MD steps of the shortest quench and of the longest; and of what is held at a lattice.
-_SHORTEST, _LONGEST, _HELD = 100, 300_000, 3000
+# MD steps of the shortest quench and of the longest; and what a sample or a lattice is held for.
+_SHORTEST, _LONGEST, _HELD = 100, 300_000, 4000
 # A quench ends before the budget does, at this part of what is left: some steps take longer.
 _CAREFUL = 0.9
 # Steps by which MD is timed.
 _TIMED = 400
 # Frames after which the time that a sample takes is guessed.
 _FEW = 5
+# The part of the budget in which another sample is begun.
+_SAMPLED = 0.5
 SAMPLE, QUENCH, LATTICE = "sample", "quench", "lattice"
-# A sampler, one of `samplers.SAMPLERS`, that leaves time for the quench.
-SAMPLER_WITHIN = "thermalised"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Candidate:
 
 def within(
     budget: float,
-    frames: Iterator[Frame],
+    draw: Callable[[int], Iterator[Frame]],
     potential: Smoothed,
     temperature: float,
     *,
@@ -68,7 +68,9 @@ def within(
 
     Args:
         budget: seconds, at least what a quench of 100 steps takes.
-        frames: of one sample, as from `samplers.draw`; left off where they would take too long.
+        draw: gives the frames of sample number 0, 1, ..., as from `samplers.draw`.  There is more
+            than one where half of the budget is enough for them; frames are left off where they
+            would take too long.
         potential: what the structure is of.
         temperature: [energy].
         n_particles, box_length: of the system [length].
@@ -106,10 +108,14 @@ def within(
         )
         add(LATTICE, held.positions, start, _HELD)
     a_step = _seconds_a_step(potential, temperature, n_particles, box_length, clock)
-    begun = clock()
-    sample = _sample(frames, start + budget - _RELAXING * a_step, clock)
-    if sample is not None:
+    number, longest = 0, 0.0
+    while not number or clock() + longest < start + _SAMPLED * budget:
+        begun = clock()
+        sample = _sample(draw(number), start + budget - (_HELD + _RELAXING) * a_step, clock)
+        if sample is None:
+            break
         add(SAMPLE, sample, begun)
+        number, longest = number + 1, max(longest, clock() - begun)
     begun = clock()
     left = _CAREFUL * (start + budget - begun) / a_step
     n_steps = int(min(left - _STARTING - _RELAXING, _LONGEST))

@@ -33,7 +33,7 @@ from mddm import (
     training,
     trust,
 )
-from mddm.budget import SAMPLER_WITHIN, Candidate, within
+from mddm.budget import Candidate, within
 from mddm.family import Family
 from mddm.potential import Smoothed, energy_scale, potential_energy
 from mddm.trust import Difference
@@ -329,7 +329,9 @@ class Model:
         seed = arguments.seed(seed, bits=31)
         n_particles, box_length = self._size(n_particles, box_length)
         if sampler is None:
-            sampler = self.samplers[0] if budget is None else SAMPLER_WITHIN
+            sampler = self.samplers[0]
+            if budget is not None and self.card.told != "potential":
+                sampler = samplers.BEST_WITHIN[self.card.preset]
         if not isinstance(sampler, sampling.Sampler):
             sampler = arguments.choice("sampler", sampler, self.samplers)
             sampler = samplers.SAMPLERS.get(sampler, sampler)
@@ -408,7 +410,7 @@ class Model:
         start = time.perf_counter()
         candidates = within(
             seconds,
-            self._frames(system, asked, sampler, sigmas, n_particles, seed),
+            lambda number: self._frames(system, asked, sampler, sigmas, n_particles, seed + number),
             system._known(None),
             system.condition["temperature"],
             n_particles=n_particles,

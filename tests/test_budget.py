@@ -59,20 +59,32 @@ def frames(clock, energy, each, n=10):
 
 def within(clock, seconds, energy=1.0, each=0.5, **changes):
     size = {"n_particles": N, "box_length": BOX, "clock": clock}
-    return budget.within(seconds, frames(clock, energy, each), LJ, 0.1, **size | changes)
+
+    def draw(number):
+        return frames(clock, energy - 0.1 * number, each)
+
+    return budget.within(seconds, draw, LJ, 0.1, **size | changes)
 
 
 def test_what_is_left_goes_to_a_quench_and_the_lower_is_the_answer(md):
     clock, ran = md
-    found = within(clock, 30.0)
+    found = within(clock, 25.0)
     assert [each.name for each in found] == ["sample", "quench"]
     assert found[0].seconds == pytest.approx(6.5) and found[0].energy_at_rest == 1.0
     # 0.4 s to learn how long a step takes, 6.5 s for the sample, 3 and 1.5 s about the quench.
-    expected = 0.9 * (30 - 0.402 - 6.5) * 1000 - 4500
+    expected = 0.9 * (25 - 0.402 - 6.5) * 1000 - 4500
     assert found[1].n_steps == ran[-1][1] == pytest.approx(expected, abs=2)
-    assert clock.now < 30
-    worse = within(clock, 30.0, energy=3.0)
+    assert clock.now < 25
+    worse = within(clock, 25.0, energy=3.0)
     assert [each.name for each in worse] == ["quench", "sample"]
+
+
+def test_of_half_the_budget_there_are_as_many_samples_as_it_is_enough_for(md):
+    clock, _ = md
+    found = within(clock, 40.0)
+    assert [each.name for each in found] == 3 * ["sample"] + ["quench"]
+    assert [each.energy_at_rest for each in found[:3]] == pytest.approx([0.8, 0.9, 1.0])
+    assert clock.now < 40
 
 
 def test_a_sample_that_would_take_too_long_is_left_off(md):
@@ -80,11 +92,14 @@ def test_a_sample_that_would_take_too_long_is_left_off(md):
     (only,) = within(clock, 35.0, each=4.0)
     # After five of ten frames.
     assert only.name == "quench" and only.n_steps == pytest.approx(0.9 * 14_598 - 4500, abs=2)
+    # Its last frame may hold it for 4,000 steps.
+    assert [each.name for each in within(clock, 44.0, each=4.0)] == ["quench"]
+    assert within(clock, 47.0, each=4.0)[0].name == "sample"
 
 
 def test_where_nothing_is_left_the_sample_is_the_answer_and_something_always_is(md):
     clock, _ = md
-    assert [each.name for each in within(clock, 8.0)] == ["sample"]
+    assert [each.name for each in within(clock, 11.0)] == ["sample"]
     with pytest.warns(UserWarning, match=r"a budget of 1 s took"):
         found = within(clock, 1.0, each=1.0)
     assert [(each.name, each.n_steps) for each in found] == [("quench", 100)]
@@ -95,14 +110,14 @@ def test_a_lattice_will_do_where_what_is_stable_is_asked_for(md, monkeypatch):
     crystal = type("Crystal", (), {"positions": np.zeros((N, 3))})
     vibrations = type("Vibrations", (), {"crystal": crystal})
     monkeypatch.setattr(budget.lattices, "stable", lambda *_: [vibrations])
-    found = within(clock, 30.0, stable=True)
+    found = within(clock, 25.0, stable=True)
     assert [each.name for each in found] == ["lattice", "sample", "quench"]
 
 
 def test_samples_and_quenches_are_of_real_md():
     drawn = (Frame(left, 0.1, torch.rand(1, 40, 3) * BOX, 0) for left in (1, 0))
     size = {"n_particles": 40, "box_length": BOX, "clock": itertools.count(0, 0.04).__next__}
-    first, second = budget.within(0.6, drawn, LJ, 0.3, **size)
+    first, second = budget.within(0.8, lambda _: drawn, LJ, 0.3, **size)
     assert {first.name, second.name} == {"sample", "quench"}
     assert first.energy_at_rest <= second.energy_at_rest < 0
     assert first.positions.shape == (40, 3) and 0 <= first.crystallinity <= 1

@@ -210,15 +210,18 @@ def test_wrong_calls_are_refused_where_they_enter(asked, message):
 def test_an_answer_within_a_budget_is_the_first_of_its_candidates(monkeypatch):
     asked, given = ASKED | FAST | {"sampler": "ancestral"}, []
 
-    def within(seconds, frames, potential, temperature, **size):
+    def within(seconds, draw, potential, temperature, **size):
         given.append((seconds, potential, temperature, size))
-        points = last(frames).positions[0].numpy()
-        return [Candidate(name, points + i, i, 0.0, 1.0) for i, name in enumerate("ab")]
+        points = [last(draw(number)).positions[0].numpy() for number in range(2)]
+        return [Candidate(name, points[i], i, 0.0, 1.0) for i, name in enumerate("ab")]
 
     monkeypatch.setattr(model, "within", within)
     found = mddm.load("mddm").sample(**asked, budget=9.0, seed=4)
     assert [each.name for each in found.candidates] == ["a", "b"]
     assert np.array_equal(found.positions[0], found.candidates[0].positions)
+    for candidate, seed in zip(found.candidates, (4, 5), strict=True):
+        alone = mddm.load("mddm").sample(**asked, seed=seed)
+        assert np.array_equal(candidate.positions, alone.positions[0])
     ((seconds, potential, temperature, size),) = given
     assert (seconds, temperature) == (9.0, 0.02) and potential is found.potential
     assert size == {"n_particles": 262, "box_length": BOX, "seed": 4, "stable": False}

@@ -330,16 +330,16 @@ def answer(data: Dataset, row: int, surrogate: Surrogate, name: str, seed: int =
     Raises:
         FileNotFoundError: the checkpoint has not been made.
     """
-    clock, calls = lammps_process.process_time(), [0]
+    clock, calls = lammps_process.process_time(), {}
 
-    def frames():
-        for frame in surrogate.frames(data, row, seed):
-            calls.append(frame.calls)
+    def draw(number):
+        for frame in surrogate.frames(data, row, seed + number):
+            calls[number] = frame.calls
             yield frame
 
     found = budget.within(
         ANSWERS[name],
-        frames(),
+        draw,
         data.potential(row),
         float(data.temperature[row]),
         n_particles=data.positions.shape[1],
@@ -349,7 +349,7 @@ def answer(data: Dataset, row: int, surrogate: Surrogate, name: str, seed: int =
         clock=lammps_process.process_time,
     )
     seconds = lammps_process.process_time() - clock
-    named = {"model": name, "seed": seed, "calls": calls[-1], "source": surrogate.source}
+    named = {"model": name, "seed": seed, "calls": sum(calls.values()), "source": surrogate.source}
     return raw_and_relaxed(data, row, found[0].positions, seconds, named)
 
 

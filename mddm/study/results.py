@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mddm import dataset, files, optional, samplers, study, trust
-from mddm.budget import SAMPLER_WITHIN
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
 from mddm.study import (
@@ -272,7 +271,8 @@ def _seeded_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str)
 
 
 def _answer_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str) -> list[Job]:
-    drawn_by = (evaluation.OURS, "conditional", SAMPLER_WITHIN, sizes["best levels"])
+    sampler = samplers.BEST_WITHIN[evaluation.OURS]
+    drawn_by = (evaluation.OURS, "conditional", sampler, sizes["best levels"])
     surrogate = evaluation.Surrogate(*drawn_by, compiled, trained_on)
     jobs = []
     for name in list(evaluation.ANSWERS)[: sizes["answers"]]:
