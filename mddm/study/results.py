@@ -129,6 +129,7 @@ def jobs_of(
             f"{profile!r}"
         )
     sizes = _PROFILES[profile]
+    kept = folder_of(trained_on or study.DATA, profile) / _KEPT
     if what == "yardsticks":
         return _yardstick_jobs(data, sizes)
     if what == "quench":
@@ -136,9 +137,9 @@ def jobs_of(
     if what == "lattices":
         return _lattice_jobs(data, sizes)
     if what == "told":
-        return _told_jobs(data, sizes, compiled, folder_of(trained_on, profile) / _KEPT)
+        return _told_jobs(data, sizes, compiled, kept)
     if what == "distributions":
-        return _distribution_jobs(data, sizes, folder_of(trained_on, profile) / _KEPT)
+        return _distribution_jobs(data, sizes, kept)
     if what == "unseen":
         return _unseen_jobs(sizes, compiled)
     if what == "seeded":
