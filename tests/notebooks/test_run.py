@@ -29,7 +29,7 @@ TINY = {
         {"task": "torus", "n_steps": 3, "n_sample_steps": 3, "profile": "full"},
     ],
     "sample": [{"n_sample_steps": 5}],
-    "crystals": [{"n_sample_steps": 4}],
+    "crystals": [{"n_sample_steps": 4, "n_asked": 2}],
     "evaluate": [{"n_levels": 4, "n_shown": 1}],
     "use": [{"n_levels": 4, "budget": 0.1}],
     "any_potential": [{"n_quench_steps": 20}],
