@@ -81,6 +81,7 @@ def rdf(
     bin_centers: "ArrayLike",
     curves: Mapping[str, "ArrayLike"],
     reference: str | None = None,
+    replica: str | None = None,
 ) -> "Axes":
     """Draw radial distribution functions over each other, with the ideal gas at 1.
 
@@ -90,15 +91,23 @@ def rdf(
         curves: a label and its g(r), (n_bins,), for each curve.
         reference: the label of the curve that the others are held against; it is drawn broad
             and grey, below them.
+        replica: the label of a curve that is what the reference is, made once more; it is drawn
+            dashed and dark, so that the others have the same colours without it.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: a curve has not one value per bin, or `reference` is not one of the labels.
+        ValueError: a curve has not one value per bin, or `reference` or `replica` is not one of
+            the labels.
     """
-    if reference is not None and reference not in curves:
-        raise ValueError(f"reference must be one of {list(curves)}, got {reference!r}")
+    for name, label in {"reference": reference, "replica": replica}.items():
+        if label is not None and label not in curves:
+            raise ValueError(f"{name} must be one of {list(curves)}, got {label!r}")
+    looks = {
+        replica: {"color": "0.25", "linestyle": "--", "linewidth": 1.2, "zorder": 3},
+        reference: {"color": "0.7", "linewidth": 5, "zorder": 1.5},
+    }
     r = arguments.array("bin_centers", bin_centers, ("n_bins",))
     ax.axhline(1, color="0.6", linewidth=0.8, zorder=1)
     for label, curve in curves.items():
@@ -107,8 +116,7 @@ def rdf(
             raise ValueError(
                 f"the curve {label!r} must have one value per bin, shape {r.shape}; got {g.shape}"
             )
-        look = {"color": "0.7", "linewidth": 5, "zorder": 1.5} if label == reference else {}
-        ax.plot(r, g, label=label, **look)
+        ax.plot(r, g, label=label, **looks.get(label, {}))
     ax.set(xlabel="r [σ]", ylabel="g(r)", xlim=(0, r[-1]), ylim=(0, None))
     ax.legend()
     return ax

@@ -84,14 +84,17 @@ def test_figures_are_inline_in_a_kernel_whatever_the_environment(
 
 def test_rdf_draws_each_curve(ax):
     r = np.linspace(0.05, 4.95, 50)
-    curves = {"MD": np.sin(r), "MDDM": np.cos(r)}
-    assert plotting.rdf(ax, r, curves, reference="MD") is ax
+    curves = {"MD": np.sin(r), "MD replica": np.sin(2 * r), "MDDM": np.cos(r)}
+    assert plotting.rdf(ax, r, curves, reference="MD", replica="MD replica") is ax
     drawn = {line.get_label(): line for line in ax.lines}
     for label, g in curves.items():
         assert np.array_equal(drawn[label].get_ydata(), g)
     assert drawn["MD"].get_linewidth() > drawn["MDDM"].get_linewidth()
     assert drawn["MD"].get_zorder() < drawn["MDDM"].get_zorder()
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["MD", "MDDM"]
+    # A model has one colour, whether there is a replica or not.
+    assert drawn["MDDM"].get_color() == mpl.rcParams["axes.prop_cycle"].by_key()["color"][0]
+    assert drawn["MD replica"].get_linestyle() == "--"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(curves)
     assert "σ" in ax.get_xlabel()
 
 
@@ -100,6 +103,8 @@ def test_rdf_refuses_what_does_not_fit(ax):
         plotting.rdf(ax, np.arange(5), {"MD": np.ones(4)})
     with pytest.raises(ValueError, match=r"reference must be one of \['MD'\], got 'md'"):
         plotting.rdf(ax, np.arange(5), {"MD": np.ones(5)}, reference="md")
+    with pytest.raises(ValueError, match=r"replica must be one of \['MD'\], got 'again'"):
+        plotting.rdf(ax, np.arange(5), {"MD": np.ones(5)}, replica="again")
 
 
 def test_intervals_go_down_the_page_between_their_ends_with_the_marks(ax):

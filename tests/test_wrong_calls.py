@@ -658,6 +658,7 @@ CALLS = [
         "bin_centers": (SIGMA, spoilt(SIGMA)),
         "curves": ({"MD": SIGMA}, [{"MD": bad} for bad in spoilt(SIGMA)]),
         "reference": ("MD", ["md", 3]),
+        "replica": ("MD", ["md", 3]),
     }),
     (plotting.loss, {
         "ax": (AXES[1], []),

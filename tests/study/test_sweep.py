@@ -40,6 +40,15 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture(scope="module")
+def scheduler():
+    """A scheduler with one worker in this process, which has imported all that it needs."""
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=":0"
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
 def _start(folder, script):
     script.write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
@@ -79,7 +88,7 @@ def _read_harvests(process, n):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
-def test_killed_sweep_loses_nothing_and_resumes(tmp_path):
+def test_killed_sweep_loses_nothing_and_resumes(tmp_path, scheduler):
     folder = tmp_path / "pieces"
     process = _start(folder, tmp_path / "run.py")
     _read_harvests(process, 1)
@@ -92,7 +101,7 @@ def test_killed_sweep_loses_nothing_and_resumes(tmp_path):
     assert pieces
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
     reported = []
-    sweep.sweep(RUNS, folder, n_workers=1, report=reported.append)
+    sweep.sweep(RUNS, folder, scheduler=scheduler, report=reported.append)
     assert sum(" at T = " in line for line in reported) < 9
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     found = sweep.assemble(RUNS, folder, "test")
@@ -108,10 +117,24 @@ def test_killed_sweep_loses_nothing_and_resumes(tmp_path):
     assert again == ["3 of 3 runs were finished before"]
 
 
+def put_down(folder, run):
+    """Finish a run with particles anywhere, the same ones each time."""
+    rng = np.random.default_rng(run.seed)
+    harvests = []
+    for number, temperature in enumerate(run.temperatures, start=1):
+        points = rng.uniform(0, 10, (8, 3)).astype(np.float32)
+        measured = rng.normal(size=4).tolist()
+        steps = run.steps_after(number)
+        harvests.append(
+            lammps.Harvest(points, points, temperature, *measured, steps, 0.0, np.zeros((0, 4)))
+        )
+    sweep._finish(folder, run, harvests)
+
+
 def test_files_of_another_sweep_are_refused(tmp_path, monkeypatch):
     run = Run("one", plan.oscillating(3.8, 0.6), (0.3,), 0, "train", 50, 0, 0.5)
-    sweep.sweep([run], tmp_path, n_workers=1, report=lambda line: None)
-    other = Run("one", plan.oscillating(3.8, 0.6), (0.3,), 1, "train", 50, 0, 0.5)
+    put_down(tmp_path, run)
+    other = replace(run, seed=1)
     with pytest.raises(ValueError, match=r"one\.npz was made with other settings"):
         sweep.sweep([other], tmp_path)
     (tmp_path / "one.npz").write_bytes(b"rubbish")
@@ -134,10 +157,8 @@ def test_missing_runs_are_counted(tmp_path):
 def test_runs_of_several_potentials_are_one_set(tmp_path):
     kinds = [Family("lennard-jones"), Family("yukawa")]
     runs = [Run(f"run-{i}", kind, (0.1,), i, "test", 50, 0, 0.5) for i, kind in enumerate(kinds)]
-    points = np.zeros((8, 3), np.float32)
-    harvest = lammps.Harvest(points, points, 0.1, *[0.0] * 4, 50, 0.0, np.zeros((0, 4)))
     for run in runs:
-        sweep._finish(tmp_path, run, [harvest])
+        put_down(tmp_path, run)
     found = sweep.assemble(runs, tmp_path, "test")
     assert found.family == tuple(kinds) and found.seed.tolist() == [0, 1]
 
@@ -164,11 +185,11 @@ def test_a_lattice_is_held_at_each_temperature(tmp_path, monkeypatch):
     assert found.encoded[:, 2].tolist() == [1, 1]
 
 
-def test_failing_run_does_not_stop_the_others(tmp_path):
+def test_failing_run_does_not_stop_the_others(tmp_path, scheduler):
     bad = Run("bad", plan.oscillating(3.8, 0.6), (0.1, 0.3), 0, "train", 50, 50, 0.5)
     good = Run("good", plan.oscillating(3.8, 0.6), (0.3,), 0, "train", 50, 0, 0.5)
     with pytest.raises(RuntimeError, match=r"1 runs failed: bad .*temperatures must fall"):
-        sweep.sweep([bad, good], tmp_path, n_workers=1, report=lambda line: None)
+        sweep.sweep([bad, good], tmp_path, scheduler=scheduler, report=lambda line: None)
     assert (tmp_path / "good.npz").exists()
 
 
@@ -233,7 +254,8 @@ def test_longest_anneals_come_from_the_ramps_or_from_what_was_assembled_of_them(
     monkeypatch.setattr(plan, "length_runs", lambda: [fast])
     ramps = [replace(run, temperatures=(0.3, 0.2)) for run in RUNS[:2]]
     monkeypatch.setattr(plan, "ramp_runs", lambda: ramps)
-    sweep.sweep([*ramps, fast], tmp_path, n_workers=1, report=lambda line: None)
+    for run in (*ramps, fast):
+        put_down(tmp_path, run)
     pieces = sweep.assemble_lengths(tmp_path, tmp_path)
     assert pieces.k.tolist() == [3.8, 3.8, 4.8] and set(pieces.split) == {"test"}
     assert set(pieces.temperature) == {0.3}
