@@ -175,17 +175,16 @@ class _Potential:
             graph.add("Div", self.energy, [ENERGIES]),
             graph.add("Div", self.force, [FORCES]),
         ]
-        known = graph.add("Tanh", graph.join(*squashed))
-        # Of a normal density the width is what makes its exponent the square.
-        variance = graph.add("Mul", graph.add("Mul", "sigma", "sigma"), 4.0)
-        width = graph.add("Sqrt", graph.add("Add", variance, 2 * SHARPEST**2))
+        known = graph.add("Mul", graph.add("Tanh", graph.join(*squashed)), r[:, None])
+        spread = graph.add("Add", graph.add("Mul", "sigma", "sigma"), SHARPEST**2 / 2)
         near = graph.add("Max", distance, step)
         here, image = (
-            graph.bell(graph.add(operator, near, r), width, 40.0) for operator in ("Sub", "Add")
+            graph.bell(graph.add(operator, near, r), graph.add("Div", -0.25, spread), -40.0)
+            for operator in ("Sub", "Add")
         )
-        kernel = graph.add("Mul", graph.add("Sub", here, image), graph.add("Div", r, near))
-        factor = graph.add("Div", step / math.sqrt(math.pi), width)
-        return [graph.add("Mul", graph.add("MatMul", kernel, known), factor)]
+        averaged = graph.add("MatMul", graph.add("Sub", here, image), known)
+        width = graph.add("Mul", near, graph.add("Sqrt", spread))
+        return [graph.add("Mul", averaged, graph.add("Div", step / (4 * math.pi) ** 0.5, width))]
 
     def waves(self, length: str) -> list[str]:
         """Add what the potential contributes to the energy of waves."""

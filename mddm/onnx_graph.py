@@ -102,13 +102,13 @@ class Graph:
 
     def gaussians(self, value: str, layer: Gaussians) -> str:
         """Spread (..., 1) numbers over Gaussians."""
-        return self.bell(self.add("Sub", value, layer.centers), layer.width, 80.0)
+        apart = self.add("Sub", value, layer.centers)
+        return self.bell(apart, -(layer.width**-2), -80.0)
 
-    def bell(self, apart: str, width, most: float) -> str:
-        """Add exp(-(apart / width)^2), the exponent cut off before it makes numbers too small."""
-        scaled = self.add("Div", apart, width)
-        exponent = self.add("Min", self.add("Mul", scaled, scaled), most)
-        return self.add("Exp", self.add("Neg", exponent))
+    def bell(self, apart: str, curvature, least: float) -> str:
+        """Add exp(curvature apart^2), of an exponent that ends where numbers are too small."""
+        exponent = self.add("Mul", self.add("Mul", apart, apart), curvature)
+        return self.add("Exp", self.add("Max", exponent, least))
 
     def model(self, output: str, shape: tuple):
         """Make the model of what was added."""
