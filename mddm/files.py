@@ -73,6 +73,16 @@ def file_hash(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
+def named_with_hash(path: Path | str) -> str:
+    """Return a file's name and its `file_hash`: what a result says it was made from.
+
+    Raises:
+        TypeError, ValueError: no path.
+        FileNotFoundError: there is no such file.
+    """
+    return f"{arguments.path(path).name} {file_hash(path)}"
+
+
 @contextmanager
 def _beside(path: str | Path) -> Iterator[Path]:
     path = arguments.path(path)

@@ -23,6 +23,7 @@ from mddm import (
     arguments,
     encoding,
     export,
+    files,
     lammps,
     noise,
     samplers,
@@ -66,6 +67,7 @@ class Card:
         n_parameters: of the network.
         steps: that it was trained.
         told: what its condition is, a key of `training.CONDITIONINGS`.
+        source: its file, with the file's hash.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Card:
     n_parameters: int
     steps: int
     told: str = "numbers"
+    source: str = ""
 
 
 def models() -> list[Card]:
@@ -127,6 +130,7 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
         n_parameters=sum(value.numel() for value in denoiser.parameters()),
         steps=header["step"],
         told=settings.told,
+        source=files.named_with_hash(path),
     )
     return Model(card, denoiser.to(device), settings, device)
 
@@ -144,6 +148,7 @@ class Structures:
         calls: of the network, for each of them.
         seconds: for each of them, on average.
         candidates: of an answer within a budget, the lowest in energy at rest first, which it is.
+        source: what drew them, see `trust.source_of`; "" for what is no sample of what MD comes to.
     """
 
     positions: np.ndarray
@@ -153,6 +158,7 @@ class Structures:
     calls: int = 0
     seconds: float = 0.0
     candidates: tuple[Candidate, ...] = ()
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -251,8 +257,10 @@ class Model:
         if self.card.box_length is None:
             best = samplers.BEST_IN_FREE_SPACE
             names = [name for name in names if not samplers.SAMPLERS[name].asks_potential]
-        elif self.card.ranges:
+        elif "temperature" in self.card.ranges:
             names.append(_SEEDED)
+        else:
+            names = [name for name in names if not samplers.SAMPLERS[name].asks_temperature]
         return tuple(dict.fromkeys((best, *names)))
 
     def sample(
@@ -325,6 +333,8 @@ class Model:
         if not isinstance(sampler, sampling.Sampler):
             sampler = arguments.choice("sampler", sampler, self.samplers)
             sampler = samplers.SAMPLERS.get(sampler, sampler)
+        if getattr(sampler, "asks_temperature", False) and "temperature" not in condition:
+            raise ValueError(f"{self.card.name!r} knows no temperature, at which to hold a sample")
         if n_levels is not None and getattr(sampler, "own_levels", False):
             raise ValueError(
                 f"this sampler has noise levels of its own; leave out n_levels = {n_levels}"
@@ -336,6 +346,9 @@ class Model:
         if potential is None:
             potential = self._potential(condition)
         found = Structures(np.empty((0, 0, 3)), box_length, condition, potential)
+        if sampler in samplers.SAMPLERS.values() and asked.keys() <= {"what"} and what != "stable":
+            source = trust.source_of(self.card.source, samplers.name_of(sampler))
+            found = replace(found, source=source)
         if sampler == _SEEDED or sampler.asks_potential or potential is not None:
             found._known(potential)
         levels = (self.settings.sigma_min, self.settings.sigma_max)
@@ -356,8 +369,9 @@ class Model:
         """Take the lowest in energy at rest of several samples and a quench: how good is it?
 
         Args:
-            found: at least three samples of one condition, drawn from this model by its best
-                sampler; the model is one that is told potentials.
+            found: at least three samples of one condition, drawn from this model, which is one
+                that is told potentials.  How far they differ from MD is known of the package's own
+                model and its best sampler alone.
             seed: of the quench.
             n_steps: of the quench; what is said is for those of the default.
 
@@ -383,7 +397,7 @@ class Model:
         quenched = replace(found, positions=quench[None]).relax().energies[0]
         known = trust.evidence(ordered, at_rest, quenched, potential)
         lowest = found.positions[at_rest.argmin()] if known.sampled else quench
-        difference = trust.Calibration.read(TRAINED / trust.FILE).judge(known)
+        difference = trust.Calibration.read(TRAINED / trust.FILE).judge(known, found.source)
         return replace(found, positions=lowest[None]), difference
 
     def _within(self, seconds, system, asked, sampler, sigmas, n_samples, n_particles, seed):
@@ -419,10 +433,10 @@ class Model:
             told = (sigmas, conditions, seed)
             return seeded.draw(self.denoiser, system.potential, *size, *told, device=self.device)
         size = (1, n_particles, system.box_length, seed, self.device)
-
-        def relax(positions, **how):
-            return lammps.minimize(positions, system.potential, system.box_length, **how)[0]
-
+        relax = None
+        if system.potential is not None and system.box_length is not None:
+            temperature = system.condition.get("temperature")
+            relax = lammps.Relaxing(system.potential, system.box_length, temperature)
         return samplers.draw(self.denoiser, sampler, sigmas, conditions, *size, relax)
 
     def _told(self, system: Structures, asked: Mapping) -> torch.Tensor | None:

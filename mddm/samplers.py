@@ -85,11 +85,7 @@ class Polished(Sampler):
         given = (walk.condition, walk.box_length, walk.center, relax)
         for frame in self.start(walk.denoiser, x_t, walk.sigmas, walk.generator, *given):
             yield frame
-        systems, how = frame.positions.cpu().numpy(), {}
-        if self.force is not None:
-            how["tolerance"] = self.force * systems.shape[1] ** 0.5
-        at_rest = np.stack([relax(system, **how) for system in systems])
-        relaxed = torch.as_tensor(at_rest).to(frame.positions)
+        relaxed = _each(relax, frame.positions, self.force)
         seed = (_POLISHING_SEED + walk.generator.initial_seed()) % 2**64
         walk = replace(walk, generator=torch.Generator(walk.generator.device).manual_seed(seed))
         x_t, levels = walk.noised(relaxed, self.top)
@@ -98,6 +94,69 @@ class Polished(Sampler):
         yield Frame(noised.n_left + 1, 0.0, relaxed, frame.calls, "relaxed")
         for after in itertools.chain([noised], finish):
             yield replace(after, calls=frame.calls + after.calls, stage="polished")
+
+
+@dataclass(frozen=True)
+class Held(Sampler):
+    """A sample of another sampler, relaxed by the potential and held at its temperature.
+
+    What polishing leaves to the network, molecular dynamics does here: defects go, and
+    thermal motion comes.  Its frames are those of `start` and one of what was held.
+
+    Args:
+        start: draws what is relaxed.
+        n_steps: of molecular dynamics.
+        force: as for `Polished`.
+
+    Raises:
+        TypeError, ValueError: what is no sampler, fewer steps than one, or a `force` that is not
+            above zero.
+
+    Source: this study.
+    """
+
+    asks_potential = asks_temperature = True
+
+    start: Sampler
+    n_steps: int
+    force: float | None = None
+
+    def __post_init__(self):
+        arguments.instance("start", self.start, Sampler)
+        n_steps = arguments.whole("n_steps", self.n_steps, at_least=1)
+        object.__setattr__(self, "n_steps", n_steps)
+        if self.force is not None:
+            object.__setattr__(self, "force", arguments.number("force", self.force, above=0))
+
+    @property
+    def own_levels(self) -> bool:
+        """Whether `start` has noise levels of its own."""
+        return self.start.own_levels
+
+    def frames(self, walk: Walk, x_t: Tensor, relax: Relax) -> Iterator[Frame]:
+        """Draw, relax and hold."""
+        given = (walk.condition, walk.box_length, walk.center, relax)
+        for frame in self.start(walk.denoiser, x_t, walk.sigmas, walk.generator, *given):
+            yield replace(frame, n_left=frame.n_left + 1)
+        first = walk.generator.initial_seed()
+        how = [
+            {"n_steps": self.n_steps, "seed": (first + number) % 2**31}
+            for number in range(len(x_t))
+        ]
+        held = _each(relax, frame.positions, self.force, how)
+        yield Frame(0, 0.0, held, frame.calls, "held")
+
+
+def _each(
+    relax: Relax, positions: Tensor, force: float | None, how: Sequence[dict] | None = None
+) -> Tensor:
+    """Relax each system of a batch, to a root mean square of the forces if one is given."""
+    systems, until = positions.cpu().numpy(), {}
+    if force is not None:
+        until["tolerance"] = force * systems.shape[1] ** 0.5
+    how = how or [{}] * len(systems)
+    found = [relax(one, **until, **more) for one, more in zip(systems, how, strict=True)]
+    return torch.as_tensor(np.stack(found)).to(positions)
 
 
 @dataclass(frozen=True)
@@ -219,6 +278,8 @@ SAMPLERS: dict[str, Sampler] = {
     # A tenth of the calls of `polished`: relaxed in part, for the rest of that takes longer than
     # all of them, and thermalised in three.
     "quick": Polished(_CHILLED, finish=Staged((Stage(Ancestral(), 3),)), top=0.05, force=0.3),
+    # The same beginning; molecular dynamics of some seconds does the rest.
+    "held": Held(_CHILLED, 4_000, force=0.3),
     # Noise of about the width of thermal motion, and no correctors: what a network that errs at
     # every level does the least harm by.
     "thermalised": Polished(_COOLED, finish=Ancestral(), top=0.05),

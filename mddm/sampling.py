@@ -30,8 +30,9 @@ class Frame:
         sigma: noise level of the positions [length].
         positions: (batch, n_particles, 3) [length].
         calls: calls of the network so far.
-        stage: what the sampler is at: "sampled", from noise; "relaxed", by the potential, or
-            "polished" afterwards, where it does that too.  The last frame of a stage is its result.
+        stage: what the sampler is at: "sampled", from noise; "relaxed", by the potential, and
+            "polished" or "held" afterwards, where it does that too.  The last frame of a stage is
+            its result.
     """
 
     n_left: int
@@ -41,8 +42,8 @@ class Frame:
     stage: str = "sampled"
 
 
-# Takes (n_particles, 3) positions to a minimum of their energy [length], or on the way there until
-# a `tolerance`, that of `lammps.minimize`.
+# What `lammps.Relaxing` does: takes (n_particles, 3) positions to a minimum of their energy, or on
+# the way there until a `tolerance`, and holds them for `n_steps` of MD from a `seed` [length].
 Relax = Callable[..., np.ndarray]
 
 
@@ -119,6 +120,8 @@ class Sampler:
 
     # Whether it has to be given `relax`.
     asks_potential: ClassVar[bool] = False
+    # Whether it has to be told a temperature besides.
+    asks_temperature: ClassVar[bool] = False
     # Whether of the noise levels that it is given it keeps the two ends alone.
     own_levels: ClassVar[bool] = False
 
@@ -144,8 +147,8 @@ class Sampler:
             box_length: edge of the periodic cube [length], or None for free space.
             center: move the centre of mass to the origin after every step, for a
                 translation-invariant network in free space.
-            relax: takes the (n_particles, 3) positions of a system to a minimum of its energy, or
-                part of the way if it is told a `tolerance`; for samplers with `asks_potential`.
+            relax: takes the (n_particles, 3) positions of a system to a minimum of its energy, as
+                `lammps.Relaxing` does; for samplers with `asks_potential`.
 
         Yields:
             The start, then a frame at each level below.

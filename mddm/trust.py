@@ -6,6 +6,7 @@ differs from the lowest of all was measured on potentials that the network has n
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,8 +52,9 @@ class Difference:
     """What the lowest at rest of several samples and a quench is thought to differ from MD by.
 
     Args:
-        expected: RDF-MSE to an MD run, the middle of what was found for such answers.
-        at_most: what nine of ten of them are below.
+        expected: RDF-MSE to an MD run, the middle of what was found for such answers; nan where it
+            was found for those of other samples alone, of another model or sampler.
+        at_most: what nine of ten of them are below; nan likewise.
         evidence: what it was told from.
     """
 
@@ -66,10 +68,15 @@ class Difference:
         return "a sample" if self.evidence.sampled else "the quench"
 
     def __str__(self):
+        said = "not known; that was measured on samples of another model or sampler"
+        if math.isfinite(self.expected):
+            said = (
+                f"about {self.expected:.2g}, and below {self.at_most:.2g} in {COVERAGE:.0%} of "
+                "such cases"
+            )
         return (
-            f"RDF-MSE to MD: about {self.expected:.2g}, and below {self.at_most:.2g} in "
-            f"{COVERAGE:.0%} of such cases ({self.evidence.crystalline:.0%} of the samples are "
-            f"crystals, the lowest at rest is {self.lowest})"
+            f"RDF-MSE to MD: {said} ({self.evidence.crystalline:.0%} of the samples are crystals, "
+            f"the lowest at rest is {self.lowest})"
         )
 
 
@@ -109,7 +116,7 @@ class Calibration:
         factor: by what nine of ten differences are at most larger than expected.
         n: answers that it was made from.
         n_potentials: of so many potentials.
-        source: the checkpoint whose samples they were.
+        source: what drew the samples, as `source_of` names it.
     """
 
     intercept: float
@@ -130,7 +137,7 @@ class Calibration:
             known: evidence of each.
             differences: RDF-MSE of each to MD, above zero.
             potentials: of each, by any name; the `factor` is that of potentials left out in turn.
-            source: the checkpoint whose samples they were.
+            source: what drew the samples, as `source_of` names it.
 
         Raises:
             ValueError: lists of different lengths, or of fewer than three potentials.
@@ -161,11 +168,23 @@ class Calibration:
         """Write it to a JSON file, which is there whole or not at all."""
         files.write_whole(Path(path), json.dumps(asdict(self), indent=1) + "\n")
 
-    def judge(self, of: Evidence) -> Difference:
-        """Say what an answer is thought to differ from MD by."""
+    def judge(self, of: Evidence, source: str) -> Difference:
+        """Say what an answer is thought to differ from MD by.
+
+        Args:
+            of: what is known of it.
+            source: what drew the samples; where it is another than here, the difference is unknown.
+        """
+        if source != self.source:
+            return Difference(math.nan, math.nan, of)
         line = np.array([self.intercept, *(self.slopes[name] for name in SEEN)])
         expected = 10 ** float(_line(line, _seen([of]))[0])
         return Difference(expected, self.factor * expected, of)
+
+
+def source_of(checkpoint: str, sampler: str) -> str:
+    """Name what draws samples of what MD comes to: a checkpoint with its hash, and a sampler."""
+    return f"{checkpoint}, {sampler}"
 
 
 def left_out(

@@ -120,6 +120,10 @@ def test_samplers_are_named_the_best_first_or_given_with_settings_of_ones_own():
     network, cloud = mddm.load("mddm"), mddm.load("sphere-mddm")
     assert network.samplers[0] == BEST["mddm"] and set(network.samplers) == {*SAMPLERS, "seeded"}
     assert cloud.samplers[0] == "corrected" and "polished" not in cloud.samplers
+    one = mddm.load("unconditional-mddm")
+    assert "held" not in one.samplers
+    with pytest.raises(ValueError, match="knows no temperature, at which to hold a sample"):
+        one.sample(sampler=SAMPLERS["held"])
     named = network.sample(**ASKED, sampler="paper", **FAST)
     given = network.sample(**ASKED, sampler=Ancestral(variance="paper"), **FAST)
     assert np.array_equal(named.positions, given.positions)
@@ -258,7 +262,8 @@ def test_the_lowest_of_samples_and_a_quench_says_how_far_to_believe_it(monkeypat
     asked = {"potential": mine, "temperature": 0.02, "sampler": "ancestral", **FAST}
     found = network.sample(**asked, n_samples=3)
     slopes = {"crystalline": 1.0, "spread": 0.0, "sampled": 1.0}
-    trust.Calibration(-1.0, slopes, 3.0, 9, 9, "").write(tmp_path / trust.FILE)
+    source = trust.source_of(network.card.source, "ancestral")
+    trust.Calibration(-1.0, slopes, 3.0, 9, 9, source).write(tmp_path / trust.FILE)
     monkeypatch.setattr(model, "TRAINED", tmp_path)
     lowest, difference = network.lowest(found, seed=3, n_steps=10)
     quench = lammps.anneal(mine, 0.02, 10, 3, n_particles=262, box_length=BOX).positions
@@ -268,6 +273,10 @@ def test_the_lowest_of_samples_and_a_quench_says_how_far_to_believe_it(monkeypat
     # Noise has no crystals.
     expected = 1.0 if best < 3 else 0.1
     assert (difference.expected, difference.at_most) == pytest.approx((expected, 3 * expected))
+    # What is stable is not what MD comes to, and no other samples are those of the calibration.
+    assert network.sample(**asked, what="stable").source == ""
+    others = replace(found, source=network.sample(**asked | {"sampler": "paper"}).source)
+    assert others.source and np.isnan(network.lowest(others, n_steps=10)[1].at_most)
     with pytest.raises(ValueError, match="at least 3 samples, got 1 and 1"):
         network.lowest(replace(found, positions=found.positions[:1]))
     with pytest.raises(ValueError, match="this is for models that are told potentials"):

@@ -7,7 +7,7 @@ import torch
 
 from mddm import samplers, sampling, training
 from mddm.noise import log_schedule
-from mddm.samplers import SAMPLERS, Polished, Stage, Staged
+from mddm.samplers import SAMPLERS, Held, Polished, Stage, Staged
 from mddm.sampling import Ancestral, Corrector, ProbabilityFlow
 
 BOX = 6.0
@@ -17,8 +17,8 @@ def silent(x_t, sigma, condition, box_length):
     return torch.zeros_like(x_t)
 
 
-def at_the_origin(positions, tolerance=None):
-    return np.zeros_like(positions)
+def at_the_origin(positions, tolerance=None, n_steps=0, seed=0):
+    return np.full_like(positions, 0.001 * (seed % 7) if n_steps else 0.0)
 
 
 def drawn(sampler, seed=0, sigmas=(0.0, 0.05, 0.2, 1.0), conditions=None, relax=at_the_origin):
@@ -42,6 +42,20 @@ def test_a_sampler_is_equal_to_another_of_its_settings_and_can_be_looked_up(samp
     assert torch.equal(by_name, by_settings)
     with pytest.raises(ValueError, match="sampler must be one of polished, "):
         samplers.name_of(Ancestral(hops=(0.1, 0.2)))
+
+
+def test_what_is_held_is_relaxed_before_and_its_last_frame():
+    frames, before = drawn("held", seed=3), drawn("chilled", seed=3)
+    assert [frame.stage for frame in frames] == [*len(before) * ["sampled"], "held"]
+    assert [frame.n_left for frame in frames] == list(range(len(before), -1, -1))
+    assert torch.equal(frames[-2].positions, before[-1].positions)
+    # Each of a batch has a seed of its own.
+    assert frames[-1].calls == before[-1].calls
+    assert frames[-1].positions.unique().tolist() == pytest.approx([0.003, 0.004])
+    with pytest.raises(ValueError, match="n_steps must be a whole number of at least 1, got 0"):
+        Held(Ancestral(), 0)
+    with pytest.raises(ValueError, match="force must be"):
+        Held(Ancestral(), 10, force=0.0)
 
 
 def test_every_preset_has_a_best_sampler():

@@ -46,11 +46,14 @@ def test_differences_that_follow_from_evidence_are_told_exactly(known):
     assert found.slopes == pytest.approx({"spread": 1.0, "crystalline": -1.0, "sampled": 0.5})
     assert 10**found.intercept == pytest.approx(3.0) and found.factor == pytest.approx(1.0)
     assert (found.n, found.source) == (len(told), "a network")
-    judged = found.judge(Evidence(0.5, 0.04, 0.0))
+    judged = found.judge(Evidence(0.5, 0.04, 0.0), "a network")
     assert judged.expected == pytest.approx(0.12 * 10**-0.5)
     assert judged.at_most == pytest.approx(judged.expected)
     assert str(judged).startswith("RDF-MSE to MD: about 0.038, and below 0.038 in 90%")
     assert str(judged).endswith("samples are crystals, the lowest at rest is the quench)")
+    elsewhere = found.judge(Evidence(0.5, 0.04, 0.0), "another network")
+    assert np.isnan([elsewhere.expected, elsewhere.at_most]).all()
+    assert str(elsewhere).startswith("RDF-MSE to MD: not known; that was measured on samples of an")
 
 
 def test_nine_of_ten_differences_of_other_potentials_are_below_what_is_said(known):
@@ -62,7 +65,7 @@ def test_nine_of_ten_differences_of_other_potentials_are_below_what_is_said(know
     # The quantile of a normal distribution.
     assert np.log10(found.factor) == pytest.approx(1.28 * 0.3, abs=0.12)
     new = exact * 10 ** drawn.normal(0, 0.3, len(exact))
-    below = [found.judge(each).at_most >= value for each, value in zip(told, new, strict=True)]
+    below = [found.judge(each, "").at_most >= value for each, value in zip(told, new, strict=True)]
     assert 0.8 <= np.mean(below) <= 0.98
 
 

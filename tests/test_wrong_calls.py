@@ -343,6 +343,16 @@ CALLS = [
         "box_length": (7.0, [*POSITIVE, 6.0]),
         "tolerance": (0.1, POSITIVE),
     }),
+    (lammps.Relaxing(SMOOTHED, 7.0, 0.02).__call__, {
+        "positions": (HARVEST.positions, [*spoilt(HARVEST.positions), np.zeros((2, 3))]),
+        "n_steps": (1, [*NO_NUMBER, -1, 2.5, math.nan, math.inf]),
+        "seed": (0, SEED),
+    }),
+    (lammps.Relaxing, {
+        "potential": (SMOOTHED, POTENTIAL),
+        "box_length": (7.0, POSITIVE),
+        "temperature": (0.02, [bad for bad in POSITIVE if bad is not None]),
+    }),
     (lammps.energy_and_forces, {
         "positions": (HARVEST.positions, [*spoilt(HARVEST.positions), np.zeros((2, 3))]),
         "potential": (SMOOTHED, POTENTIAL),
@@ -436,6 +446,14 @@ CALLS = [
         "finish": (ANCESTRAL, OTHER),
         "top": (0.2, POSITIVE),
         "force": (0.3, [bad for bad in POSITIVE if bad is not None]),
+    }),
+    (samplers.Held, {
+        "start": (ANCESTRAL, OTHER),
+        "n_steps": (10, COUNT),
+        "force": (0.3, [bad for bad in POSITIVE if bad is not None]),
+    }),
+    (samplers.Held(ANCESTRAL, 10).__call__, SAMPLER | {
+        "relax": (lambda positions, **_: positions, [None, 3]),
     }),
     (samplers.Stage, {
         "sampler": (ANCESTRAL, OTHER),
@@ -813,6 +831,7 @@ CALLS = [
         "checkpoints": ([MODEL], [None, 3, MODEL, [None], [BINARY], [FOLDER / "none"]]),
     }),
     (files.file_hash, {"path": (TABLE, [*PATH, FOLDER, FOLDER / "none"])}),
+    (files.named_with_hash, {"path": (TABLE, [*PATH, FOLDER, FOLDER / "none"])}),
     (study.progress, {
         "iterable": ([1, 2], [None, 3]),
         "total": (2, ["a", 2.5, math.nan]),

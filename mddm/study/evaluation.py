@@ -121,7 +121,7 @@ def checkpoint_source(task: str, preset: str, trained_on: str = "") -> str:
             f"there is no checkpoint at {path}; make it with `papermill notebooks/train.ipynb "
             f"out.ipynb -p task {task} -p model {preset} -p profile full{on}`"
         )
-    return f"{path.name} {files.file_hash(path)}"
+    return files.named_with_hash(path)
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,8 @@ class Surrogate:
         """
         conditions = self.conditions(data, row)
         n_particles, seed = data.positions.shape[1], 1000 * row + seed
-        potential, box_length = data.potential(row), data.box_length
-
-        def relax(positions, **how):
-            return lammps.minimize(positions, potential, box_length, **how)[0]
-
+        box_length = data.box_length
+        relax = lammps.Relaxing(data.potential(row), box_length, float(data.temperature[row]))
         return self._draw(conditions, 1, n_particles, box_length, seed, relax)
 
     def clouds(self, n_clouds: int, n_points: int, seed: int = 0) -> Iterator[sampling.Frame]:

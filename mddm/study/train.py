@@ -22,7 +22,14 @@ PROFILES = ("quick", "full")
 _N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 1_500}
 _N_STEPS_SURFACE = 5_000
 # Where the study's own model was given another number, so that it can be made again.
-_N_STEPS_OF = {("conditional", "mddm"): 28_000}
+_N_STEPS_OF = {
+    ("conditional", "mddm"): 28_000,
+    ("sphere", "mddm"): 2_000,
+    ("torus", "mddm"): 2_000,
+}
+# On a surface this network has nothing but a maximum over neighbours to tell the noise by: give it
+# as many of them as it takes.
+_ON_SURFACES = {"mddm": {"n_neighbors": 64}}
 # Two fifths of how far potentials that are neighbours on the grid are apart.
 _JITTER = 0.05
 # How much of a run a crash may cost [s].
@@ -66,6 +73,8 @@ def settings_of(
     recipe = dict(training.RECIPES[model])
     if getattr(source, "told", "numbers") != "numbers":
         recipe["jitter"] = _JITTER
+    if source.box_length is None:
+        recipe["architecture"] = _ON_SURFACES.get(model, {})
     if run.get("start"):
         # What has been learned is not to be lost at the first steps.
         recipe["learning_rate"] /= 2

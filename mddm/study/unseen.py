@@ -180,8 +180,11 @@ def calibrate(scored: "pd.DataFrame") -> trust.Calibration:
         ValueError: answers of fewer than three potentials.
     """
     known, found, potentials = evidence_of(scored)
-    sources = "; ".join(sorted(set(scored.loc[scored["model"] == SAMPLE, "source"])))
-    return trust.Calibration.fit(known, found, potentials, sources)
+    drawn = scored[scored["model"] == SAMPLE]
+    sources = {
+        trust.source_of(*each) for each in zip(drawn["source"], drawn["sampler"], strict=True)
+    }
+    return trust.Calibration.fit(known, found, potentials, "; ".join(sorted(sources)))
 
 
 def coverage(scored: "pd.DataFrame", shares: Sequence[float] = (0.5, 0.8, 0.9)) -> "pd.DataFrame":

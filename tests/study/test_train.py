@@ -12,7 +12,7 @@ from mddm.study import tasks, train
 
 SMALL = {"channels": 8, "n_layers": 1, "hidden_channels": 4, "head_channels": 4}
 LARGER = SMALL | {"channels": 12}
-SPHERE = shapes.Surface("sphere", 20)
+SPHERE = shapes.Surface("sphere", 70)
 BOX = training.Configurations(torch.rand(1, 20, 3), None, 10.0)
 
 
@@ -42,7 +42,8 @@ def test_budgets_are_those_of_the_studys_own_models():
     }
     assert steps["conditional", "mddm"] == 28_000
     assert steps["conditional", "bragg"] == steps["conditional", "transolver"] == 30_000
-    assert steps["unconditional", "mddm"] == 10_000 and steps["torus", "mddm"] == 5_000
+    assert steps["unconditional", "mddm"] == 10_000 and steps["torus", "mddm"] == 2_000
+    assert steps["torus", "mddm-rbf"] == 5_000
     compared = 0
     for task, model in steps:
         path = study.project_root() / "data" / "checkpoints" / f"{task}-{model}.safetensors"
@@ -79,7 +80,7 @@ def test_what_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, interruptible)
     path, whole = tmp_path / "stopped.safetensors", tmp_path / "whole.safetensors"
     unfinished = tmp_path / "stopped.state.safetensors"
     with pytest.raises(KeyboardInterrupt, match=f"at step 3 of 6, kept in {unfinished}"):
-        train.run(path, settings(), Stopped("sphere", 20))
+        train.run(path, settings(), Stopped("sphere", 70))
     assert list(tmp_path.iterdir()) == [unfinished]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(ValueError, match="n_steps was 6, is 7"):
@@ -124,7 +125,7 @@ def test_a_run_may_start_with_the_weights_of_another(tmp_path):
 
 
 def test_a_session_at_the_command_line(tmp_path, capsys, monkeypatch, interruptible):
-    sources = [Stopped("sphere", 20), SPHERE]
+    sources = [Stopped("sphere", 70), SPHERE]
     monkeypatch.setattr(tasks, "training_source", lambda *_: sources.pop(0))
     out = tmp_path / "mine.safetensors"
     call = ["train", "--task", "sphere", "--n-steps", "4", "--batch-size", "1", "--out", str(out)]
