@@ -26,6 +26,7 @@ from mddm import (
     waves,
 )
 from mddm.potential import OscillatingPair, Smoothed, energy_scale, potential_energy
+from mddm.study import tables
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book"))
 
@@ -296,6 +297,17 @@ def test_the_reference_is_md_of_the_data(root):
     np.testing.assert_allclose(curves[place] / 100, expected, atol=0.006)
     assert kept["energies"][place] == pytest.approx(md.energy[row], abs=1e-4)
     assert len(curves) == (md.split != "replica").sum()
+
+
+def test_the_page_says_what_the_scores_do(root):
+    scores = tables.read_scores(root / "data" / "results" / "scores-told.csv")
+    ours = (scores["split"] == "test") & (scores["sampler"] == samplers.BEST_TOLD)
+    drawn = scores[ours & (scores["n_tries"] == 1) & ~scores["relaxed"]]
+    means = drawn.groupby(list(made.START))["rdf_mse"].mean().sort_values()
+    median = dict(zip(made.START, means.index[len(means) // 2], strict=True))
+    assert pytest.approx(median, abs=0.05) == made.START
+    of_crystals = drawn[drawn["md_crystallinity"] > structure.CRYSTAL]["crystallinity"]
+    assert (of_crystals > structure.CRYSTAL).mean() == pytest.approx(2 / 3, abs=0.05)
 
 
 # ---- the page --------------------------------------------------------------------------------

@@ -307,7 +307,8 @@
       const against = given.numbers ? reference.curve : kind === "sample" && made.quench?.curve;
       report(kind, energy, against ? meanSquare(curve, against) : null, used);
     }
-    const [low, high] = live.network.temperatures.map((end) => end * live.energyScale(given.pair));
+    const scale = live.energyScale(given.pair);
+    const [low, high] = live.network.temperatures.map((end) => Number((end * scale).toPrecision(2)));
     const unknown = isSample && (given.temperature < low || given.temperature > high);
     status.textContent = isSample
       ? `A sample at ${given.words}, after ${last.calls} calls of the network.`
@@ -315,7 +316,7 @@
     if (unknown)
       status.textContent +=
         ` With so ${given.temperature < low ? "deep" : "flat"} a potential the network was trained for T from ` +
-        `${low.toPrecision(2)} to ${high.toPrecision(2)} alone: the sample is a guess.`;
+        `${low} to ${high} alone: the sample is a guess.`;
   }
 
   // Let the page draw and listen; a page in the background draws nothing.
