@@ -1,4 +1,4 @@
-"""Make what the page that samples loads: the network, MD's g(r), a recorded run, the runtime.
+"""Make what the page that samples loads, such as the network and a recorded run.
 
 From the repository's root: .venv/bin/python book/live.py; and once for each version of
 onnxruntime-web, whose npm package lies unpacked in a folder:
@@ -12,20 +12,29 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from mddm import dataset, files, lammps, model, noise, onnx, samplers, structure, study
+from mddm import dataset, encoding, files, formulas, lammps, model, onnx, samplers, structure, study
+from mddm.noise import make_schedule
+from mddm.potential import OscillatingPair, Smoothed
 
 ASSETS = study.project_root() / "book" / "_assets" / "live"
 RECORDED = ASSETS / "recorded.npz"
-MODEL = "mddm"
+MODEL = "potential-bragg"
 # A box whose samples take seconds, at the density of training.
 N_PARTICLES = 500
 BOX_LENGTH = N_PARTICLES ** (1 / 3)
 R_MAX = structure.RDF_RANGE * BOX_LENGTH
-N_LEVELS = 40
-# Where the page begins: rounded, the test condition at which the model's score is the median one.
-START = {"k": 9.3, "phi": 4.3, "temperature": 0.04}
-N_SHOWN = 25
+START = {"k": 8.2, "phi": 3.6, "temperature": 0.011}
+# What a drawing may begin with, beside the oscillating potential.
+POTENTIALS = {
+    "Lennard-Jones": formulas.make("lennard-jones"),
+    "Morse": formulas.make("morse", r_0=1.1),
+    "Dzugutov": formulas.make("dzugutov"),
+    "repulsive shoulder": formulas.make("shoulder"),
+}
+# They are tabulated from below the linear core up to the cut-off [length].
+R_FIRST, R_STEP, N_R = 0.69, 0.01, 232
 
 
 def encoded(content):
@@ -47,12 +56,31 @@ def network(trained):
     return {
         "onnx": encoded(onnx.to_onnx(trained.denoiser)),
         "nNeighbors": trained.denoiser.n_neighbors,
-        "ranges": list(trained.card.ranges.values()),
+        "nWaves": trained.denoiser.n_waves,
+        "qMax": trained.denoiser.q_max,
+        "temperatures": trained.card.ranges["temperature"],
         "sigmaMin": settings.sigma_min,
         "sigmaMax": settings.sigma_max,
-        "nLevels": N_LEVELS,
         "nParticles": N_PARTICLES,
         "boxLength": BOX_LENGTH,
+    }
+
+
+def tables():
+    """Return the potentials that a drawing may begin with, and their slopes."""
+    r = R_FIRST + R_STEP * torch.arange(N_R, dtype=torch.float64)
+
+    def rounded(values):
+        return [float(f"{value:.7g}") for value in values.tolist()]
+
+    return {
+        name: {
+            "first": R_FIRST,
+            "step": R_STEP,
+            "energies": rounded(potential.energy(r)),
+            "slopes": rounded(-potential.force(r)),
+        }
+        for name, potential in POTENTIALS.items()
     }
 
 
@@ -75,30 +103,33 @@ def reference(md):
 
 
 def record(trained, md):
-    """Sample as the page does, where it begins, and keep some of the frames."""
-    condition = np.array([list(START.values())])
-    settings, potential = trained.settings, trained.card.potential.at(START)
+    """Sample as the page does, where it begins."""
+    k, phi, temperature = START.values()
+    settings, potential = trained.settings, Smoothed(OscillatingPair(k, phi))
+
+    def relax(positions, **how):
+        return lammps.minimize(positions, potential, BOX_LENGTH, **how)[0]
+
     frames = samplers.draw(
         trained.denoiser,
-        samplers.BEST[MODEL],
-        noise.make_schedule("log", N_LEVELS, settings.sigma_min, settings.sigma_max),
-        condition,
+        samplers.BEST_TOLD,
+        make_schedule("log", 2, settings.sigma_min, settings.sigma_max),
+        encoding.encode(potential, temperature)[None],
         n_samples=1,
         n_particles=N_PARTICLES,
         box_length=BOX_LENGTH,
         seed=0,
-        relax=lambda positions: lammps.minimize(positions, potential, BOX_LENGTH)[0],
+        relax=relax,
     )
     frames = list(study.progress(frames, label="sampling"))
-    shown = [frames[i] for i in np.linspace(0, len(frames) - 1, N_SHOWN).round().astype(int)]
     with files.whole(RECORDED) as partial, open(partial, "wb") as file:
         np.savez_compressed(
             file,
-            positions=np.stack([frame.positions[0].numpy() for frame in shown]),
-            sigmas=[frame.sigma for frame in shown],
-            calls=[frame.calls for frame in shown],
-            reference=rdf(md, md.nearest(*condition[0])),
-            condition=condition[0],
+            positions=np.stack([frame.positions[0].numpy() for frame in frames]),
+            sigmas=[frame.sigma for frame in frames],
+            calls=[frame.calls for frame in frames],
+            reference=rdf(md, md.nearest(k, phi, temperature)),
+            condition=list(START.values()),
         )
     print(f"wrote {RECORDED.name}, {RECORDED.stat().st_size / 1e6:.2f} MB")
 
@@ -125,6 +156,7 @@ def main():
     trained = model.load(MODEL)
     md = dataset.read(study.project_root() / study.DATA)
     write_script("network", network(trained))
+    write_script("potentials", tables())
     write_script("md", reference(md))
     record(trained, md)
 

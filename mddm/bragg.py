@@ -24,7 +24,7 @@ from mddm.waves import Q_LONG, Q_MAX, STRAY, Waves, assign, find_sites, stronges
 # In training, sites are withheld from this part of all systems: samples have none for long.
 _WITHHELD = 0.3
 # A perfect crystal of 1000 particles has log(1 + S) = 7.
-_LOG_S_MAX = 7.0
+LOG_S_MAX = 7.0
 
 
 class WaveFields(nn.Module):
@@ -94,7 +94,7 @@ class WaveFields(nn.Module):
         length = vectors.norm(dim=-1, keepdim=True)
         unit = vectors / length
         common = features[:, None].expand(-1, vectors.shape[1], -1)
-        seen = self.strength(strength.log1p()[..., None] / _LOG_S_MAX)
+        seen = self.strength(strength.log1p()[..., None] / LOG_S_MAX)
         # Invariant to permuting the axes.
         axes = self.axes(unit.abs().sort(dim=-1).values[..., None]).flatten(-2)
         told = [] if of_waves is None else [of_waves]
@@ -229,7 +229,7 @@ class BraggDenoiser(nn.Module):
         self.n_told = 4 * n_fields + _N_SITE * self.sites
         self.enter = nn.Linear(self.n_told, channels) if n_fields else None
         self.layers = nn.ModuleList(
-            _FilteredSum(channels, (n_radial + n_edge) * _N_HARMONICS) for _ in range(n_layers)
+            _FilteredSum(channels, (n_radial + n_edge) * N_HARMONICS) for _ in range(n_layers)
         )
         self.modulation = Modulation(n_features, 2 * channels, n_layers)
         # Three components, and how far to trust the way to the site.
@@ -273,7 +273,7 @@ class BraggDenoiser(nn.Module):
             levels = before + told.n_features - n_levels
             return [*range(before), *range(levels, levels + n_levels)]
         if name.endswith("filter.weight"):
-            return slice(len(self.radial.centers) * _N_HARMONICS)
+            return slice(len(self.radial.centers) * N_HARMONICS)
         return slice(None)
 
     def forward(
@@ -401,7 +401,7 @@ class _Edges:
 
     def _collect(self, sent, filter_):
         channels, sent = len(filter_.weight), sent.to(filter_.weight)
-        weight = filter_.weight.view(channels, -1, _N_HARMONICS).permute(1, 2, 0).flatten(1)
+        weight = filter_.weight.view(channels, -1, N_HARMONICS).permute(1, 2, 0).flatten(1)
         maps = (self.functions @ weight).unflatten(-1, (-1, channels)).flatten(1, 2)
         # One harmonic and one power are 1: the bias belongs to them.
         maps = torch.cat([maps[:, :1] + filter_.bias, maps[:, 1:]], dim=1)
@@ -494,7 +494,7 @@ def _narrow_ranges(distance, radial, batch, of_edges):
 # With so many powers in ranges of a quarter of a Gaussian's width, rounding is the larger error.
 _EDGES_AT_ONCE = 1024
 _RANGES_A_WIDTH, _N_POWERS = 4, {torch.float64: 11}
-_N_HARMONICS = 9
+N_HARMONICS = 9
 
 
 def _harmonics(unit: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ N_STEPS, _STEPS = 300_000, (3_000, 500_000)
 # Temperatures of the study, in units of `potential.energy_scale`.
 SCALED_TEMPERATURES = (0.005, 0.1)
 # Scales at which edges are told energies and forces; caps of the energies that waves are told.
-_ENERGIES, _FORCES, _CAPS = (0.15, 0.6, 2.4), (1.0, 4.0, 16.0), (1.0, 4.0)
+ENERGIES, FORCES, CAPS = (0.15, 0.6, 2.4), (1.0, 4.0, 16.0), (1.0, 4.0)
 # What is told of an edge is no sharper than this, even without noise [length].
-_SHARPEST = 0.03
+SHARPEST = 0.03
 # Periods of the waves that a jitter adds to a potential, and how many of them [length].
 _PERIODS, _N_WAVES = (0.4, 2.0), 6
 # Every so many distances the whole is told, from this one on [length].
@@ -95,7 +95,7 @@ class PotentialConditioning(Conditioning):
             Gaussians.
     """
 
-    n_edge, n_wave = len(_ENERGIES) + len(_FORCES), len(_CAPS)
+    n_edge, n_wave = len(ENERGIES) + len(FORCES), len(CAPS)
 
     def __init__(
         self,
@@ -112,8 +112,8 @@ class PotentialConditioning(Conditioning):
             )
         self.register_buffer("r", _R.float(), persistent=False)
         first = int((_R >= _FIRST).nonzero()[0])
-        self._whole = slice(first, None, _EVERY)
-        self.n_globals = 4 + len(_R[self._whole])
+        self.whole = slice(first, None, _EVERY)
+        self.n_globals = 4 + len(_R[self.whole])
         self.n_features = self.n_globals - 1 + n_levels
 
     def forward(self, condition: Tensor | None, sigma: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class PotentialConditioning(Conditioning):
         numbers, energy, _ = self._parts(condition, len(sigma))
         low, high = (math.log(end) for end in self.ranges["temperature"])
         warmth = 2 * (numbers[:, :1].log() - low) / (high - low) - 1
-        whole = torch.tanh(energy[:, self._whole] / _CAPS[0])
+        whole = torch.tanh(energy[:, self.whole] / CAPS[0])
         told = [warmth, numbers[:, 1:], whole, self._fraction(sigma)]
         return torch.cat(told, dim=1).to(sigma)
 
@@ -154,9 +154,9 @@ class PotentialConditioning(Conditioning):
             (n, m, n_edge): energies and forces, each squashed by tanh at three scales.
         """
         _, energy, force = self._parts(condition, len(sigma))
-        squashed = [(energy, scale) for scale in _ENERGIES] + [(force, scale) for scale in _FORCES]
+        squashed = [(energy, scale) for scale in ENERGIES] + [(force, scale) for scale in FORCES]
         known = torch.stack([torch.tanh(each / scale) for each, scale in squashed], dim=-1).to(r)
-        spread = (2 * sigma.square() + _SHARPEST**2).sqrt()[system, None, None].to(r)
+        spread = (2 * sigma.square() + SHARPEST**2).sqrt()[system, None, None].to(r)
         before, step = self.r.to(r), self.r[0].item()
         r = r[..., None].clamp(min=step)
 
@@ -178,7 +178,7 @@ class PotentialConditioning(Conditioning):
             (batch, n_waves, n_wave): asinh of the Fourier transform of U, at two caps.
         """
         _, energy, _ = self._parts(condition, len(q))
-        capped = torch.stack([cap * torch.tanh(energy / cap) for cap in _CAPS], dim=-1)
+        capped = torch.stack([cap * torch.tanh(energy / cap) for cap in CAPS], dim=-1)
         phase = q[..., None] * self.r
         kernel = 4 * math.pi * self.r[0] * self.r.square() * torch.sinc(phase / math.pi)
         return torch.asinh(kernel @ capped)

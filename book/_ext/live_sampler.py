@@ -14,6 +14,7 @@ from mddm.sampling import Frame
 ASSETS = Path(__file__).resolve().parents[1] / "_assets" / "live"
 # What the page loads when a sample is asked for.
 ON_DEMAND = ("runtime", "network", "md")
+AT_ONCE = ("pair", "potentials", "sampler", "waves", "draw", "page")
 ALT = (
     "A box of particles, coloured by their energy, that order step by step; beside it g(r), over "
     "that of MD in grey."
@@ -40,12 +41,11 @@ class LiveSampler(SphinxDirective):
         static = "../" * self.env.docname.count("/") + "_static/live"
         megabytes = sum((ASSETS / f"{name}.js").stat().st_size for name in ON_DEMAND) / 1e6
         shown, condition = recorded(" ".join(self.content))
+        scripts = [f'<script src="{static}/{name}.js"></script>' for name in AT_ONCE]
         html = (
             f'<link rel="stylesheet" href="{static}/page.css">\n'
             f'<div class="mddm-try" data-static="{static}" data-megabytes="{megabytes:.1f}" '
-            f'data-condition="{condition}"></div>\n'
-            f"{shown.html}\n"
-            f'<script src="{static}/sampler.js"></script>\n<script src="{static}/page.js"></script>'
+            f'data-condition="{condition}"></div>\n' + "\n".join([shown.html, *scripts])
         )
         return [nodes.raw("", html, format="html")]
 

@@ -11,15 +11,22 @@
     { name: "T, temperature [ε]", min: 0.01, max: 0.05, step: 0.001, digits: 3 },
   ];
   const [MOST_FRAMES, DRAW_EVERY] = [60, 80]; // milliseconds
-  const DEFAULT_SECONDS = 10; // of a quench that follows no sample
+  const DEFAULT_SECONDS = 5; // of a quench that follows no sample
+  const OSCILLATING = "oscillating, by k and φ";
+  const choices = [OSCILLATING, ...Object.keys(live.potentials)].map((name) => `<option>${name}</option>`);
 
   home.innerHTML = `
     <fieldset>
+      <div><label for="mddm-try-potential">Potential, to begin with</label>
+        <select id="mddm-try-potential">${choices.join("")}</select></div>
       ${SLIDERS.map(({ name, min, max, step }, i) => `<div>
         <label for="mddm-try-${i}">${name}</label><output for="mddm-try-${i}"></output>
         <input type="range" id="mddm-try-${i}" min="${min}" max="${max}" step="${step}"></div>`).join("")}
       <div><label for="mddm-try-seed">Seed</label>
         <input type="number" id="mddm-try-seed" min="0" max="999999" step="1" value="0"></div>
+      <div class="mddm-draw"></div>
+      <div class="mddm-controls mddm-draw-hint"><button type="button" disabled>Undo drawing</button>
+        <span>Drag the points, or move them with the arrow keys.</span></div>
     </fieldset>
     <div class="mddm-controls">
       <button type="button" class="mddm-try-first">Sample</button>
@@ -30,18 +37,30 @@
     <progress value="0" max="1" aria-label="How far the run is"></progress>
     <p role="status">The first sample loads ${home.dataset.megabytes} MB.</p>
     <table hidden>
+      <caption></caption>
       <thead><tr><th scope="col"></th><th scope="col">energy [ε]</th><th scope="col">RDF-MSE</th>
         <th scope="col">seconds</th></tr></thead>
       <tbody></tbody>
     </table>`; // prettier-ignore
-  const [fieldset, progress, status, table] = ["fieldset", "progress", "p", "table"].map((tag) => home.querySelector(tag));
+  const [fieldset, progress, status, table, select] =
+    ["fieldset", "progress", "[role=status]", "table", "select"].map((tag) => home.querySelector(tag)); // prettier-ignore
   const sliders = [...home.querySelectorAll("input[type=range]")];
   const seedInput = home.querySelector("input[type=number]");
-  const [sampleButton, quenchButton, stepButton, stopButton] = home.querySelectorAll("button");
+  const [undoButton, sampleButton, quenchButton, stepButton, stopButton] = home.querySelectorAll("button");
+  const drawing = new live.Drawing(home.querySelector(".mddm-draw"), setButtons);
 
-  const condition = () => sliders.map((slider) => Number(slider.value));
-  const inWords = (values) =>
-    ["k", "φ", "T"].map((name, i) => `${name} ${values[i].toFixed(SLIDERS[i].digits)}`).join(", ");
+  // The potential and the temperature that the reader has chosen, and how they are called. Of the
+  // oscillating potential, and of it alone, there is MD at `numbers` near by.
+  function chosen() {
+    const values = sliders.map((slider) => Number(slider.value));
+    const parts = ["k", "φ", "T"].map((name, i) => `${name} ${values[i].toFixed(SLIDERS[i].digits)}`);
+    const isOscillating = select.value === OSCILLATING;
+    const over = drawing.isChanged ? "a drawing over " : "";
+    const words = over + (isOscillating ? parts : [select.value, parts[2]]).join(", ");
+    const numbers = isOscillating && !drawing.isChanged ? values : null;
+    const key = JSON.stringify([words, drawing.changes]);
+    return { pair: drawing.pair, temperature: values[2], numbers, key, words };
+  }
 
   // ---- what is loaded on demand ----------------------------------------------------------------
 
@@ -71,28 +90,41 @@
     ort.env.wasm.wasmBinary = await compiled.arrayBuffer();
     ort.env.wasm.numThreads = 1; // more need headers that a plain server does not send
     const session = await ort.InferenceSession.create(bytes(network.onnx));
-    return async ({ neighbors, displacements }, globals) => {
-      const [k, n] = [network.nNeighbors, neighbors.length / network.nNeighbors];
-      const { eps } = await session.run({
-        neighbors: new ort.Tensor("int64", neighbors, [n, k]),
-        displacements: new ort.Tensor("float32", displacements, [n, k, 3]),
-        globals: new ort.Tensor("float32", globals, [1, globals.length]),
-      });
-      return eps.data;
-    };
+    return async (given) => {
+      const tensors = Object.entries(given).map(([name, [numbers, ...shape]]) =>
+        [name, new ort.Tensor(name === "neighbors" ? "int64" : "float32", numbers, shape)]);
+      return (await session.run(Object.fromEntries(tensors))).eps.data;
+    }; // prettier-ignore
   }
 
   let opened = null;
-  // The network's estimate of the noise, at a condition.
-  async function denoiser(given) {
+  // The network's estimate of the noise, under a potential at a temperature.
+  async function denoiser(pair, temperature) {
     opened ??= open();
     const run = await opened;
-    const { network } = live;
-    return (x, sigma) =>
-      run(
-        live.nearestNeighbors(x, network.nNeighbors, network.boxLength),
-        live.globalsOf(given, sigma, network)
-      );
+    const { nNeighbors, nWaves, qMax, boxLength } = live.network;
+    const condition = live.encode(pair, temperature);
+    return (x, sigma) => {
+      const n = x.length / 3;
+      const { neighbors, displacements } = live.nearestNeighbors(x, nNeighbors, boxLength);
+      const waves = live.strongestWaves(x, boxLength, nWaves, qMax);
+      const sites = live.findSites(waves, sigma, n, boxLength);
+      const { way, certainty, found } = live.assign(x, sites, sigma, boxLength);
+      const { vectors, strength, phase } = waves;
+      return run({
+        neighbors: [neighbors, n, nNeighbors],
+        displacements: [displacements, n, nNeighbors, 3],
+        positions: [Float32Array.from(x), n, 3],
+        sigma: [Float32Array.of(sigma), 1, 1],
+        condition: [condition, 1, condition.length],
+        vectors: [vectors, phase.length, 3],
+        strength: [strength, phase.length, 1],
+        phase: [phase, 1, phase.length],
+        way: [way, n, 3],
+        certainty: [certainty, n, 1],
+        found: [found, 1, 1],
+      });
+    };
   }
 
   live.denoiser = denoiser;
@@ -158,8 +190,8 @@
       const width = live.md.rMax / live.md.nBins;
       const r = curves[0].map((_, i) => (i + 0.5) * width);
       // A single pair makes a spike in the first bins, which are small; it may leave the axes.
-      const highest = [...curves, reference].flatMap((curve) => curve.filter((_, i) => r[i] > 1 / 3));
-      const rdf = { r, curves, reference: { label: "MD", curve: reference } };
+      const highest = [...curves, ...(reference ? [reference.curve] : [])].flatMap((curve) => curve.filter((_, i) => r[i] > 1 / 3));
+      const rdf = { r, curves, reference };
       rdf.top = Math.max(2, 1.1 * Math.max(...highest));
       // Colours as in viewer.show_sampling: what has a few bad neighbours would take up all of them.
       const ranked = [...frames[frames.length - 1].energies].sort((a, b) => a - b);
@@ -183,13 +215,13 @@
   async function start(kind, single) {
     run = { kind, single, spent: 0, stopped: false };
     const own = run;
-    const given = condition();
+    const given = chosen();
     setButtons();
     try {
       status.textContent = kind === "sample" && !opened ? `Loading ${home.dataset.megabytes} MB …` : "Starting …";
       await Promise.all(["network", "md"].map(load));
-      const estimate = kind === "sample" ? await denoiser(given) : null;
-      forgetOthers(given);
+      const estimate = kind === "sample" ? await denoiser(given.pair, given.temperature) : null;
+      forgetOthers(given.key);
       await perform(own, given, estimate);
     } catch (error) {
       disabled ||= kind === "sample";
@@ -202,42 +234,57 @@
     }
   }
 
-  let told = "";
-  function forgetOthers(given) {
-    if (told !== String(given)) forget();
-    told = String(given);
+  // What was made under the potential and temperature `key`: of samples and quenches the last g(r).
+  let made = {};
+  function forgetOthers(key) {
+    if (made.key === key) return;
+    made = { key };
+    forget();
+  }
+
+  // What to hold a run's g(r) against: MD of the data, or else the other kind of run, if there is one.
+  function referenceFor(kind, { numbers }) {
+    if (!numbers) {
+      table.caption.textContent =
+        "The data has no MD of this potential: RDF-MSE compares the sample with the quench.";
+      const other = kind === "sample" ? "quench" : "sample";
+      return made[other] ? { label: other, curve: made[other].curve } : null;
+    }
+    table.caption.textContent = "";
+    const { condition, energy, curve } = nearest(numbers);
+    const parts = condition.map((value, i) => `${["k", "φ", "T"][i]} ${value.toFixed(SLIDERS[i].digits)}`);
+    report(`MD at ${parts.join(", ")}`, energy);
+    return { label: "MD", curve };
   }
 
   async function perform(own, given, estimate) {
-    const { network, md } = live;
-    const { boxLength, nParticles, nLevels, sigmaMin, sigmaMax } = network;
+    const { boxLength, nParticles, sigmaMin, sigmaMax } = live.network;
     const uniform = live.uniformNumbers(Number(seedInput.value));
     const normal = live.normalNumbers(uniform);
-    const system = new live.System(given[0], given[1], boxLength);
+    const system = new live.System(given.pair, boxLength);
     const place = Float64Array.from({ length: 3 * nParticles }, () => boxLength * uniform());
-    const levels = live.logLevels(nLevels, sigmaMin, sigmaMax);
-    const nCalls = live.countCalls(levels);
-    const reference = nearest(given);
-    const film = new Film(reference.curve, new live.System(given[0], given[1], boxLength));
+    const reference = referenceFor(own.kind, given);
+    const film = new Film(reference, new live.System(given.pair, boxLength));
     const spent = () => own.spent + performance.now() - own.begun;
     const isSample = own.kind === "sample";
+    const relax = (x, tolerance) => live.relax(system, x, { tolerance });
     const frames = isSample
-      ? live.thermalised({ estimate, normal, boxLength }, place, levels, (x) => live.relax(system, x))
-      : live.quench(system, place, given[2], normal, () => spent() / (1000 * seconds));
+      ? live.quick({ estimate, normal, boxLength }, place, sigmaMin, sigmaMax, relax)
+      : live.quench(system, place, given.temperature, normal, () => spent() / (1000 * seconds));
     const describe = ({ stage, calls, sigma, nSteps }) => {
       if (!isSample) return `${nSteps} steps of MD`;
       return stage === "relaxed" ? `call ${calls}, relaxing` : `call ${calls}, noise ${sigma.toPrecision(2)} σ`;
     };
     let [last, due] = [null, 0];
     film.add(place, "uniform noise");
-    status.textContent = isSample ? `Sampling at ${inWords(given)} …` : `MD at ${inWords(given)}, for ${seconds.toFixed(1)} s …`;
+    status.textContent = isSample ? `Sampling at ${given.words} …` : `MD at ${given.words}, for ${seconds.toFixed(1)} s …`;
     for (;;) {
       own.begun = performance.now();
       const { value, done } = await frames.next();
       own.spent += performance.now() - own.begun;
       if (done || own.stopped) break;
       last = value;
-      progress.value = isSample ? last.calls / nCalls : own.spent / (1000 * seconds);
+      progress.value = isSample ? last.calls / live.QUICK_CALLS : own.spent / (1000 * seconds);
       const begun = performance.now();
       if (!own.single && begun < due) continue;
       film.add(last.positions, describe(last));
@@ -255,11 +302,21 @@
     const curve = film.add(last.positions, `${describe(last)}, the result`, false);
     const used = own.spent / 1000;
     if (isSample) seconds = used;
-    report(`MD at ${inWords(reference.condition)}`, reference.energy);
-    report(isSample ? "sample" : "quench", system.evaluate(last.positions), meanSquare(curve, reference.curve), used);
+    made[own.kind] = { curve, energy: system.evaluate(last.positions), used };
+    for (const [kind, { curve, energy, used }] of Object.entries(made).filter(([kind]) => kind !== "key")) {
+      const against = given.numbers ? reference.curve : kind === "sample" && made.quench?.curve;
+      report(kind, energy, against ? meanSquare(curve, against) : null, used);
+    }
+    const scale = live.energyScale(given.pair);
+    const [low, high] = live.network.temperatures.map((end) => Number((end * scale).toPrecision(2)));
+    const unknown = isSample && (given.temperature < low || given.temperature > high);
     status.textContent = isSample
-      ? `A sample at ${inWords(given)}, after ${last.calls} calls of the network.`
-      : `A quench at ${inWords(given)}, of ${last.nSteps} steps.`;
+      ? `A sample at ${given.words}, after ${last.calls} calls of the network.`
+      : `A quench at ${given.words}, of ${last.nSteps} steps.`;
+    if (unknown)
+      status.textContent +=
+        ` With so ${given.temperature < low ? "deep" : "flat"} a potential the network was trained for T from ` +
+        `${low} to ${high} alone: the sample is a guess.`;
   }
 
   // Let the page draw and listen; a page in the background draws nothing.
@@ -285,6 +342,8 @@
   function setButtons() {
     const waiting = run?.single ?? false;
     fieldset.disabled = Boolean(run);
+    drawing.disable(Boolean(run));
+    undoButton.disabled = !drawing.isChanged;
     sampleButton.textContent = waiting ? "Continue" : "Sample";
     sampleButton.disabled = run ? !waiting : disabled;
     quenchButton.disabled = Boolean(run);
@@ -311,13 +370,33 @@
     run.wake?.();
   });
   const first = home.dataset.condition.split(" ");
+  const base = () => {
+    const [k, phi] = sliders.map((slider) => Number(slider.value));
+    return select.value === OSCILLATING ? live.oscillating(k, phi) : live.tabulated(live.potentials[select.value]);
+  };
+  const begin = () => {
+    drawing.start(base());
+    sliders.slice(0, 2).forEach((slider) => {
+      slider.parentElement.hidden = select.value !== OSCILLATING;
+    });
+    setButtons();
+  };
   sliders.forEach((slider, i) => {
     const output = slider.parentElement.querySelector("output");
     const tell = () => {
       output.textContent = Number(slider.value).toFixed(SLIDERS[i].digits);
     };
     slider.value = first[i];
-    slider.addEventListener("input", tell);
+    slider.addEventListener("input", () => {
+      tell();
+      if (i < 2) drawing.follow(base());
+    });
     tell();
   });
+  select.addEventListener("change", begin);
+  undoButton.addEventListener("click", () => {
+    begin();
+    select.focus();
+  });
+  begin();
 })();

@@ -1,6 +1,6 @@
-// The package's best sampler of its conditional network of the paper, and molecular dynamics to hold
-// it against, for a page: what mddm.geometry, mddm.sampling, mddm.samplers, mddm.potential and
-// mddm.lammps do, for one system in a periodic cube. tests/book/test_live.py compares the two.
+// The sampler of few calls, and molecular dynamics to hold it against, for a page: what mddm.geometry,
+// mddm.sampling, mddm.samplers, mddm.potential and mddm.lammps do, for one system in a periodic cube.
+// tests/book/test_live.py compares the two.
 //
 // Positions, velocities, forces and noise are flat arrays of x, y, z of each particle. Randomness
 // comes from functions normal(n) that return n unit normal numbers. Generators yield what they have
@@ -8,6 +8,8 @@
 window.mddmLive ??= {};
 Object.assign(window.mddmLive, (() => {
   "use strict";
+
+  const live = window.mddmLive;
 
   // ---- numbers ---------------------------------------------------------------------------------
 
@@ -128,21 +130,10 @@ Object.assign(window.mddmLive, (() => {
 
   // ---- the sampler -----------------------------------------------------------------------------
 
-  // Noise levels, even in log sigma, the first one zero.
-  function logLevels(nLevels, sigmaMin, sigmaMax) {
-    const level = (i) => sigmaMin * (sigmaMax / sigmaMin) ** (i / (nLevels - 1));
-    return [0, ...Array.from({ length: nLevels }, (_, i) => level(i))];
-  }
-
-  // What the network is told: the condition, scaled from its ranges to [-1, 1), and the noise level.
-  function globalsOf(condition, sigma, { ranges, sigmaMin, sigmaMax }) {
-    const scaled = condition.map((value, i) => (2 * (value - ranges[i][0])) / (ranges[i][1] - ranges[i][0]) - 1);
-    return Float32Array.from([...scaled, Math.log(sigma / sigmaMin) / Math.log(sigmaMax / sigmaMin)]);
-  }
-
-  // From the top level down to the structure. A corrector takes steps that stay at a level: each
-  // replaces a part of the estimated noise by fresh noise.
-  async function* ancestral({ estimate, normal, boxLength }, positions, levels, correctors = []) {
+  // Down noise levels, given from the lowest up. A corrector takes steps that stay at a level above
+  // zero: each replaces a part of the estimated noise by fresh noise.
+  async function* ancestral({ estimate, normal, boxLength }, positions, levels, corrector = { nSteps: 0 }) {
+    const { nSteps, part, noiseScale } = corrector;
     let calls = 0;
     let x = positions;
     const ask = (sigma) => {
@@ -157,88 +148,79 @@ Object.assign(window.mddmLive, (() => {
       const noise = normal(x.length);
       x = wrap(x.map((value, i) => value + drift * eps[i] + spread * noise[i]), boxLength);
       yield { sigma: below, positions: x, calls };
-      for (const { nSteps, part, lowest, highest, noiseScale } of correctors) {
-        if (step === 1 || below < lowest || below > highest) continue;
-        for (let i = 0; i < nSteps; i++) {
-          const eps = await ask(below);
-          const known = Math.min(eps.reduce((sum, value) => sum + value ** 2, 0) / eps.length, 1);
-          const fresh = noiseScale * Math.sqrt(part * (2 - part * known));
-          const noise = normal(x.length);
-          x = wrap(x.map((value, i) => value + below * (fresh * noise[i] - part * eps[i])), boxLength);
-          yield { sigma: below, positions: x, calls };
-        }
+      for (let i = 0; i < nSteps && below > 0; i++) {
+        const eps = await ask(below);
+        const known = Math.min(eps.reduce((sum, value) => sum + value ** 2, 0) / eps.length, 1);
+        const fresh = noiseScale * Math.sqrt(part * (2 - part * known));
+        const noise = normal(x.length);
+        x = wrap(x.map((value, i) => value + below * (fresh * noise[i] - part * eps[i])), boxLength);
+        yield { sigma: below, positions: x, calls };
       }
     }
   }
 
-  // Many small steps with little noise where a crystal has to begin, and steps that bring thermal
-  // motion to its right width.
-  const CORRECTORS = [
-    { nSteps: 24, part: 0.2, lowest: 0.16, highest: 0.3, noiseScale: 0.8 },
-    { nSteps: 4, part: 0.7, lowest: 0.01, highest: 0.16, noiseScale: 1 },
-  ];
-  const THERMAL = 0.05;
-
-  // "thermalised" of mddm.samplers, without its hops: with this network they moved one particle in
-  // two of six crystals, and none in the rest. Draw a structure, relax it by the potential, and let
-  // the network take away noise of about the width of thermal motion. The last value of the
-  // generator `relax` is at rest.
-  async function* thermalised(given, start, levels, relax) {
-    let last;
-    for await (last of ancestral(given, start, levels, CORRECTORS)) yield { ...last, stage: "sampled" };
-    const { calls } = last;
-    for (const at of relax(last.positions)) {
-      last = { sigma: 0, calls, stage: "relaxed", ...at };
-      yield last;
+  // Down noise levels without noise, by a method of second order: the estimate of the data, as a way
+  // there from where the particles are, follows a line in log sigma.
+  async function* multistep({ estimate, boxLength }, positions, levels) {
+    let [x, before, width] = [positions, null, 0];
+    for (let step = levels.length - 1; step > 0; step--) {
+      const [above, below] = [levels[step], levels[step - 1]];
+      const eps = await estimate(x, above);
+      const way = Float64Array.from(eps, (value) => -above * value);
+      const stretch = Math.log(above / below);
+      const ahead = before && below > 0 ? way.map((w, i) => w + ((w - before[i]) * stretch) / (2 * width)) : way;
+      const move = ahead.map((w) => (1 - below / above) * w);
+      [before, width] = [way.map((w, i) => w - move[i]), stretch];
+      x = wrap(x.map((value, i) => value + move[i]), boxLength);
+      yield { sigma: below, positions: x, calls: levels.length - step };
     }
-    const noise = given.normal(start.length);
-    const top = last.positions.map((value, i) => value + THERMAL * noise[i]);
-    const below = [...levels.filter((level) => level < THERMAL), THERMAL];
-    for await (const frame of ancestral(given, wrap(top, given.boxLength), below))
-      yield { ...frame, calls: calls + frame.calls, stage: "polished" };
   }
 
-  // Calls of the network that `thermalised` takes.
-  function countCalls(levels) {
-    const inside = ({ nSteps, lowest, highest }) =>
-      nSteps * levels.filter((level) => level > 0 && level >= lowest && level <= highest).length;
-    const reverse = levels.length - 1 + levels.filter((level) => level > 0 && level < THERMAL).length + 1;
-    return CORRECTORS.reduce((sum, corrector) => sum + inside(corrector), reverse);
-  }
+  // Where a crystal has to begin, a few large steps with little noise; what is thermal motion's width;
+  // and the force on a particle at which relaxing stops.
+  const CHILLED = [0.19, 0.23, 0.27];
+  const CORRECTOR = { nSteps: 7, part: 0.4, noiseScale: 0.4 };
+  const [THERMAL, FORCE] = [0.05, 0.3];
+  const QUICK_CALLS = CHILLED.length * (1 + CORRECTOR.nSteps) + 2 + 3;
 
-  // ---- the potential ---------------------------------------------------------------------------
-
-  // The oscillating pair potential, smoothed to zero between R_ON and R_CUT and linear below R_CORE.
-  const [R_ON, R_CUT, R_CORE] = [2.5, 3, 0.7];
-
-  function smoothedPair(k, phi, r) {
-    const inside = Math.max(r, R_CORE);
-    if (inside >= R_CUT) return { energy: 0, force: 0 };
-    const phase = k * (inside - 1.25) - phi;
-    let energy = inside ** -15 + inside ** -3 * Math.cos(phase);
-    let force = 15 * inside ** -16 + 3 * inside ** -4 * Math.cos(phase) + k * inside ** -3 * Math.sin(phase);
-    if (inside > R_ON) {
-      const [on, cut, r2, width] = [R_ON ** 2, R_CUT ** 2, inside ** 2, (R_CUT ** 2 - R_ON ** 2) ** 3];
-      const factor = ((cut - r2) ** 2 * (cut + 2 * r2 - 3 * on)) / width;
-      const slope = (12 * inside * (cut - r2) * (on - r2)) / width;
-      force = force * factor - energy * slope;
-      energy *= factor;
+  // "quick" of mddm.samplers. Draw a structure, relax it by the potential in part, and let the network
+  // take away noise of about the width of thermal motion. The generator `relax` is given the length of
+  // all forces at which to stop.
+  async function* quick(given, start, sigmaMin, sigmaMax, relax) {
+    let last = { positions: start, calls: 0 };
+    const stages = [
+      ["sampled", (x) => ancestral(given, x, [...CHILLED, sigmaMax], CORRECTOR)],
+      ["sampled", (x) => multistep(given, x, [0, sigmaMin, CHILLED[0]])],
+      ["relaxed", (x) => relax(x, FORCE * Math.sqrt(x.length / 3))],
+      ["polished", (x) => {
+        const noise = given.normal(x.length);
+        const noised = wrap(x.map((value, i) => value + THERMAL * noise[i]), given.boxLength);
+        return ancestral(given, noised, [0, sigmaMin, Math.sqrt(sigmaMin * THERMAL), THERMAL]);
+      }],
+    ]; // prettier-ignore
+    for (const [stage, frames] of stages) {
+      const { calls } = last;
+      for await (const at of frames(last.positions)) {
+        last = { sigma: 0, ...at, stage, calls: calls + (at.calls ?? 0) };
+        yield last;
+      }
     }
-    return { energy: energy + force * (inside - r), force };
   }
 
-  // A system under a potential: its energy and forces, from a table that is even in r squared, as
+  // ---- energies and molecular dynamics -----------------------------------------------------------
+
+  // A system under a smoothed potential: its energy and forces, from a table that is even in r squared, as
   // LAMMPS has it, and from a list of the pairs that are or may soon be within the cut-off.
   const [TABLE_POINTS, SKIN] = [60000, 0.4];
 
   class System {
-    constructor(k, phi, boxLength) {
+    constructor(pair, boxLength) {
       this.boxLength = boxLength;
-      this.perSquare = (TABLE_POINTS - 1) / R_CUT ** 2;
+      this.perSquare = (TABLE_POINTS - 1) / live.R_CUT ** 2;
       this.table = new Float64Array(2 * TABLE_POINTS); // U and -dU/dr / r in turn
       for (let i = 0; i < TABLE_POINTS; i++) {
         const r = Math.sqrt(Math.max(i, 0.01) / this.perSquare);
-        const { energy, force } = smoothedPair(k, phi, r);
+        const { energy, force } = pair(r);
         this.table.set([energy, force / r], 2 * i);
       }
     }
@@ -246,7 +228,7 @@ Object.assign(window.mddmLive, (() => {
     listPairs(positions) {
       this.listed = positions.slice();
       const [pairs, L] = [[], this.boxLength];
-      const reach = (R_CUT + SKIN) ** 2;
+      const reach = (live.R_CUT + SKIN) ** 2;
       for (let i = 0; i < positions.length; i += 3)
         for (let j = 0; j < i; j += 3) {
           const x = minimumImage(positions[j] - positions[i], L);
@@ -377,7 +359,7 @@ Object.assign(window.mddmLive, (() => {
   }
 
   return {
-    uniformNumbers, normalNumbers, wrap, nearestNeighbors, rdf, logLevels, globalsOf, ancestral,
-    thermalised, countCalls, smoothedPair, System, relax, quench,
+    uniformNumbers, normalNumbers, wrap, nearestNeighbors, rdf, ancestral,
+    multistep, quick, QUICK_CALLS, System, relax, quench,
   }; // prettier-ignore
 })());
