@@ -19,7 +19,7 @@ from mddm.study import tasks
 PROFILES = ("quick", "full")
 # Steps of the full profile, four configurations each; "potential" starts with weights that have
 # been trained before.
-_N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 1_500}
+_N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 8_000}
 _N_STEPS_SURFACE = 5_000
 # Where the study's own model was given another number, so that it can be made again.
 _N_STEPS_OF = {
