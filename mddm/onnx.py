@@ -226,10 +226,8 @@ def _filter(graph: Graph, terms: str, layer: nn.Linear, n_neighbors: int) -> str
 def _look_around(graph: Graph, fields: WaveFields, told) -> tuple[str, str]:
     """Add what is told of waves and sites, and the noise that its site would explain."""
     values = _fields(graph, fields, told)
-    way, certainty = (
-        graph.take("way", ("n_particles", 3)),
-        graph.take("certainty", ("n_particles", 1)),
-    )
+    way = graph.take("way", ("n_particles", 3))
+    certainty = graph.take("certainty", ("n_particles", 1))
     found = graph.take("found", (1, 1))
     spread = graph.add("Add", graph.add("Mul", "sigma", "sigma"), STRAY**2)
     pull = graph.add("Mul", way, graph.add("Div", "sigma", spread))

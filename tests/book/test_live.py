@@ -436,9 +436,13 @@ def test_a_potential_is_drawn(live, by):
 def test_a_drawing_is_sampled_and_held_against_a_quench(live):
     page = live()
     page.evaluate(SHORT)
-    point(page, 1.6).press("PageDown")
+    page.get_by_label("Potential, to begin with").select_option("Lennard-Jones")
+    for r in (1.3, 1.45):
+        point(page, r).press("End")
+    page.get_by_role("slider", name="T, temperature").press("Home")
     press(page, "Sample")
-    check_status(page, "A sample at a drawing over k 8.2, φ 3.6, T 0.011")
+    check_status(page, "A sample at a drawing over Lennard-Jones, T 0.010, after 2 calls")
+    check_status(page, "For so deep a potential the network was trained from T 0.0")
     [[name, _, error, _]] = rows_of(page)
     assert (name, error) == ("sample", ""), "there is nothing to hold it against yet"
     press(page, "Quench by MD")
@@ -451,18 +455,6 @@ def test_a_drawing_is_sampled_and_held_against_a_quench(live):
     curve = page.locator(".mddm-curve").first
     curve.scroll_into_view_if_needed()
     sync_api.expect(curve).to_have_attribute("aria-label", re.compile(r"against sample, .* of MD"))
-    assert page.complaints == []
-
-
-def test_a_temperature_that_was_not_trained_is_said_to_be_so(live):
-    page = live()
-    page.evaluate(SHORT)
-    page.get_by_label("Potential, to begin with").select_option("Lennard-Jones")
-    for r in (1.15, 1.3, 1.45, 1.6):
-        point(page, r).press("End")
-    page.get_by_role("slider", name="T, temperature").press("Home")
-    press(page, "Sample")
-    check_status(page, "With so deep a potential the network was trained for T from")
     assert page.complaints == []
 
 

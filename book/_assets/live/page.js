@@ -300,23 +300,24 @@
       return;
     }
     const curve = film.add(last.positions, `${describe(last)}, the result`, false);
-    const used = own.spent / 1000;
-    if (isSample) seconds = used;
-    made[own.kind] = { curve, energy: system.evaluate(last.positions), used };
-    for (const [kind, { curve, energy, used }] of Object.entries(made).filter(([kind]) => kind !== "key")) {
+    if (isSample) seconds = own.spent / 1000;
+    made[own.kind] = { curve, energy: system.evaluate(last.positions), used: own.spent / 1000 };
+    for (const kind of ["sample", "quench"].filter((name) => made[name])) {
       const against = given.numbers ? reference.curve : kind === "sample" && made.quench?.curve;
+      const { curve, energy, used } = made[kind];
       report(kind, energy, against ? meanSquare(curve, against) : null, used);
     }
-    const scale = live.energyScale(given.pair);
-    const [low, high] = live.network.temperatures.map((end) => Number((end * scale).toPrecision(2)));
-    const unknown = isSample && (given.temperature < low || given.temperature > high);
     status.textContent = isSample
-      ? `A sample at ${given.words}, after ${last.calls} calls of the network.`
+      ? `A sample at ${given.words}, after ${last.calls} calls of the network.${doubt(given)}`
       : `A quench at ${given.words}, of ${last.nSteps} steps.`;
-    if (unknown)
-      status.textContent +=
-        ` With so ${given.temperature < low ? "deep" : "flat"} a potential the network was trained for T from ` +
-        `${low} to ${high} alone: the sample is a guess.`;
+  }
+
+  // What is to be said of a temperature that the network was not trained for.
+  function doubt({ pair, temperature }) {
+    const scale = live.energyScale(pair);
+    const [low, high] = live.network.temperatures.map((end) => Number((end * scale).toPrecision(2)));
+    if (low <= temperature && temperature <= high) return "";
+    return ` For so ${temperature < low ? "deep" : "flat"} a potential the network was trained from T ${low} to ${high} alone: the sample is a guess.`;
   }
 
   // Let the page draw and listen; a page in the background draws nothing.
