@@ -940,11 +940,14 @@ def test_the_right_call_passes(call):
     run(function, {name: value for name, (value, _) in table.items()})
 
 
+# One process makes the wrong calls, for both tests of how they end.
+@pytest.mark.xdist_group("wrong calls")
 def test_no_wrong_call_is_silent(ends):
     assert len(ends) >= 4500
     assert [call for call, end in ends if end == "silent"] == []
 
 
+@pytest.mark.xdist_group("wrong calls")
 def test_nearly_all_wrong_calls_are_answered_in_our_words(ends):
     raw = [(call, end) for call, end in ends if end.startswith("raw")]
     assert not [end for _, end in raw if "it hangs" in end]
