@@ -29,7 +29,7 @@ from mddm import (
     training,
 )
 from mddm.condition import sigma_max
-from mddm.study import evaluation, results, tables, tasks
+from mddm.study import evaluation, jobs, tables, tasks
 
 # Name, preset and the settings that are not those of its recipe.
 NETWORKS = {
@@ -145,7 +145,7 @@ def load(path):
 def checkpoint_beside(path):
     preset, _ = NETWORKS[LAST]
     kept = study.checkpoint_path("full", "crystal", preset)
-    return kept if path.parent == results.folder_of(study.DATA) else path.with_name(kept.name)
+    return kept if path.parent == jobs.folder_of(study.DATA) else path.with_name(kept.name)
 
 
 def longest(md, condition):

@@ -16,7 +16,7 @@ import torch
 
 from mddm import dataset, lammps_process, sampling, structure, study
 from mddm.samplers import SAMPLERS
-from mddm.study import evaluation, results
+from mddm.study import evaluation, jobs, results
 
 PRESET, TASK = "bragg", "conditional"
 # Of the training conditions whose MD is a crystal, so many are what settings are chosen on.
@@ -67,7 +67,7 @@ def parse_arguments():
 
 def rows_of(md, split):
     """All test conditions, or a few of the training conditions, spread over the crystals."""
-    rows = results.choose_rows(md, split, 100)
+    rows = jobs.choose_rows(md, split, 100)
     if split == "test":
         return rows
     crystals = [
@@ -104,7 +104,7 @@ def main():
     root = study.project_root()
     md = dataset.read(root / study.DATA)
     source = evaluation.checkpoint_source(TASK, PRESET)
-    jobs = [
+    asked = [
         (
             evaluation.Key(PRESET, TASK, options.split, row, 0, source, setting),
             partial(score, md, row, setting, options.at_rest),
@@ -112,7 +112,7 @@ def main():
         for setting in options.settings
         for row in rows_of(md, options.split)
     ]
-    results.collect(root / options.out, jobs)
+    results.collect(root / options.out, asked)
 
 
 if __name__ == "__main__":

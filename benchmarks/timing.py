@@ -15,7 +15,7 @@ import torch
 
 from mddm import dataset, files, lammps, noise, samplers, study, training
 from mddm.condition import SIGMA_MIN, sigma_max
-from mddm.study import plan, results, tables, tasks
+from mddm.study import jobs, plan, tables, tasks
 
 COLUMNS = ("what", "n_steps", "model", "seconds", "device", "source")
 MEASURED, EXTRAPOLATED = "measured", "from {} steps"
@@ -74,7 +74,7 @@ def networks(data, device, repeats):
 def molecular_dynamics(data, anneal_steps):
     row = tasks.unconditional_row(data)
     potential, temperature = data.potential(row), float(data.temperature[row])
-    for n_steps in results.QUENCH_STEPS[:3]:
+    for n_steps in jobs.QUENCH_STEPS[:3]:
         start = time.perf_counter()
         quenched = lammps.anneal(potential, temperature, n_steps, seed=0)
         shortest = time.perf_counter() - start

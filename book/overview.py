@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from mddm import dataset, plotting, samplers, structure, study
-from mddm.study import evaluation, results, tables, tasks
+from mddm.study import evaluation, jobs, tables, tasks
 
 # A moment of the process that is shown [length].
 LEVEL = 0.3
@@ -17,7 +17,7 @@ LEVEL = 0.3
 
 def typical_crystal(model):
     """Choose the crystal among the test conditions whose sample has the median score."""
-    scored = tables.read_scores(results.folder_of(study.DATA) / f"scores-{model}.csv")
+    scored = tables.read_scores(jobs.folder_of(study.DATA) / f"scores-{model}.csv")
     asked = (scored["split"] == "test") & tables.by_best_sampler(scored)
     asked &= ~scored["relaxed"] & (scored["seed"] == 0)
     crystals = scored[asked & (scored["md_crystallinity"] > structure.CRYSTAL)]
@@ -27,7 +27,7 @@ def typical_crystal(model):
 
 def how_late(row):
     """Say from which length on a quench has the crystal of a test condition, if one has it."""
-    scored = tables.read_scores(results.folder_of(study.DATA) / "scores-quench.csv")
+    scored = tables.read_scores(jobs.folder_of(study.DATA) / "scores-quench.csv")
     quenches = scored[(scored["row"] == row) & ~scored["relaxed"]].sort_values("n_steps")
     found = quenches[quenches["crystallinity"] > structure.CRYSTAL]["n_steps"]
     if len(found):

@@ -1,12 +1,10 @@
-"""The study's numbers: what is scored, and the command that scores it.
+"""The study's numbers: the command that scores what is to be scored, and sums it up.
 
 `mddm results` scores what has not been scored yet, one sample at a time, and sums all scores up in
 `data/results/`.  It can be killed at any moment and started again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import product
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,366 +12,21 @@ import numpy as np
 
 from mddm import dataset, files, optional, samplers, study, trust
 from mddm.dataset import Dataset
-from mddm.shapes import SURFACES
-from mddm.study import (
-    bottom,
-    comparison,
-    distributions,
-    evaluation,
-    plan,
-    rivals,
-    tables,
-    tasks,
-    unseen,
-)
+from mddm.study import bottom, comparison, distributions, evaluation, jobs, tables, unseen
 from mddm.study.evaluation import Key
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# A file of scores each; the columns of the last five are their own.
-GROUPS = (
-    *("yardsticks", "quench", "lattices", *evaluation.MODELS, "told", "seeded", "answers"),
-    *("surfaces", "losses", "bottom", "unseen", "distributions"),
-)
-_COLUMNS = {
-    "surfaces": evaluation.SURFACE_COLUMNS,
-    "losses": evaluation.LOSS_COLUMNS,
-    "bottom": bottom.COLUMNS,
-    "unseen": unseen.COLUMNS,
-    "distributions": distributions.COLUMNS,
-}
-# In the folder of scores: the samples that those of "distributions" are made from.
-_KEPT = "samples-told.npz"
-QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
-# Lengths of which as many are run as a model has samples, and the lowest at rest is a score too.
-SEVERAL_QUENCHES = (1000, 10_000)
-# How much of each is scored: conditions of each split, samples of the one configuration and clouds
-# of a surface; conditions of each split that lattices are searched for, conditions that are
-# quenched, and in how many of the numbers of steps; noise levels of a sample (500 are the paper's;
-# the corrector spends its calls better on fewer); draws for the loss at each level; polished
-# samples of each condition, of which the lowest at rest is a score of its own, as of quenches and
-# of structures that are looked up, and samples that begin at a lattice that is drawn; within how
-# many budgets an answer is sought.  "others" is what samplers other than the best are asked for.
-_PROFILES = {
-    "quick": {
-        **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},
-        **{"quenched": 4, "quenches": 3, "levels": 40, "best levels": 16, "draws": 4, "tries": 1},
-        "drawn": 1,
-        "bottom": 1,
-        "answers": 1,
-        "unseen": 1,
-    },
-    "full": {
-        **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
-        **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
-        **{"best levels": evaluation.N_LEVELS, "lattices": 100, "drawn": 2},
-        "bottom": 12,
-        "answers": 2,
-        "unseen": 100,
-    },
-}
-_POINTS = 1000
-# With the right variance, and as printed.
-_ALGORITHM_2 = ("ancestral", "paper")
-
-# The key of a job's first entry, and the job.
-Job = tuple[Key, Callable[[], list[dict]]]
-
-
-def folder_of(data: str, profile: str = "full") -> Path:
-    """Return where scores against a data set go: other data and a quick look leave the study alone.
-
-    Args:
-        data: file of the MD data, relative to the project's root.
-        profile: "quick" or "full".
-    """
-    folder = study.project_root() / "data" / "results"
-    if not study.is_own(data):
-        folder /= study.name_of(data)
-    return folder / "quick" if profile == "quick" else folder
-
-
-def choose_rows(data: Dataset, split: str, n: int, seed: int = 0) -> list[int]:
-    """Draw rows of a split to be scored, those that have a replica first.
-
-    Args:
-        data: the MD data.
-        split: "train" or "test".
-        n: how many at most.
-        seed: of the draw.
-    """
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(data.split == split))
-    return sorted(rows.tolist(), key=lambda row: not len(data.partners(row)))[:n]
-
-
-def jobs_of(
-    data: Dataset, what: str, profile: str, compiled: bool = False, trained_on: str = ""
-) -> list[Job]:
-    """List what is to be scored: each job with the keys of its first entry.
-
-    Args:
-        data: the MD data.
-        what: one of `GROUPS`.
-        profile: "quick" or "full".
-        compiled: whether PyTorch compiles networks that are sampled in the box.
-        trained_on: file of the data that the models in the box were trained on; "" for the study's.
-
-    Raises:
-        ValueError: an unknown group or profile.
-        FileNotFoundError: a checkpoint of the group has not been made.
-    """
-    if what not in GROUPS or profile not in _PROFILES:
-        raise ValueError(
-            f"what must be one of {', '.join(GROUPS)} and profile quick or full, got {what!r} and "
-            f"{profile!r}"
-        )
-    sizes = _PROFILES[profile]
-    kept = folder_of(trained_on or study.DATA, profile) / _KEPT
-    if what == "yardsticks":
-        return _yardstick_jobs(data, sizes)
-    if what == "quench":
-        return _quench_jobs(data, sizes)
-    if what == "lattices":
-        return _lattice_jobs(data, sizes)
-    if what == "told":
-        return _told_jobs(data, sizes, compiled, kept)
-    if what == "distributions":
-        return _distribution_jobs(data, sizes, kept)
-    if what == "unseen":
-        return _unseen_jobs(sizes, compiled)
-    if what == "seeded":
-        return _seeded_jobs(data, sizes, compiled, trained_on)
-    if what == "answers":
-        return _answer_jobs(data, sizes, compiled, trained_on)
-    if what == "bottom":
-        return _bottom_jobs(data, sizes)
-    if what == "surfaces":
-        return _surface_jobs(sizes)
-    if what == "losses":
-        return _loss_jobs(data, sizes, trained_on)
-    return _sample_jobs(data, sizes, what, compiled, trained_on)
-
-
-def _chosen(data: Dataset, sizes: Mapping, tries: int = 1) -> list[tuple]:
-    """List the conditions to be asked for, as (task, split, row, seed)."""
-    splits = ("train", "test")
-    chosen = [(split, row) for split in splits for row in choose_rows(data, split, sizes[split])]
-    return [("conditional", *of, seed) for seed in range(tries) for of in chosen]
-
-
-def _again(data: Dataset, sizes: Mapping) -> list[tuple]:
-    row = tasks.unconditional_row(data)
-    return [("unconditional", "train", row, seed) for seed in range(sizes["unconditional"])]
-
-
-def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
-    jobs, source = [], evaluation.md_source(data)
-    for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes)[:1]:
-        key = Key(evaluation.IDEAL_GAS, task, split, row, seed, source)
-        jobs.append((key, partial(rivals.yardsticks, data, row)))
-    for row in choose_rows(data, "test", sizes["test"]):
-        key = Key(evaluation.ANNEAL, "conditional", "test", row, 0, source, relaxed=True)
-        jobs.append((key, partial(rivals.anneal_at_rest, data, row)))
-        for n_tries in dict.fromkeys((1, sizes["tries"])):
-            key = Key(evaluation.LOOKED_UP, "conditional", "test", row, 0, source, n_tries=n_tries)
-            jobs.append((key, partial(rivals.look_up, data, row, n_tries)))
-    for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes):
-        key = Key(evaluation.RELAXED_NOISE, task, split, row, seed, source)
-        jobs.append((key, partial(rivals.relaxed_noise, data, row, seed)))
-    row, others = tasks.unconditional_row(data), _more_replicas()
-    source = evaluation.md_source(others)
-    for partner in tasks.replicas(data, row, others):
-        seed = int(others.seed[partner])
-        key = Key(evaluation.REPLICA, "unconditional", "train", row, seed, source)
-        jobs.append((key, partial(rivals.replica, data, row, others, partner)))
-    return jobs
-
-
-def _quench_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
-    jobs, source = [], evaluation.md_source(data)
-    conditions = _chosen(data, sizes)[-sizes["quenched"] :]
-    for n_steps in QUENCH_STEPS[: sizes["quenches"]]:
-        asked = conditions + _again(data, sizes)[:1]
-        if n_steps in SEVERAL_QUENCHES:
-            asked += [(*of, seed) for seed in range(1, sizes["tries"]) for *of, _ in conditions]
-        for task, split, row, seed in asked:
-            key = Key(evaluation.QUENCH, task, split, row, seed, source, n_steps=n_steps)
-            jobs.append((key, partial(rivals.quench, data, row, n_steps, seed)))
-    return jobs
-
-
-def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
-    jobs, source = [], evaluation.md_source(data)
-    for split in ("test", "train"):
-        for row in choose_rows(data, split, sizes["lattices"]):
-            key = Key(evaluation.LATTICE_SEARCH, "conditional", split, row, 0, source)
-            jobs.append((key, partial(rivals.lattice_search, data, row)))
-    return jobs
-
-
-def _told_potentials(sizes: Mapping, compiled: bool) -> evaluation.Surrogate:
-    drawn_by = (evaluation.OURS, "potential", samplers.BEST_TOLD, sizes["best levels"])
-    return evaluation.Surrogate(*drawn_by, compiled)
-
-
-def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool, kept: Path) -> list[Job]:
-    surrogate = _told_potentials(sizes, compiled)
-    jobs, source = [], surrogate.source
-    for task, split, row, seed in _chosen(data, sizes | {"train": 0}, sizes["tries"]):
-        key = Key(surrogate.name, task, split, row, seed, source, samplers.BEST_TOLD)
-        keep = partial(distributions.keep, kept, source, row, seed, box_length=data.box_length)
-        jobs.append((key, partial(evaluation.sample, data, row, surrogate, seed, keep)))
-    return jobs
-
-
-def _distribution_jobs(data: Dataset, sizes: Mapping, kept: Path) -> list[Job]:
-    # One is no distribution.
-    jobs, source, n = [], evaluation.checkpoint_source("potential", evaluation.OURS), sizes["tries"]
-    for row in choose_rows(data, "test", sizes["test"] if n > 1 else 0):
-        if not len(data.partners(row)):
-            continue
-        key = Key(evaluation.TOLD, "conditional", "test", row, 0, source, samplers.BEST_TOLD)
-        jobs.append((key, partial(distributions.sampled, data, row, kept, key)))
-        key = Key(evaluation.LOOKED_UP, "conditional", "test", row, 0, evaluation.md_source(data))
-        jobs.append((key, partial(distributions.looked_up, data, row, n, key)))
-    return jobs
-
-
-def _unseen_jobs(sizes: Mapping, compiled: bool) -> list[Job]:
-    surrogate = _told_potentials(sizes, compiled)
-    jobs, source = [], surrogate.source
-    for split in unseen.SETS:
-        path = study.project_root() / plan.FILES[split]
-        if not path.is_file():
-            continue
-        asked = dataset.read(path)
-        for row in unseen.rows_of(asked)[: sizes["unseen"]]:
-            for seed in range(unseen.N_SAMPLES):
-                key = Key(
-                    unseen.SAMPLE, "conditional", split, row, seed, source, samplers.BEST_TOLD
-                )
-                jobs.append((key, partial(unseen.sample, asked, row, surrogate, seed)))
-            key = Key(evaluation.QUENCH, "conditional", split, row, 0, source)
-            key = key._replace(n_steps=trust.QUENCH_STEPS)
-            jobs.append((key, partial(unseen.quench, asked, row, source)))
-    return jobs
-
-
-def _seeded_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str) -> list[Job]:
-    jobs, tries = [], (1, sizes["drawn"])
-    for sampler, n in zip(evaluation.SEEDED, tries, strict=True):
-        drawn_by = (evaluation.OURS, "conditional", sampler)
-        surrogate = evaluation.Surrogate(*drawn_by, compiled=compiled, trained_on=trained_on)
-        for task, split, row, seed in _chosen(data, sizes | {"train": 0}, n):
-            key = Key(evaluation.OURS, task, split, row, seed, surrogate.source, sampler)
-            jobs.append((key, partial(evaluation.seeded_sample, data, row, surrogate, seed)))
-    return jobs
-
-
-def _answer_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str) -> list[Job]:
-    sampler = samplers.BEST_WITHIN[evaluation.OURS]
-    drawn_by = (evaluation.OURS, "conditional", sampler, sizes["best levels"])
-    surrogate = evaluation.Surrogate(*drawn_by, compiled, trained_on)
-    jobs = []
-    for name in list(evaluation.ANSWERS)[: sizes["answers"]]:
-        for row in choose_rows(data, "test", sizes["test"]):
-            key = Key(name, "conditional", "test", row, 0, surrogate.source)
-            jobs.append((key, partial(evaluation.answer, data, row, surrogate, name)))
-    return jobs
-
-
-def _bottom_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
-    jobs, source = [], evaluation.md_source(data)
-    for row in _spread(data, sizes["bottom"]):
-        key = Key(bottom.LATTICE, "conditional", "train", row, 0, source)
-        jobs.append((key, partial(bottom.from_lattice, data, row)))
-    return jobs
-
-
-def _spread(data: Dataset, n: int) -> list[int]:
-    """Choose the hottest training rows of potentials that are spread out evenly."""
-    train = np.flatnonzero(data.split == "train")
-    hottest = train[data.temperature[train] == data.temperature[train].max()]
-    row_of = {(data.k[row], data.phi[row]): int(row) for row in hottest}
-    spread = ((run.k, run.phi) for run in plan.ramp_runs() if run.split == "train")
-    return [row_of[potential] for potential in spread if potential in row_of][:n]
-
-
-def _sample_jobs(
-    data: Dataset, sizes: Mapping, preset: str, compiled: bool, trained_on: str
-) -> list[Job]:
-    jobs, both = [], ("unconditional", "conditional")
-    sources = {task: evaluation.checkpoint_source(task, preset, trained_on) for task in both}
-    best = samplers.BEST[preset]
-    for sampler in _samplers(best):
-        fewer = sizes if sampler == best else sizes | sizes["others"]
-        tries = sizes["tries"] if samplers.SAMPLERS[sampler].asks_potential else 1
-        levels = _levels(sampler, sizes)
-        drawn_by = {
-            task: evaluation.Surrogate(preset, task, sampler, levels, compiled, trained_on)
-            for task in both
-        }
-        for task, split, row, seed in _again(data, fewer) + _chosen(data, fewer, tries):
-            key = Key(preset, task, split, row, seed, sources[task], sampler)
-            jobs.append((key, partial(evaluation.sample, data, row, drawn_by[task], seed)))
-    return jobs
-
-
-def _surface_jobs(sizes: Mapping) -> list[Job]:
-    jobs = []
-    for surface, seed in product(SURFACES, range(sizes["surfaces"])):
-        key = Key(evaluation.TRUE_CLOUD, surface, "", 0, seed, evaluation.CLOSED_FORM)
-        levels = sizes["levels"]
-        job = partial(evaluation.surface_yardsticks, surface, levels, _POINTS, seed)
-        jobs.append((key, job))
-    for surface, preset in product(SURFACES, evaluation.SURFACE_MODELS):
-        source = evaluation.checkpoint_source(surface, preset)
-        asked = _samplers(samplers.BEST_IN_FREE_SPACE)
-        for sampler, seed in product(asked, range(sizes["surfaces"])):
-            surrogate = evaluation.Surrogate(preset, surface, sampler, _levels(sampler, sizes))
-            key = Key(preset, surface, "", 0, seed, source, sampler)
-            jobs.append((key, partial(evaluation.surface_sample, surrogate, _POINTS, seed)))
-    return jobs
-
-
-def _loss_jobs(data: Dataset, sizes: Mapping, trained_on: str) -> list[Job]:
-    row, others = tasks.unconditional_row(data), _more_replicas()
-    found = tasks.replicas(data, row, others)
-    replicas = {
-        "unconditional": others.take(found) if len(found) else data.take(data.partners(row)),
-        "conditional": data.subset("replica"),
-    }
-    jobs = []
-    for task, preset in product(replicas, evaluation.MODELS):
-        source = evaluation.checkpoint_source(task, preset, trained_on)
-        asked = (preset, task, 13, sizes["draws"], trained_on)
-        job = partial(evaluation.losses, data, replicas[task], *asked)
-        jobs.append((Key(preset, task, "", 0, 0, source), job))
-    return jobs
-
-
-def _more_replicas() -> Dataset:
-    return dataset.read(study.project_root() / plan.FILES["replica"])
-
-
-def _samplers(best: str) -> list[str]:
-    # What matters most first.
-    return list(dict.fromkeys((best, *_ALGORITHM_2)))
-
-
-def _levels(sampler: str, sizes: Mapping) -> int:
-    return sizes["levels" if sampler in _ALGORITHM_2 else "best levels"]
-
 
 def collect(
-    path: Path, jobs: list[Job], columns: tuple[str, ...] = evaluation.COLUMNS
+    path: Path, asked: list[jobs.Job], columns: tuple[str, ...] = evaluation.COLUMNS
 ) -> "pd.DataFrame":
     """Do the jobs whose scores a file lacks, and add each to it at once.
 
     Args:
         path: of a CSV file with the `columns`, there or not.
-        jobs: as from `jobs_of`.
+        asked: as from `jobs.jobs_of`.
         columns: what to keep of the jobs' entries, `evaluation.KEYS` among them.
 
     Returns:
@@ -393,10 +46,10 @@ def collect(
         found = tables.read_scores(path)
         if tuple(found.columns) != columns:
             raise ValueError(f"{path} has other columns than {', '.join(columns)}; move it away")
-        found = found[~_torn(path, found, {key for key, _ in jobs})]
-        found = found[found["source"].isin({key.source for key, _ in jobs})]
+        found = found[~_torn(path, found, {key for key, _ in asked})]
+        found = found[found["source"].isin({key.source for key, _ in asked})]
     done = set(found[list(evaluation.KEYS)].itertuples(index=False, name=None))
-    missing = [(key, job) for key, job in jobs if key not in done]
+    missing = [(key, job) for key, job in asked if key not in done]
     for key, job in study.progress(missing, label=path.stem):
         entries = [entry | {"task": key.task, "split": key.split} for entry in job()]
         more = pd.DataFrame(entries)[list(columns)]
@@ -421,7 +74,7 @@ def make(
     """Score what has not been scored yet, and sum up.
 
     Args:
-        what: of `GROUPS`; all by default.
+        what: of `jobs.GROUPS`; all by default.
         profile: "quick" or "full".
         data: file of the MD data, relative to the project's root, which is also what the models of
             it have learned; the study's by default.
@@ -435,16 +88,16 @@ def make(
         OSError: a checkpoint has not been made, or a file cannot be written.
     """
     root, of = study.project_root(), data or study.DATA
-    readme, folder = root / "README.md", folder_of(of, profile)
+    readme, folder = root / "README.md", jobs.folder_of(of, profile)
     summarised = study.is_own(of) and profile == "full"
-    known, what = dataset.read(root / of), list(what) or GROUPS
-    jobs = {group: jobs_of(known, group, profile, compiled, of) for group in what}
+    known, what = dataset.read(root / of), list(what) or jobs.GROUPS
+    wanted = {group: jobs.jobs_of(known, group, profile, compiled, of) for group in what}
     if summarised:
         tables.with_summary(readme.read_text(), "")
         files.check_writable(readme)
     for group in what:
-        columns = _COLUMNS.get(group, evaluation.COLUMNS)
-        collect(folder / f"scores-{group}.csv", jobs[group], columns)
+        columns = jobs.COLUMNS.get(group, evaluation.COLUMNS)
+        collect(folder / f"scores-{group}.csv", wanted[group], columns)
     made = _sum_up(folder, known, profile, of)
     for path, content in made.items():
         tables.write_csv(path, content)
@@ -466,10 +119,10 @@ def _sum_up(
         import pandas as pd
 
     quoted = study.project_root() / "data" / "results"
-    files = {what: folder / f"scores-{what}.csv" for what in GROUPS}
+    files = {what: folder / f"scores-{what}.csv" for what in jobs.GROUPS}
     found = {what: tables.read_scores(path) for what, path in files.items() if path.exists()}
     made = {}
-    in_box = [scored for what, scored in found.items() if what not in _COLUMNS]
+    in_box = [scored for what, scored in found.items() if what not in jobs.COLUMNS]
     if in_box:
         scored = pd.concat(in_box, ignore_index=True)
         lowest = bottom.lowest_known(data, scored)
@@ -479,7 +132,7 @@ def _sum_up(
         made[folder / "table1.csv"] = tables.table_1(scored, paper)
         if set(evaluation.MODELS) <= set(found):
             levels = {
-                preset: _levels(samplers.BEST[preset], _PROFILES[profile])
+                preset: jobs.levels_of(samplers.BEST[preset], jobs.PROFILES[profile])
                 for preset in evaluation.MODELS
             }
             path = folder / "figure5.csv"

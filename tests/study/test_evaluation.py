@@ -9,7 +9,7 @@ from mddm import dataset, encoding, lammps, sampling, shapes, study, training
 from mddm.condition import RANGES
 from mddm.crystal import Crystal
 from mddm.potential import potential_energy
-from mddm.study import evaluation, results, tasks
+from mddm.study import evaluation, jobs, tasks
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
@@ -30,7 +30,7 @@ def checkpoints(tmp_path, monkeypatch):
 
 
 def test_a_seeded_sample_is_drawn_from_a_lattice_of_its_condition(data, checkpoints, monkeypatch):
-    row, asked = results.choose_rows(data, "test", 1)[0], []
+    row, asked = jobs.choose_rows(data, "test", 1)[0], []
     chosen = Crystal(np.eye(3), np.zeros((1, 3)), 10.0)
     monkeypatch.setattr(evaluation.lattices, "search", lambda *_, **__: [])
     monkeypatch.setattr(evaluation.seeded, "choose", lambda *_, **by: asked.append(by) or chosen)
@@ -46,7 +46,7 @@ def test_a_seeded_sample_is_drawn_from_a_lattice_of_its_condition(data, checkpoi
 
 
 def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
-    row = results.choose_rows(data, "test", 1)[0]
+    row = jobs.choose_rows(data, "test", 1)[0]
     surrogate = evaluation.Surrogate("mddm", "conditional", "ancestral", 3)
     raw, relaxed = evaluation.sample(data, row, surrogate, seed=2)
     assert set(evaluation.COLUMNS) - {"split"} <= set(raw)
@@ -64,7 +64,7 @@ def test_sample_is_scored_as_drawn_and_relaxed(data, checkpoints):
 
 
 def test_polished_sample_is_scored_and_so_is_what_it_was_before(data, checkpoints):
-    row = results.choose_rows(data, "test", 1)[0]
+    row = jobs.choose_rows(data, "test", 1)[0]
     surrogate = evaluation.Surrogate("mddm", "conditional", "polished", 5)
     entries = evaluation.sample(data, row, surrogate, seed=2)
     named = [(entry["sampler"], entry["relaxed"]) for entry in entries]
@@ -81,7 +81,7 @@ def test_polished_sample_is_scored_and_so_is_what_it_was_before(data, checkpoint
 
 
 def test_polishing_goes_through_a_minimum_of_the_energy(data, checkpoints):
-    row = results.choose_rows(data, "test", 1)[0]
+    row = jobs.choose_rows(data, "test", 1)[0]
     surrogate = evaluation.Surrogate("mddm", "conditional", "polished", 5)
     ends = {frame.stage: frame for frame in surrogate.frames(data, row, seed=2)}
     expected, *_ = lammps.minimize(
@@ -100,7 +100,7 @@ def test_what_was_relaxed_in_part_is_relaxed_to_the_end_before_it_is_judged_at_r
         return positions, 0.0, True
 
     monkeypatch.setattr(lammps, "minimize", minimize)
-    row = results.choose_rows(data, "test", 1)[0]
+    row = jobs.choose_rows(data, "test", 1)[0]
     entries = evaluation.sample(data, row, evaluation.Surrogate("mddm", "conditional", "quick"))
     assert [entry["sampler"] for entry in entries] == 2 * ["quick"] + 2 * ["chilled"]
     assert [entry["calls"] for entry in entries] == [29, 29, 26, 26]

@@ -24,7 +24,7 @@ from mddm import (
 from mddm.budget import Candidate
 from mddm.condition import RANGES
 from mddm.sampling import last
-from mddm.study import bottom, evaluation, results, rivals, tables, tasks, unseen
+from mddm.study import bottom, evaluation, jobs, results, rivals, tables, tasks, unseen
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
@@ -70,11 +70,11 @@ def _job(done, row, **changes):
 
 
 def test_replicated_rows_are_chosen_first(data):
-    chosen = results.choose_rows(data, "train", 6)
+    chosen = jobs.choose_rows(data, "train", 6)
     assert len(set(chosen)) == 6
     assert all(len(data.partners(row)) for row in chosen[:4])
     assert all(data.split[row] == "train" for row in chosen)
-    assert results.choose_rows(data, "train", 4) == chosen[:4]
+    assert jobs.choose_rows(data, "train", 4) == chosen[:4]
 
 
 def test_only_what_is_missing_is_scored(tmp_path):
@@ -183,8 +183,8 @@ def project(tmp_path, monkeypatch, small):
     monkeypatch.setattr(trust, "QUENCH_STEPS", 10)
     monkeypatch.setattr(bottom, "HELD_STEPS", 5)
     monkeypatch.setattr(bottom, "HEATED_STEPS", 4)
-    monkeypatch.setattr(results, "_PROFILES", {"quick": few, "full": few})
-    monkeypatch.setattr(results, "_POINTS", 60)
+    monkeypatch.setattr(jobs, "PROFILES", {"quick": few, "full": few})
+    monkeypatch.setattr(jobs, "POINTS", 60)
     # It has tests of its own.
     monkeypatch.setattr(lammps, "minimize", lambda positions, *_, **__: (positions, 0.0, True))
     monkeypatch.setattr(lammps.Relaxing, "__call__", lambda _, positions, **__: positions)
@@ -192,29 +192,27 @@ def project(tmp_path, monkeypatch, small):
 
 
 def test_plans_have_no_job_twice_and_wrong_names_are_refused(data, project):
-    for what in results.GROUPS:
-        keys = [key for key, _ in results.jobs_of(data, what, "quick")]
+    for what in jobs.GROUPS:
+        keys = [key for key, _ in jobs.jobs_of(data, what, "quick")]
         assert len(set(keys)) == len(keys) > 0
     with pytest.raises(ValueError, match="what must be one of yardsticks"):
-        results.jobs_of(data, "quenches", "quick")
+        jobs.jobs_of(data, "quenches", "quick")
 
 
 def test_samplers_other_than_the_best_are_asked_for_fewer_conditions(data, project):
-    asked = [
-        key.sampler for key, _ in results.jobs_of(data, "mddm", "full") if key.split == "train"
-    ]
+    asked = [key.sampler for key, _ in jobs.jobs_of(data, "mddm", "full") if key.split == "train"]
     assert asked.count(samplers.BEST["mddm"]) == 3
     assert asked.count("ancestral") == asked.count("paper") == 1
     assert asked[0] == samplers.BEST["mddm"]
-    jobs = results.jobs_of(data, "transolver", "full")
-    asked = [key.sampler for key, _ in jobs if key.split == "train"]
+    wanted = jobs.jobs_of(data, "transolver", "full")
+    asked = [key.sampler for key, _ in wanted if key.split == "train"]
     assert asked == ["ancestral", "ancestral", "paper"]
 
 
 def test_several_samples_of_a_condition_are_asked_for_where_the_potential_is(data, project):
     for preset, split in product(("transolver", "mddm"), ("train", "test")):
-        jobs = results.jobs_of(data, preset, "full")
-        keys = [key for key, _ in jobs if (key.task, key.split) == ("conditional", split)]
+        wanted = jobs.jobs_of(data, preset, "full")
+        keys = [key for key, _ in wanted if (key.task, key.split) == ("conditional", split)]
         assert all(key.seed == 0 or key.sampler == samplers.BEST[preset] for key in keys)
         assert len({key.seed for key in keys}) == (2 if preset == "mddm" else 1)
 
@@ -222,7 +220,7 @@ def test_several_samples_of_a_condition_are_asked_for_where_the_potential_is(dat
 def test_checkpoint_that_is_missing_is_named_with_the_command_that_makes_it(data, project):
     study.checkpoint_path("full", "torus", "mddm").unlink()
     with pytest.raises(FileNotFoundError, match="-p task torus -p model mddm -p profile full"):
-        results.jobs_of(data, "surfaces", "quick")
+        jobs.jobs_of(data, "surfaces", "quick")
 
 
 def test_one_command_scores_everything_and_a_second_one_nothing(
@@ -322,9 +320,9 @@ def test_models_of_other_data_are_scored_against_it(project, small, capsys):
         of = "" if own else mine
         data = dataset.read(project / mine)
         for what in (*evaluation.MODELS, "losses"):
-            jobs = results.jobs_of(data, what, "quick", trained_on=of)
-            sources[own, what] = {key.source for key, _ in jobs}
-            for _, job in jobs if what in ("mddm", "losses") else ():
+            wanted = jobs.jobs_of(data, what, "quick", trained_on=of)
+            sources[own, what] = {key.source for key, _ in wanted}
+            for _, job in wanted if what in ("mddm", "losses") else ():
                 (entry, *_) = job()
                 assert entry["source"] in sources[own, what]
                 break
@@ -351,7 +349,7 @@ def test_command_line_names_what_it_does_not_know(capsys):
 def committed(root):
     """The study's own scores, by group."""
     folder = root / "data" / "results"
-    return {what: tables.read_scores(folder / f"scores-{what}.csv") for what in results.GROUPS}
+    return {what: tables.read_scores(folder / f"scores-{what}.csv") for what in jobs.GROUPS}
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +359,7 @@ def scored_data(root):
 
 def test_every_committed_score_is_of_this_data_and_of_these_checkpoints(committed, scored_data):
     for what, scored in committed.items():
-        wanted = {key.source for key, _ in results.jobs_of(scored_data, what, "full")}
+        wanted = {key.source for key, _ in jobs.jobs_of(scored_data, what, "full")}
         assert set(scored["source"]) == wanted, f"run `mddm results {what}`"
 
 
@@ -371,7 +369,7 @@ def test_committed_score_of_a_model_is_what_its_checkpoint_gives(committed, scor
     scored, sampler = committed["mddm"], samplers.BEST["mddm"]
     asked = (scored["task"] == "conditional") & (scored["sampler"] == sampler)
     raw, relaxed = scored[asked & (scored["split"] == "test")].iloc[:2].to_dict("records")
-    levels = results._levels(sampler, results._PROFILES["full"])
+    levels = jobs.levels_of(sampler, jobs.PROFILES["full"])
     surrogate = evaluation.Surrogate("mddm", "conditional", sampler, levels)
     again = evaluation.sample(scored_data, raw["row"], surrogate, raw["seed"])
     for found, expected in zip(again[:2], (raw, relaxed), strict=True):
@@ -391,7 +389,7 @@ def test_committed_losses_of_bragg_are_what_its_checkpoint_gives(committed, scor
     # Where it looks for waves and sites is among them.
     sigmas = torch.tensor(expected["sigma"].to_numpy()[:9], dtype=torch.float32)
     source = tasks.training_source("conditional", scored_data)
-    found = training.level_losses(denoiser, source, sigmas, results._PROFILES["full"]["draws"])
+    found = training.level_losses(denoiser, source, sigmas, jobs.PROFILES["full"]["draws"])
     assert found.tolist() == pytest.approx(expected["trained_on"].tolist()[:9], rel=0.01)
 
 
@@ -400,7 +398,7 @@ def test_committed_score_of_a_cloud_is_what_its_checkpoint_gives(committed):
     asked = (scored["task"] == surface) & (scored["sampler"] == samplers.BEST_IN_FREE_SPACE)
     first = scored[asked & (scored["model"] == "transolver")].iloc[0]
     surrogate = evaluation.Surrogate("transolver", surface, samplers.BEST_IN_FREE_SPACE)
-    (again,) = evaluation.surface_sample(surrogate, results._POINTS, int(first["seed"]))
+    (again,) = evaluation.surface_sample(surrogate, jobs.POINTS, int(first["seed"]))
     assert again["sinkhorn"] == pytest.approx(first["sinkhorn"], rel=0.05)
 
 
@@ -419,7 +417,7 @@ def test_committed_tables_and_the_readme_are_sums_of_the_committed_scores(
     root, committed, scored_data
 ):
     folder = root / "data" / "results"
-    in_box = [scored for what, scored in committed.items() if what not in results._COLUMNS]
+    in_box = [scored for what, scored in committed.items() if what not in jobs.COLUMNS]
     quoted = pd.read_csv(folder / "paper-table1.csv")
     scored = pd.concat(in_box, ignore_index=True)
     lowest = bottom.lowest_known(scored_data, scored)

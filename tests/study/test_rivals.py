@@ -6,7 +6,7 @@ from scipy.stats import kstest
 
 from mddm import dataset, lammps, phonons
 from mddm.crystal import Crystal
-from mddm.study import evaluation, results, rivals, tasks
+from mddm.study import evaluation, jobs, rivals, tasks
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
@@ -17,7 +17,7 @@ def data():
 
 
 def test_yardsticks_are_the_ideal_gas_and_every_replica(data):
-    row = results.choose_rows(data, "test", 1)[0]
+    row = jobs.choose_rows(data, "test", 1)[0]
     gas, *replicas = rivals.yardsticks(data, row)
     assert gas["model"] == "ideal gas" and gas["rdf_mse"] > 0.1
     assert np.isnan(gas["energy_gap"])
@@ -32,7 +32,7 @@ def test_yardsticks_are_the_ideal_gas_and_every_replica(data):
 
 
 def test_look_up_takes_the_nearest_training_condition_as_it_is_and_relaxed(data):
-    row = results.choose_rows(data, "test", 1)[0]
+    row = jobs.choose_rows(data, "test", 1)[0]
     raw, relaxed = rivals.look_up(data, row)
     known = data.subset("train")
     distance = np.abs(known.conditions - data.conditions[row]) / np.ptp(known.conditions, axis=0)
@@ -44,7 +44,7 @@ def test_look_up_takes_the_nearest_training_condition_as_it_is_and_relaxed(data)
 
 
 def test_quench_is_scored_as_it_is_and_relaxed(data, monkeypatch):
-    row, seen = results.choose_rows(data, "test", 1)[0], []
+    row, seen = jobs.choose_rows(data, "test", 1)[0], []
     true = lammps.anneal
     monkeypatch.setattr(lammps, "anneal", lambda *a, **b: seen.append(true(*a, **b)) or seen[-1])
     raw, relaxed = rivals.quench(data, row, 20, seed=3)
@@ -56,7 +56,7 @@ def test_quench_is_scored_as_it_is_and_relaxed(data, monkeypatch):
 
 
 def test_lattices_are_held_at_the_temperature_and_the_lowest_at_rest_is_chosen(data, monkeypatch):
-    row, steps = results.choose_rows(data, "test", 1)[0], 20
+    row, steps = jobs.choose_rows(data, "test", 1)[0], 20
     # Two crystals of this condition that are the same but for their axes.
     cell = np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 1]])
     found = [Crystal(axes, np.zeros((1, 3)), 10.0) for axes in (cell, cell[:, ::-1])]
@@ -83,7 +83,7 @@ def test_lattices_are_held_at_the_temperature_and_the_lowest_at_rest_is_chosen(d
 
 
 def test_md_itself_is_scored_at_rest(data):
-    row = results.choose_rows(data, "test", 1)[0]
+    row = jobs.choose_rows(data, "test", 1)[0]
     (entry,) = rivals.anneal_at_rest(data, row)
     assert entry["model"] == "MD" and entry["relaxed"]
     assert entry["energy_gap"] < 0 < entry["rdf_mse"]
@@ -93,7 +93,7 @@ def test_md_itself_is_scored_at_rest(data):
 def test_of_the_structures_of_several_potentials_the_lowest_at_rest_is_looked_up(data, monkeypatch):
     monkeypatch.setattr(lammps, "minimize", lambda positions, *_: (positions, 0.0, True))
     # One whose second structure is the lowest.
-    row = results.choose_rows(data, "test", 3)[2]
+    row = jobs.choose_rows(data, "test", 3)[2]
     best, at_rest = rivals.look_up(data, row, n_tries=3)
     assert (best["n_tries"], at_rest["n_tries"]) == (3, 3)
     # By hand: the nearest row of each potential, of the three that come first.
@@ -111,7 +111,7 @@ def test_of_the_structures_of_several_potentials_the_lowest_at_rest_is_looked_up
 
 
 def test_noise_is_scored_once_it_is_at_rest(data, monkeypatch):
-    row, given = results.choose_rows(data, "test", 1)[0], []
+    row, given = jobs.choose_rows(data, "test", 1)[0], []
     rest = data.positions[row]
     keep = lambda positions, *_: given.append(positions) or (rest, 0.0, True)  # noqa: E731
     monkeypatch.setattr(lammps, "minimize", keep)
