@@ -48,7 +48,7 @@ def to_onnx(denoiser: PBCConvDenoiser | BraggDenoiser) -> bytes:
         ValueError: a `BraggDenoiser` that sees no waves or no sites.
         ModuleNotFoundError: the package onnx is not installed.
     """
-    arguments.instance("denoiser", denoiser, PBCConvDenoiser | BraggDenoiser)
+    arguments.instance("denoiser", denoiser, (PBCConvDenoiser, BraggDenoiser))
     with optional.packages():
         import onnx
 
