@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom in a tiny setting, wherever it is started."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -7,8 +8,13 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
-import papermill
+import nbformat
 import pytest
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
+from nbclient import NotebookClient
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -28,13 +34,14 @@ TINY = {
         {"task": "unconditional", "n_steps": 3, "n_sample_steps": 3, "model": "transolver"},
         {"task": "torus", "n_steps": 3, "n_sample_steps": 3, "profile": "full"},
     ],
-    "sample": [{"n_sample_steps": 5}],
+    "sample": [{"n_sample_steps": 5, "compared": "ancestral, quick"}],
     "crystals": [{"n_sample_steps": 4, "n_asked": 2}],
     "evaluate": [{"n_levels": 4, "n_shown": 1}],
     "use": [{"n_levels": 4, "budget": 0.1}],
     "any_potential": [{"n_quench_steps": 20}],
 }
-# What a shell or a desktop may name for figures; none of them draws on a page.
+# What a shell or a desktop may name for figures; none of them draws on a page. Each has a kernel,
+# which imports what notebooks need once, and one process that asks it.
 BACKENDS = itertools.cycle(["agg", "pdf", "qtagg", ""])
 
 
@@ -42,8 +49,9 @@ def settings():
     for path in NOTEBOOKS:
         for parameters in TINY.get(path.stem, [None]):
             label = "-".join(str(value) for value in (parameters or {}).values())
-            label = f"{path.stem}-{label}".rstrip("-")
-            yield pytest.param(path.name, parameters, next(BACKENDS), id=label)
+            label, backend = f"{path.stem}-{label}".rstrip("-"), next(BACKENDS)
+            group = pytest.mark.xdist_group(f"kernel {backend}")
+            yield pytest.param(path.name, parameters, backend, id=label, marks=group)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +69,35 @@ def checkout(tmp_path_factory):
         yield copy
 
 
+@pytest.fixture(scope="module")
+def kernels(checkout):
+    """A kernel for each backend, started when it is asked for."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+
+        def kernel(backend):
+            if backend not in started:
+                started[backend] = manager = AsyncKernelManager(kernel_name="python3")
+                environment = os.environ | {"MPLBACKEND": backend}
+                run_sync(manager.start_kernel)(env=environment)
+                stack.callback(run_sync(manager.shutdown_kernel), now=True)
+            return started[backend]
+
+        yield kernel
+
+
+def execute(path, parameters, kernel, folder):
+    """Run a notebook as papermill does, in a kernel that has forgotten the last one."""
+    notebook = parameterize_notebook(load_notebook_node(str(path)), parameters)
+    forget = f"%reset -f\n%reset -f in\n%cd -q {folder}"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(forget))
+    client = NotebookClient(notebook, km=kernel, timeout=None)
+    try:
+        return client.execute()
+    finally:
+        client.kc.stop_channels()
+
+
 def figures_without_a_picture(notebook):
     """The names of captioned figures whose cells have put out none."""
     for cell in notebook.cells:
@@ -71,20 +108,13 @@ def figures_without_a_picture(notebook):
 
 
 @pytest.mark.parametrize(("name", "parameters", "backend"), list(settings()))
-def test_notebook_runs(name, parameters, backend, checkout, tmp_path, monkeypatch):
+def test_notebook_runs(name, parameters, backend, checkout, kernels, tmp_path):
     assert parameters is not None, f"name tiny parameters for {name} in TINY"
     shipped = [path for path in (checkout / "data").rglob("*") if path.is_symlink()]
-    monkeypatch.setenv("MPLBACKEND", backend)
-    run = papermill.execute_notebook(
-        checkout / "notebooks" / name,
-        tmp_path / "out.ipynb",
-        parameters,
-        cwd=tmp_path,
-        progress_bar=False,
-    )
+    run = execute(checkout / "notebooks" / name, parameters, kernels(backend), tmp_path)
     assert list(figures_without_a_picture(run)) == []
     assert all(path.is_symlink() for path in shipped), "it replaced a file of the study's own"
-    assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def run(checkout, tmp_path, *arguments):
