@@ -57,6 +57,8 @@ PROFILES = {
 }
 # Of a cloud on a surface.
 POINTS = 1000
+# By which the page that samples draws, too.
+_IN_THE_PAGE = "quick"
 # With the right variance, and as printed.
 _ALGORITHM_2 = ("ancestral", "paper")
 
@@ -195,8 +197,10 @@ def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     return jobs
 
 
-def _told_potentials(sizes: Mapping, compiled: bool) -> evaluation.Surrogate:
-    drawn_by = (evaluation.OURS, "potential", samplers.BEST_TOLD, sizes["best levels"])
+def _told_potentials(
+    sizes: Mapping, compiled: bool, sampler: str = samplers.BEST_TOLD
+) -> evaluation.Surrogate:
+    drawn_by = (evaluation.OURS, "potential", sampler, sizes["best levels"])
     return evaluation.Surrogate(*drawn_by, compiled)
 
 
@@ -207,6 +211,10 @@ def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool, kept: Path) -> lis
         key = Key(surrogate.name, task, split, row, seed, source, samplers.BEST_TOLD)
         keep = partial(distributions.keep, kept, source, row, seed, box_length=data.box_length)
         jobs.append((key, partial(evaluation.sample, data, row, surrogate, seed, keep)))
+    surrogate = _told_potentials(sizes, compiled, _IN_THE_PAGE)
+    for task, split, row, seed in _chosen(data, sizes | {"train": 0}):
+        key = Key(surrogate.name, task, split, row, seed, source, _IN_THE_PAGE)
+        jobs.append((key, partial(evaluation.sample, data, row, surrogate, seed)))
     return jobs
 
 

@@ -301,7 +301,7 @@ def test_the_reference_is_md_of_the_data(root):
 
 def test_the_page_says_what_the_scores_do(root):
     scores = tables.read_scores(root / "data" / "results" / "scores-told.csv")
-    ours = (scores["split"] == "test") & (scores["sampler"] == samplers.BEST_TOLD)
+    ours = (scores["split"] == "test") & (scores["sampler"] == "quick")
     drawn = scores[ours & (scores["n_tries"] == 1) & ~scores["relaxed"]]
     means = drawn.groupby(list(made.START))["rdf_mse"].mean().sort_values()
     median = dict(zip(made.START, means.index[len(means) // 2], strict=True))
