@@ -20,7 +20,7 @@ from mddm.potential import OscillatingPair, Smoothed
 
 ASSETS = study.project_root() / "book" / "_assets" / "live"
 RECORDED = ASSETS / "recorded.npz"
-MODEL = "potential-bragg"
+MODEL, SAMPLER = "potential-bragg", "quick"
 # A box whose samples take seconds, at the density of training.
 N_PARTICLES = 500
 BOX_LENGTH = N_PARTICLES ** (1 / 3)
@@ -106,20 +106,16 @@ def record(trained, md):
     """Sample as the page does, where it begins."""
     k, phi, temperature = START.values()
     settings, potential = trained.settings, Smoothed(OscillatingPair(k, phi))
-
-    def relax(positions, **how):
-        return lammps.minimize(positions, potential, BOX_LENGTH, **how)[0]
-
     frames = samplers.draw(
         trained.denoiser,
-        samplers.BEST_TOLD,
+        SAMPLER,
         make_schedule("log", 2, settings.sigma_min, settings.sigma_max),
         encoding.encode(potential, temperature)[None],
         n_samples=1,
         n_particles=N_PARTICLES,
         box_length=BOX_LENGTH,
         seed=0,
-        relax=relax,
+        relax=lammps.Relaxing(potential, BOX_LENGTH),
     )
     frames = list(study.progress(frames, label="sampling"))
     with files.whole(RECORDED) as partial, open(partial, "wb") as file:

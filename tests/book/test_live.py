@@ -263,7 +263,7 @@ def test_a_sample_is_the_packages_on_the_same_noise(run, monkeypatch):
     monkeypatch.setattr(sampling.Walk, "normal", record)
     positions, box_length = gas(125)
     low, high = condition.SIGMA_MIN, condition.SIGMA_MAX
-    frames = samplers.SAMPLERS[samplers.BEST_TOLD](
+    frames = samplers.SAMPLERS[made.SAMPLER](
         Mean(),
         torch.from_numpy(positions)[None],
         noise.make_schedule("log", 2, low, high),
@@ -301,7 +301,7 @@ def test_the_reference_is_md_of_the_data(root):
 
 def test_the_page_says_what_the_scores_do(root):
     scores = tables.read_scores(root / "data" / "results" / "scores-told.csv")
-    ours = (scores["split"] == "test") & (scores["sampler"] == "quick")
+    ours = (scores["split"] == "test") & (scores["sampler"] == made.SAMPLER)
     drawn = scores[ours & (scores["n_tries"] == 1) & ~scores["relaxed"]]
     means = drawn.groupby(list(made.START))["rdf_mse"].mean().sort_values()
     median = dict(zip(made.START, means.index[len(means) // 2], strict=True))
