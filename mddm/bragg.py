@@ -101,43 +101,50 @@ class WaveFields(nn.Module):
         n_particles, length = positions.shape[1], vectors.norm(dim=-1, keepdim=True)
         unit = vectors / length
         common = features[:, None].expand(-1, vectors.shape[1], -1)
-        seen = self.strength(strength.log1p()[..., None] / _LOG_S_MAX)
+        # A crystal's peaks grow with the number of particles, and those of chance do not.
+        known = 1 + (strength - 1) * min(1.0, _N_KNOWN / n_particles)
+        seen = self.strength(known.log1p()[..., None] / _LOG_S_MAX)
         # Invariant to permuting the axes.
         axes = self.axes(unit.abs().sort(dim=-1).values[..., None]).flatten(-2)
         told = [] if of_waves is None else [of_waves]
         features = self.enter(torch.cat([self.length(length), seen, axes, common, *told], dim=-1))
         # The amplitude of a wave, at most 1, in a crystal of any size.
-        weights = self.weigh(self._attend(features, unit))
+        n_short = vectors.shape[1]
+        if n_particles > _N_KNOWN:
+            n_short = int((length[0] >= Q_LONG).sum())
+        weights = self.weigh(self._attend(features, unit, n_short))
         weights = weights * (strength / n_particles).sqrt()[..., None]
         along = (weights[..., None] * unit[..., None, :]).flatten(2)
         amounts = (vectors, phase, weights, along)
         # Long waves, which come last, are many in a large box, and their vectors close together.
-        n_short = int((length[0] >= Q_LONG).sum()) if n_particles >= fourier.N_PARTICLES else 0
-        if not 0 < n_short < vectors.shape[1]:
+        if n_particles < fourier.N_PARTICLES or not 0 < n_short < vectors.shape[1]:
             return fourier.of_waves(positions, *amounts, box_length)
-        short = fourier.of_waves(positions, *(each[:, :n_short] for each in amounts), box_length)
-        return short + fourier.of_waves(
-            positions, *(each[:, n_short:] for each in amounts), box_length
+        short, long = (
+            fourier.of_waves(positions, *(each[:, part] for each in amounts), box_length)
+            for part in (slice(n_short), slice(n_short, None))
         )
+        return short + long
 
-    def _attend(self, features: Tensor, unit: Tensor) -> Tensor:
-        """Let the waves attend to each other, or to some of them where they are very many."""
+    def _attend(self, features: Tensor, unit: Tensor, n_short: int) -> Tensor:
+        """Let the waves attend to each other; of the long ones to as many as a known box has."""
         n_waves = features.shape[1]
-        if n_waves <= _N_HEEDED:
+        if n_waves - n_short <= _N_LONG:
             biases = self._biases((unit @ unit.transpose(1, 2)).abs())
             for layer, bias in zip(self.layers, biases, strict=True):
                 features = layer(features, bias)
             return features
-        # The strongest, and some of the long ones, of all directions and lengths.
-        last = torch.linspace(_N_HEEDED / 2, n_waves - 1, _N_HEEDED // 2, device=unit.device)
-        heeded = torch.cat([torch.arange(_N_HEEDED // 2).to(last), last]).long()
+        # Evenly from their list, which is in the order of their vectors.
+        long = torch.linspace(n_short, n_waves - 1, _N_LONG, device=unit.device).long()
+        heeded = torch.cat([torch.arange(n_short, device=unit.device), long])
         known, towards = [features[:, heeded]], unit[:, heeded].transpose(1, 2)
         for layer, bias in zip(
             self.layers, self._biases((unit[:, heeded] @ towards).abs()), strict=True
         ):
             known.append(layer(known[-1], bias))
         found = []
-        for some, along in zip(features.split(_N_HEEDED, 1), unit.split(_N_HEEDED, 1), strict=True):
+        for some, along in zip(
+            features.split(_N_AT_ONCE, 1), unit.split(_N_AT_ONCE, 1), strict=True
+        ):
             biases = self._biases((along @ towards).abs())
             for layer, bias, heard in zip(self.layers, biases, known[:-1], strict=True):
                 some = layer(some, bias, heard)
@@ -169,8 +176,10 @@ class WaveFields(nn.Module):
 
 # A table of so many cosines is as exact as single precision.
 _N_ENTRIES = 4097
-# To so many waves others attend at most.
-_N_HEEDED = 1024
+# Networks have learned from so many particles, in whose box there are so many long waves.
+_N_KNOWN, _N_LONG = 1000, 73
+# So many of very many waves attend to others at once.
+_N_AT_ONCE = 1024
 
 
 class _WaveAttention(nn.Module):

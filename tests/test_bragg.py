@@ -191,13 +191,20 @@ def test_many_particles_are_taken_block_by_block(kept, monkeypatch):
 
 
 @torch.no_grad()
-def test_of_very_many_waves_some_are_heeded(monkeypatch):
-    network, positions, features = fields(), gas(), torch.rand(2, 5)
-    expected = network(positions, features)
-    # Of 20.
-    monkeypatch.setattr(bragg, "_N_HEEDED", 16)
-    some = network(positions, features)
-    assert 1e-4 < (some - expected).abs().max() < 0.5 * expected.abs().max()
+def test_in_a_large_box_waves_attend_to_as_many_long_ones_as_in_a_known_one(monkeypatch):
+    torch.manual_seed(2)
+    network, positions, features = WaveFields(n_fields=3, n_features=5), gas(), torch.rand(2, 5)
+    waves = strongest_waves(positions, 20, 2.0, 9.5, BOX, long=True)
+    expected = network(positions, waves, features, BOX)
+    # Of 73 long ones; strengths are taken for what they are.
+    monkeypatch.setattr(bragg, "_N_KNOWN", 59.999)
+    monkeypatch.setattr(bragg, "_N_AT_ONCE", 30)
+    monkeypatch.setattr(bragg, "_N_LONG", 72)
+    some = network(positions, waves, features, BOX)
+    assert 1e-6 < (some - expected).abs().max() < 0.1 * expected.abs().max()
+    monkeypatch.setattr(bragg, "_N_LONG", 73)
+    all_of_them = network(positions, waves, features, BOX)
+    torch.testing.assert_close(all_of_them, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
