@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 class PlainEdges:
     """The edges of a graph, one product of functions of the distance and harmonics each."""
 
-    def __init__(self, neighbors, displacement, radial, of_edges=None):
+    def __init__(self, neighbors, displacement, radial, of_edges=None, n_senders=None):
         self.neighbors = neighbors
         distance = displacement.norm(dim=-1, keepdim=True)
         directions = bragg._harmonics(displacement / distance.clamp(min=1e-6))
@@ -93,7 +93,7 @@ def parts(network, x_t, sigma, condition, box_length):
         "call": lambda: network(x_t, sigma, condition, box_length),
         "neighbours": lambda: geometry.nearest_neighbors(x_t, n_neighbors, box_length)[1],
         "waves": lambda: waves.strongest_waves(*found, long=True).strength,
-        "fields of the waves": lambda: network.fields(x_t, strongest, heard),
+        "fields of the waves": lambda: network.fields(x_t, strongest, heard, box_length),
         "sites": lambda: waves.find_sites(strongest, sigma, x_t.shape[1], box_length)[0],
         "who is on which": lambda: waves.assign(x_t, *sites, sigma, box_length)[0],
         "edges": edges,

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-from mddm import arguments
+from mddm import arguments, fourier
 from mddm.condition import Conditioning, take_conditioning
 from mddm.geometry import nearest_neighbors
 from mddm.layers import Gaussians, Modulation
@@ -77,7 +78,12 @@ class WaveFields(nn.Module):
         )
 
     def forward(
-        self, positions: Tensor, waves: Waves, features: Tensor, of_waves: Tensor | None = None
+        self,
+        positions: Tensor,
+        waves: Waves,
+        features: Tensor,
+        box_length: float,
+        of_waves: Tensor | None = None,
     ) -> Tensor:
         """Compute the fields at every particle.
 
@@ -85,54 +91,95 @@ class WaveFields(nn.Module):
             positions: (batch, n_particles, 3) [length].
             waves: of their density, as from `strongest_waves`.
             features: (batch, n_features) of condition and noise level.
+            box_length: edge of the periodic cube [length].
             of_waves: (batch, n_waves, n_wave) of each wave, where the condition tells of it.
 
         Returns:
             (batch, n_particles, 4 n_fields): values, then directions.
         """
         vectors, strength, phase, _ = waves
-        length = vectors.norm(dim=-1, keepdim=True)
+        n_particles, length = positions.shape[1], vectors.norm(dim=-1, keepdim=True)
         unit = vectors / length
         common = features[:, None].expand(-1, vectors.shape[1], -1)
-        seen = self.strength(strength.log1p()[..., None] / LOG_S_MAX)
+        # A crystal's peaks grow with the number of particles, and those of chance do not.
+        known = 1 + (strength - 1) * min(1.0, _N_KNOWN / n_particles)
+        seen = self.strength(known.log1p()[..., None] / LOG_S_MAX)
         # Invariant to permuting the axes.
         axes = self.axes(unit.abs().sort(dim=-1).values[..., None]).flatten(-2)
         told = [] if of_waves is None else [of_waves]
         features = self.enter(torch.cat([self.length(length), seen, axes, common, *told], dim=-1))
-        biases = self._biases((unit @ unit.transpose(1, 2)).abs())
-        for layer, bias in zip(self.layers, biases, strict=True):
-            features = layer(features, bias)
         # The amplitude of a wave, at most 1, in a crystal of any size.
-        weights = self.weigh(features) * (strength / positions.shape[1]).sqrt()[..., None]
+        n_short = vectors.shape[1]
+        if n_particles > _N_KNOWN:
+            n_short = int((length[0] >= Q_LONG).sum())
+        weights = self.weigh(self._attend(features, unit, n_short))
+        weights = weights * (strength / n_particles).sqrt()[..., None]
         along = (weights[..., None] * unit[..., None, :]).flatten(2)
-        angle = _angles(positions, vectors, phase)
-        return torch.cat([angle.cos() @ weights, angle.sin() @ along], dim=-1)
+        amounts = (vectors, phase, weights, along)
+        # Long waves, which come last, are many in a large box, and their vectors close together.
+        if n_particles < fourier.N_PARTICLES or not 0 < n_short < vectors.shape[1]:
+            return fourier.of_waves(positions, *amounts, box_length)
+        short, long = (
+            fourier.of_waves(positions, *(each[:, part] for each in amounts), box_length)
+            for part in (slice(n_short), slice(n_short, None))
+        )
+        return short + long
+
+    def _attend(self, features: Tensor, unit: Tensor, n_short: int) -> Tensor:
+        """Let the waves attend to each other; of the long ones to as many as a known box has."""
+        n_waves = features.shape[1]
+        if n_waves - n_short <= _N_LONG:
+            biases = self._biases((unit @ unit.transpose(1, 2)).abs())
+            for layer, bias in zip(self.layers, biases, strict=True):
+                features = layer(features, bias)
+            return features
+        # Evenly from their list, which is in the order of their vectors.
+        long = torch.linspace(n_short, n_waves - 1, _N_LONG, device=unit.device).long()
+        heeded = torch.cat([torch.arange(n_short, device=unit.device), long])
+        known, towards = [features[:, heeded]], unit[:, heeded].transpose(1, 2)
+        for layer, bias in zip(
+            self.layers, self._biases((unit[:, heeded] @ towards).abs()), strict=True
+        ):
+            known.append(layer(known[-1], bias))
+        found = []
+        for some, along in zip(
+            features.split(_N_AT_ONCE, 1), unit.split(_N_AT_ONCE, 1), strict=True
+        ):
+            biases = self._biases((along @ towards).abs())
+            for layer, bias, heard in zip(self.layers, biases, known[:-1], strict=True):
+                some = layer(some, bias, heard)
+            found.append(some)
+        return torch.cat(found, dim=1)
 
     def _biases(self, cosines: Tensor) -> list[Tensor]:
-        """How much waves heed each other in each layer: (batch, n_heads, n_waves, n_waves)."""
+        """How much waves heed each other in each layer: (batch, n_heads, n_waves, n_heeded)."""
 
-        def heed(layer, angles):
+        def heed(angles):
+            weight, bias = zip(
+                *((layer.bias.weight, layer.bias.bias) for layer in self.layers), strict=True
+            )
             # The long side last: twice as fast as the other way round.
-            return layer.bias.weight @ angles.flatten(0, -2).T + layer.bias.bias[:, None]
+            return torch.cat(weight) @ angles.flatten(0, -2).T + torch.cat(bias)[:, None]
 
         if torch.is_grad_enabled() or cosines.is_cuda:
-            angles = self.angles(cosines[..., None])
-            found = [heed(layer, angles) for layer in self.layers]
+            found = heed(self.angles(cosines[..., None]))
         else:
             # There are more pairs than a table needs entries.
             at = cosines.clamp(max=1).flatten() * (_N_ENTRIES - 2)
-            below = at.long()
+            below = at.int()
             entries = torch.arange(_N_ENTRIES).to(at) / (_N_ENTRIES - 2)
-            angles, found = self.angles(entries[:, None]), []
-            for layer in self.layers:
-                table = heed(layer, angles)
-                ends = (table.index_select(1, below + end) for end in (0, 1))
-                found.append(torch.lerp(*ends, at - below))
-        return [bias.unflatten(1, cosines.shape).transpose(0, 1) for bias in found]
+            table = heed(self.angles(entries[:, None]))
+            found = table.index_select(1, below)
+            found.addcmul_(table.diff(dim=1).index_select(1, below), at - below)
+        return found.unflatten(1, cosines.shape).transpose(0, 1).chunk(len(self.layers), dim=1)
 
 
 # A table of so many cosines is as exact as single precision.
 _N_ENTRIES = 4097
+# Networks have learned from so many particles, in whose box there are so many long waves.
+_N_KNOWN, _N_LONG = 1000, 73
+# So many of very many waves attend to others at once.
+_N_AT_ONCE = 1024
 
 
 class _WaveAttention(nn.Module):
@@ -149,18 +196,17 @@ class _WaveAttention(nn.Module):
             nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels)
         )
 
-    def forward(self, waves: Tensor, biases: Tensor) -> Tensor:
-        projected = self.project(self.norms[0](waves)).unflatten(-1, (3, self.n_heads, -1))
-        query, key, value = projected.permute(2, 0, 3, 1, 4)
+    def forward(self, waves: Tensor, biases: Tensor, heeded: Tensor | None = None) -> Tensor:
+        query, key, value = self._projected(waves)
+        if heeded is not None:
+            _, key, value = self._projected(heeded)
         heard = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=biases)
         waves = waves + self.out(heard.transpose(1, 2).flatten(2))
         return waves + self.mlp(self.norms[1](waves))
 
-
-def _angles(positions: Tensor, vectors: Tensor, phase: Tensor) -> Tensor:
-    # In half precision a phase of a hundred radians would be lost.
-    with torch.autocast(positions.device.type, enabled=False):
-        return positions @ vectors.transpose(1, 2) - phase[:, None]
+    def _projected(self, waves: Tensor) -> Tensor:
+        projected = self.project(self.norms[0](waves)).unflatten(-1, (3, self.n_heads, -1))
+        return projected.permute(2, 0, 3, 1, 4)
 
 
 class BraggDenoiser(nn.Module):
@@ -285,11 +331,10 @@ class BraggDenoiser(nn.Module):
     ) -> Tensor:
         """Predict the unit noise; see `PBCConvDenoiser.forward` for arguments and result."""
         x_t, sigma, box_length = arguments.network(x_t, sigma, box_length, self.embedding)
-        neighbors, displacement = nearest_neighbors(x_t, self.n_neighbors, box_length)
-        of_edges = None
-        if self.conditioning.n_edge:
-            of_edges = partial(self.conditioning.of_edges, condition, sigma)
-        edges = _sort_edges(neighbors, displacement, self.radial, of_edges)
+        order = _by_place(x_t) if x_t.shape[1] > _BLOCK else None
+        if order is not None:
+            x_t = x_t.gather(1, order)
+        blocks = self._blocks(x_t, sigma, condition, box_length)
         heard = self.conditioning.spread(self.conditioning(condition, sigma))
         features = self.embedding.expand(*x_t.shape[:2], -1)
         told, pull = self._look_around(x_t, sigma, condition, heard, box_length)
@@ -297,7 +342,25 @@ class BraggDenoiser(nn.Module):
             features = features + self.enter(told)
         changes = self.modulation(heard)
         for layer, scale, shift in zip(self.layers, *changes, strict=True):
-            features = features + layer(features, edges, scale, shift)
+            sent = layer.send(features)
+            parts = zip(features.split(_BLOCK, dim=1), blocks, strict=True)
+            features = _joined(
+                [each + layer(each, sent, edges, scale, shift) for each, edges in parts]
+            )
+        parts = zip(*(each.split(_BLOCK, dim=1) for each in (features, told, pull)), strict=True)
+        noise = _joined([self._answer(*each) for each in parts])
+        return noise if order is None else torch.empty_like(noise).scatter(1, order, noise)
+
+    def _blocks(self, x_t, sigma, condition, box_length):
+        """Give the edges block by block of particles, anew each time where they are very many."""
+        graph = nearest_neighbors(x_t, self.n_neighbors, box_length)
+        of_edges = None
+        if self.conditioning.n_edge:
+            of_edges = partial(self.conditioning.of_edges, condition, sigma)
+        blocks = _Blocks(*graph, self.radial, of_edges)
+        return list(blocks) if x_t.shape[1] <= _KEPT else blocks
+
+    def _answer(self, features, told, pull):
         noise, trust = self.head(torch.cat([features, told], dim=-1)).split([3, 1], dim=-1)
         return noise - trust * pull
 
@@ -312,7 +375,7 @@ class BraggDenoiser(nn.Module):
         of_waves = None
         if self.conditioning.n_wave:
             of_waves = self.conditioning.of_waves(condition, waves.vectors.norm(dim=-1))
-        fields = self.fields(x_t, waves, heard, of_waves)
+        fields = self.fields(x_t, waves, heard, box_length, of_waves)
         if not self.sites:
             return fields, torch.zeros_like(x_t)
         sites, is_site = find_sites(waves, sigma, x_t.shape[1], box_length)
@@ -327,6 +390,24 @@ class BraggDenoiser(nn.Module):
         found = is_site.any(dim=1)[:, None, None].to(certainty)
         whole = [value.expand_as(certainty) for value in (misfit, found)]
         return torch.cat([fields, pull, displacement, certainty, *whole], dim=-1), pull
+
+
+# Particles whose edges are held at once, and how many keep theirs from layer to layer.
+_BLOCK, _KEPT = 8192, 2**17
+# Particles are put in order by cells of this edge, so that neighbours lie close in memory [length].
+_CELL = 2.5
+
+
+def _by_place(positions: Tensor) -> Tensor:
+    """Order particles by cells: (batch, n_particles, 3), the same index three times."""
+    x, y, z = (positions / _CELL).floor().long().unbind(dim=-1)
+    x, y, z = (axis - axis.amin(dim=1, keepdim=True) for axis in (x, y, z))
+    key = (x * (y.max() + 1) + y) * (z.max() + 1) + z
+    return key.argsort(dim=1)[..., None].expand(-1, -1, 3)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 # What is told of sites: pull, displacement, certainty, misfit and whether there are any.
@@ -346,8 +427,8 @@ class _FilteredSum(nn.Module):
             nn.Linear(2 * channels, channels), nn.SiLU(), nn.Linear(channels, channels)
         )
 
-    def forward(self, features, edges, scale, shift):
-        collected = edges.collect(self.send(features), self.filter)
+    def forward(self, features, sent, edges, scale, shift):
+        collected = edges.collect(sent, self.filter)
         both = self.norm(torch.cat([collected, features], dim=-1))
         return self.mlp(both * scale + shift)
 
@@ -363,6 +444,7 @@ class _Edges:
     Args:
         neighbors, displacement: as from `nearest_neighbors`.
         radial: the Gaussians.
+        n_senders: particles that the indices of neighbours are of.
         of_edges: what the condition tells of distances r (n, m) of the systems (n,), (n, m, n_edge)
             numbers that go with the Gaussians; None where it tells nothing.
     """
@@ -373,15 +455,21 @@ class _Edges:
         displacement: Tensor,
         radial: Gaussians,
         of_edges: Callable[[Tensor, Tensor], Tensor] | None = None,
+        n_senders: int | None = None,
     ):
         batch, n_particles, self.n_neighbors = neighbors.shape
         displacement = displacement.flatten(0, 2)
         distance = displacement.norm(dim=-1)
         ranges = _narrow_ranges if displacement.device.type == "cpu" else _one_range
         order, counts, powers, self.functions = ranges(distance, radial, batch, of_edges)
-        first = n_particles * torch.arange(batch, device=neighbors.device)
+        first = (n_senders or n_particles) * torch.arange(batch, device=neighbors.device)
         self.senders = (neighbors + first[:, None, None]).flatten()[order]
         self.receivers = order // self.n_neighbors
+        self.of_receiver = (
+            torch.empty_like(order)
+            .scatter_(0, order, torch.arange(len(order), device=order.device))
+            .view(-1, self.n_neighbors)
+        )
         unit = displacement[order] / distance[order, None].clamp(min=1e-6)
         self.terms = (powers[:, :, None] * _harmonics(unit)[:, None]).flatten(1)
         at_once = len(order) if ranges is _one_range else _EDGES_AT_ONCE
@@ -406,11 +494,22 @@ class _Edges:
         # One harmonic and one power are 1: the bias belongs to them.
         maps = torch.cat([maps[:, :1] + filter_.bias, maps[:, 1:]], dim=1)
         total = _Collected.apply(sent.flatten(0, 1), maps, self.terms, self)
-        return total.view_as(sent) / self.n_neighbors**0.5
+        return total.view(len(sent), -1, channels) / self.n_neighbors**0.5
 
 
 # The number of ranges depends on the positions, which is not for a compiler.
 _sort_edges = torch.compiler.disable(_Edges)
+
+
+class _Blocks:
+    """The edges of a graph, a block of particles at a time; arguments are those of `_Edges`."""
+
+    def __init__(self, neighbors, displacement, radial, of_edges):
+        self.graph, self.told = (neighbors, displacement), (radial, of_edges, neighbors.shape[1])
+
+    def __iter__(self):
+        for block in zip(*(each.split(_BLOCK, dim=1) for each in self.graph), strict=True):
+            yield _sort_edges(*block, *self.told)
 
 
 class _Collected(torch.autograd.Function):
@@ -420,10 +519,15 @@ class _Collected(torch.autograd.Function):
     def forward(ctx, sent, maps, terms, edges):
         ctx.save_for_backward(sent, maps, terms)
         ctx.edges = edges
-        messages = sent.index_select(0, edges.senders)
+        messages = sent.new_empty(len(edges.senders), sent.shape[1])
         for part, range_ in edges.parts:
-            messages[part].mul_(terms[part] @ maps[range_])
-        return torch.zeros_like(sent).index_add_(0, edges.receivers, messages)
+            torch.mm(terms[part], maps[range_], out=messages[part])
+        # What is written has to be still at hand when it is read.
+        for some, senders in zip(
+            messages.split(_EDGES_AT_ONCE), edges.senders.split(_EDGES_AT_ONCE), strict=True
+        ):
+            some.mul_(sent.index_select(0, senders))
+        return functional.embedding_bag(edges.of_receiver, messages, mode="sum")
 
     @staticmethod
     @once_differentiable
@@ -479,7 +583,7 @@ def _narrow_ranges(distance, radial, batch, of_edges):
     counts = torch.bincount(key)
     occupied = counts.nonzero()[:, 0]
     within = 2 * (place - found)[order] - 1
-    n_powers = _N_POWERS.get(distance.dtype, 5)
+    n_powers = _N_POWERS[distance.dtype]
     powers = torch.linalg.vander(within, N=n_powers)
     nodes = torch.cos(torch.pi * (torch.arange(n_powers, dtype=torch.float64) + 0.5) / n_powers)
     at = (occupied[:, None] % n_ranges + (nodes + 1) / 2) * width
@@ -493,7 +597,7 @@ def _narrow_ranges(distance, radial, batch, of_edges):
 
 # With so many powers in ranges of a quarter of a Gaussian's width, rounding is the larger error.
 _EDGES_AT_ONCE = 1024
-_RANGES_A_WIDTH, _N_POWERS = 4, {torch.float64: 11}
+_RANGES_A_WIDTH, _N_POWERS = 4, {torch.float32: 5, torch.float64: 11}
 N_HARMONICS = 9
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mddm import arguments
+from mddm.fourier import of_particles
 from mddm.geometry import minimum_image, nearest_points, wrap
 
 # Where structures have their peaks.  Longer waves can be kept however weak they are: they tell
@@ -26,16 +27,17 @@ STRAY = 0.1
 # Below this level an assignment is no sharper than at it: a particle on another's site has to
 # find the way to an empty one [length].
 _SOFTEST = 0.15
-# The waves are added up on a grid with this many points per unit length.
-_GRID = 4.8
+# The waves are added up on a grid with this many points per unit length, and its crests are looked
+# for in so many of its planes at once.
+_GRID, _PLANES = 4.8, 16
 # The density is shown with this resolution [length].
 _BLUR = 0.25
 # A lattice has about one site per particle; waves that are no lattice have any number of crests.
 _FEWEST, _MOST = 0.97, 1.15
-_N_NEAR, _N_ROUNDS, _RELAXATION, _SETTLED = 16, 40, 1.8, 1e-7
+_N_NEAR, _N_ROUNDS, _RELAXATION, _NEVER = 16, 40, 1.8, 1e-300
 # Particles hop only in a crystal: where so many of them have a site of their own, and only those
 # that are on a site [length].
-_OWN, _ON_SITE = 0.8, 0.5
+_OWN, _ON_SITE, _MOST_MATCHED = 0.8, 0.5, 1000
 _N_WAVES = 256
 # Decoys: at most so many waves in a system, with vectors in this range [1 / length], a mean
 # strength in this one, and displacements of at most this part of the noise.
@@ -93,7 +95,7 @@ def strongest_waves(
     n_waves = arguments.whole("n_waves", n_waves, at_least=1)
     q_min = arguments.number("q_min", q_min, at_least=0)
     q_max = arguments.number("q_max", q_max, above=0)
-    order, whole, length = _waves(q_max, box_length, positions.device)
+    n, length = _waves(q_max, box_length, positions.device)
     wanted = (length >= q_min) & (length <= q_max)
     n_fitting = int(wanted.sum())
     if n_fitting == 0:
@@ -101,19 +103,15 @@ def strongest_waves(
             f"no wave with q between {q_min} and {q_max} fits into a box of edge {box_length}; "
             "take a larger box"
         )
-    step = 2 * math.pi / box_length
-    # exp(i q r) is a product over the three axes, and z needs no negative q.
-    x, y, z = (step * positions).unbind(dim=-1)
-    first, second = (_unit(place[..., None] * order) for place in (x, y))
-    third = _unit(z[..., None] * order[len(order) // 2 :])
-    plane = (first[..., :, None] * second[..., None, :]).flatten(2)
-    waves = (plane.transpose(1, 2) @ third).flatten(1)
+    waves = of_particles(positions, n, box_length).flatten(1)
     strength = (waves.real.square() + waves.imag.square()) / positions.shape[1]
     index = (strength * wanted).topk(min(n_waves, n_fitting), dim=1).indices
     if long:
         longer = (length < q_min).nonzero().T.expand(len(index), -1)
         index = torch.cat([index, longer], dim=1)
-    vectors = step * whole[index].to(positions)
+    rows = index // (n + 1)
+    whole = torch.stack([rows // (2 * n + 1) - n, rows % (2 * n + 1) - n, index % (n + 1)], dim=-1)
+    vectors = (2 * math.pi / box_length) * whole.to(positions)
     phase = waves.gather(1, index).angle()
     # The largest of n strengths, which are distributed exponentially.
     return Waves(vectors, strength.gather(1, index), phase, math.log(n_fitting))
@@ -121,22 +119,16 @@ def strongest_waves(
 
 @lru_cache(maxsize=8)
 def _waves(q_max: float, box_length: float, device: torch.device):
-    """List the integers of one axis, the waves made of them, and the lengths of these.
+    """Give the largest integer of an axis, and the lengths of all waves that `of_particles` has.
 
     Of each pair q and -q one has its length; the other's is infinite, and so is that of q = 0.
     """
     n = int(q_max * box_length / (2 * math.pi))
     order = torch.arange(-n, n + 1, device=device, dtype=torch.float32)
-    axes = torch.meshgrid(order, order, order[n:], indexing="ij")
-    whole = torch.stack(axes, dim=-1).reshape(-1, 3)
-    x, y, z = whole.unbind(dim=-1)
-    half = (z > 0) | ((z == 0) & ((y > 0) | ((y == 0) & (x > 0))))
-    length = 2 * math.pi / box_length * whole.norm(dim=-1)
-    return order, whole, torch.where(half, length, torch.inf)
-
-
-def _unit(angle: Tensor) -> Tensor:
-    return torch.polar(torch.ones_like(angle), angle)
+    x, y, z = torch.meshgrid(order, order, order[n:], indexing="ij")
+    half = (z > 0) | ((y > 0) | ((y == 0) & (x > 0)))
+    length = 2 * math.pi / box_length * (x.square() + y.square() + z.square()).sqrt()
+    return n, length.where(half, torch.inf).flatten()
 
 
 @torch.compiler.disable
@@ -173,31 +165,40 @@ def find_sites(
     box_length = arguments.box(box_length)
     density = _density(waves, sigma, n_particles, box_length)
     n_grid = density.shape[1]
-    around = functional.pad(density[:, None], (1,) * 6, mode="circular")[:, 0]
-    for axis in (1, 2, 3):
-        highest = torch.maximum(around.narrow(axis, 0, n_grid), around.narrow(axis, 2, n_grid))
-        around = torch.maximum(around.narrow(axis, 1, n_grid), highest)
-    crest = (density >= around) & (density > 0)
     flat = density.flatten(1)
     n_kept = min(round(1.2 * n_particles), flat.shape[1])
-    height, index = (flat * crest.flatten(1)).topk(n_kept, dim=1)
+    height, index = flat.new_zeros(len(flat), n_kept), sigma.new_zeros(len(flat), n_kept).long()
+    for system, crests in enumerate(_crests(each) for each in density):
+        highest, which = flat[system, crests].topk(min(n_kept, len(crests)))
+        height[system, : len(highest)], index[system, : len(highest)] = highest, crests[which]
     place = torch.stack([index // n_grid**2, index // n_grid % n_grid, index % n_grid], dim=-1)
-
-    def beside(axis, step):
-        moved = place.clone()
-        moved[..., axis] = (moved[..., axis] + step) % n_grid
-        return flat.gather(1, (moved[..., 0] * n_grid + moved[..., 1]) * n_grid + moved[..., 2])
-
     # The top of a parabola through each crest and its neighbours on the grid.
-    offsets = []
-    for axis in range(3):
-        above, below = beside(axis, 1), beside(axis, -1)
-        bend = (2 * (2 * height - above - below)).clamp(min=1e-6)
-        offsets.append(((above - below) / bend).clamp(-0.5, 0.5))
-    sites = (place + torch.stack(offsets, dim=-1)) * (box_length / n_grid)
+    steps = torch.eye(3, dtype=torch.long, device=place.device)
+    beside = (place[..., None, :] + torch.cat([steps, -steps])) % n_grid
+    beside = (beside[..., 0] * n_grid + beside[..., 1]) * n_grid + beside[..., 2]
+    above, below = flat.gather(1, beside.flatten(1)).view(*index.shape, 2, 3).unbind(dim=2)
+    bend = (2 * (2 * height[..., None] - above - below)).clamp(min=1e-6)
+    offset = ((above - below) / bend).clamp(-0.5, 0.5)
+    sites = (place + offset) * (box_length / n_grid)
     is_site = height > 0
     n_sites = is_site.sum(dim=1, keepdim=True)
     return sites, is_site & (n_sites >= _FEWEST * n_particles) & (n_sites <= _MOST * n_particles)
+
+
+def _crests(density: Tensor) -> Tensor:
+    """Find the points of a periodic grid that none of the 26 about them is above: indices."""
+    n_grid, found = len(density), []
+    for start in range(0, n_grid, _PLANES):
+        planes = torch.arange(start - 1, min(start + _PLANES, n_grid) + 1, device=density.device)
+        slab = density.index_select(0, planes % n_grid)
+        highest = torch.maximum(torch.maximum(slab[:-2], slab[1:-1]), slab[2:])
+        for axis in (1, 2):
+            sides = torch.maximum(highest.roll(1, axis), highest.roll(-1, axis))
+            highest = torch.maximum(highest, sides)
+        slab = slab[1:-1]
+        crests = ((slab >= highest) & (slab > 0)).flatten().nonzero()[:, 0]
+        found.append(crests + start * n_grid**2)
+    return torch.cat(found)
 
 
 def _density(waves: Waves, sigma: Tensor, n_particles: int, box_length: float) -> Tensor:
@@ -211,12 +212,16 @@ def _density(waves: Waves, sigma: Tensor, n_particles: int, box_length: float) -
     restored = (squared * sigma[:, None] ** 2 / 2).clamp(max=20).exp()
     amplitude = ((strength / n_particles).sqrt() * restored).clamp(max=1)
     amplitude = amplitude * real * (-squared * _BLUR**2 / 2).exp()
-    place = (vectors / step).round().long() % n_grid
-    place = (place[..., 0] * n_grid + place[..., 1]) * n_grid + place[..., 2]
-    crests = torch.polar(amplitude, -phase)
-    spectrum = crests.new_zeros(len(vectors), n_grid**3).scatter_add_(1, place, crests)
-    spectrum = spectrum.view(-1, n_grid, n_grid, n_grid)
-    return torch.fft.ifftn(spectrum, dim=(1, 2, 3), norm="forward").real
+    # A real density has the waves q and -q, of which a half of the grid holds one.
+    place = (vectors / step).round().long()
+    place, crests = torch.cat([place, -place], dim=1), torch.polar(amplitude / 2, -phase)
+    crests = torch.cat([crests, crests.conj()], dim=1) * (place[..., 2] >= 0)
+    x, y, z = (place % n_grid).unbind(dim=-1)
+    half = n_grid // 2 + 1
+    place = ((x * n_grid + y) * half + z).where(z < half, 0)
+    spectrum = crests.new_zeros(len(vectors), n_grid**2 * half).scatter_add_(1, place, crests)
+    spectrum = spectrum.view(-1, n_grid, n_grid, half)
+    return torch.fft.irfftn(spectrum, s=(n_grid,) * 3, dim=(1, 2, 3), norm="forward")
 
 
 @torch.compiler.disable
@@ -254,23 +259,27 @@ def assign(
         return torch.zeros_like(positions), torch.zeros_like(positions[..., :1])
     n_near = min(_N_NEAR, sites.shape[1])
     near = nearest_points(positions, sites, is_site, n_near, box_length)
-    shape, near = near.shape, near.flatten(1)
-    at = sites.gather(1, near[..., None].expand(-1, -1, 3)).unflatten(1, shape[1:])
+    first = sites.shape[1] * torch.arange(len(sites), device=near.device)
+    shape, near = near.shape, (near + first[:, None, None]).flatten()
+    at = sites.flatten(0, 1).index_select(0, near).view(*shape, 3)
     displacement = minimum_image(at - positions[:, :, None], box_length)
     spread = (sigma**2 + STRAY**2).clamp(min=_SOFTEST**2 + STRAY**2)[:, None, None]
-    may_be = is_site.gather(1, near).view(shape)
-    likely = -displacement.square().sum(dim=-1) / (2 * spread)
-    likely = likely.masked_fill(~may_be, -1e6)
-    weight = torch.zeros_like(sites[..., 0])
+    likely = displacement.square().sum(dim=-1) / (-2 * spread)
+    may_be = is_site.flatten().index_select(0, near).view(shape)
+    # Relative to the likeliest; in double precision nothing that matters is 0.
+    likely = (likely - likely.amax(dim=-1, keepdim=True)).double().exp() * may_be
+    likely, weight = likely.flatten(0, 1), likely.new_ones(is_site.numel())
+
+    def shares():
+        wanted = likely * weight.index_select(0, near).view_as(likely)
+        return wanted.mul_(1 / wanted.sum(dim=1, keepdim=True).clamp_(min=_NEVER))
+
     for _ in range(_N_ROUNDS):
-        share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1)
-        wanted = torch.zeros_like(weight).scatter_add_(1, near, share.flatten(1))
-        before, weight = weight, weight - _RELAXATION * wanted.clamp(min=1e-12).log()
-        weight = weight.clamp(max=0)
-        if (weight - before).abs().max() < _SETTLED:
-            break
-    share = (likely + weight.gather(1, near).view(shape)).softmax(dim=-1) * may_be
-    return (share[..., None] * displacement).sum(dim=2), share.amax(dim=-1, keepdim=True)
+        wanted = torch.zeros_like(weight).scatter_add_(0, near, shares().flatten())
+        weight = wanted.clamp_(min=1e-12).pow_(-_RELAXATION).mul_(weight).clamp_(max=1)
+    share = shares().to(displacement)
+    way = (share[:, None] @ displacement.flatten(0, 1)).view_as(positions)
+    return way, share.amax(dim=1).view(*shape[:2], 1)
 
 
 @torch.no_grad()
@@ -307,8 +316,9 @@ def hop(positions: Tensor, sigma: float, box_length: float) -> Tensor:
         sites = sites[is_site]
         if not len(sites):
             continue
-        apart = minimum_image(system[:, None] - sites, box_length).norm(dim=-1)
-        distance, site = apart.min(dim=1)
+        there = torch.ones_like(sites[None, :, 0], dtype=torch.bool)
+        site = nearest_points(system[None], sites[None], there, 1, box_length)[0, :, 0]
+        distance = minimum_image(system - sites[site], box_length).norm(dim=-1)
         # The nearest particle keeps the site.
         keeps = distance == torch.full_like(sites[:, 0], torch.inf).scatter_reduce(
             0, site, distance, "amin"
@@ -318,10 +328,18 @@ def hop(positions: Tensor, sigma: float, box_length: float) -> Tensor:
             continue
         extra = (~keeps & on_site).nonzero()[:, 0]
         empty = torch.ones_like(is_site[: len(sites)]).index_fill(0, site, False).nonzero()[:, 0]
-        far = minimum_image(system[extra][:, None] - sites[empty], box_length).square().sum(-1)
-        who, where = linear_sum_assignment(far.cpu().numpy())
-        who, where = extra[who], empty[where]
-        system[who] += sites[where] - sites[site[who]]
+        # Of very many those in a slab of the box are matched with each other.
+        n_slabs = math.ceil(len(extra) / _MOST_MATCHED)
+        slabs = [
+            (wrap(each[:, 0], box_length) * (n_slabs / box_length)).long()
+            for each in (system[extra], sites[empty])
+        ]
+        for slab in range(n_slabs):
+            who, where = extra[slabs[0] == slab], empty[slabs[1] == slab]
+            far = minimum_image(system[who][:, None] - sites[where], box_length).square().sum(-1)
+            rows, columns = linear_sum_assignment(far.cpu().numpy())
+            who, where = who[rows], where[columns]
+            system[who] += sites[where] - sites[site[who]]
     return wrap(moved, box_length)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mddm import bragg, noise
+from mddm import bragg, fourier, noise
 from mddm.bragg import BraggDenoiser, WaveFields
 from mddm.condition import Conditioning
 from mddm.waves import strongest_waves
@@ -34,7 +34,7 @@ def fields():
     network = WaveFields(n_fields=3, n_features=5)
 
     def compute(positions, features):
-        return network(positions, strongest_waves(positions, 20, 2.0, 9.5, BOX), features)
+        return network(positions, strongest_waves(positions, 20, 2.0, 9.5, BOX), features, BOX)
 
     return compute
 
@@ -151,9 +151,9 @@ def test_every_parameter_is_trained_even_among_coincident_particles():
 def test_half_precision_keeps_the_phase_of_a_wave():
     positions = gas()
     vectors, _, phase, _ = strongest_waves(positions, 20, 2.0, 9.5, BOX)
-    whole = bragg._angles(positions, vectors, phase)
+    whole = fourier._angle(positions, vectors, phase)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = bragg._angles(positions, vectors, phase)
+        half = fourier._angle(positions, vectors, phase)
     assert torch.equal(whole, half)
 
 
@@ -177,6 +177,34 @@ def test_parts_can_be_left_out(left_out):
     network, x_t = denoiser(**left_out), bcc(8)
     assert network.n_told == 4 * SIZES["n_fields"] * ("sites" in left_out)
     assert network(x_t, torch.tensor([0.1]), None, BOX).shape == x_t.shape
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kept", [0, 10**6])
+def test_many_particles_are_taken_block_by_block(kept, monkeypatch):
+    network, sigma = denoiser().eval(), torch.tensor([0.1, 0.3])
+    x_t = noised(torch.cat([bcc(6), gas(1, 432)]), 0.1)[0]
+    expected = network(x_t, sigma, None, BOX)
+    monkeypatch.setattr(bragg, "_BLOCK", 100)
+    monkeypatch.setattr(bragg, "_KEPT", kept)
+    torch.testing.assert_close(network(x_t, sigma, None, BOX), expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_in_a_large_box_waves_attend_to_as_many_long_ones_as_in_a_known_one(monkeypatch):
+    torch.manual_seed(2)
+    network, positions, features = WaveFields(n_fields=3, n_features=5), gas(), torch.rand(2, 5)
+    waves = strongest_waves(positions, 20, 2.0, 9.5, BOX, long=True)
+    expected = network(positions, waves, features, BOX)
+    # Of 73 long ones; strengths are taken for what they are.
+    monkeypatch.setattr(bragg, "_N_KNOWN", 59.999)
+    monkeypatch.setattr(bragg, "_N_AT_ONCE", 30)
+    monkeypatch.setattr(bragg, "_N_LONG", 72)
+    some = network(positions, waves, features, BOX)
+    assert 1e-6 < (some - expected).abs().max() < 0.1 * expected.abs().max()
+    monkeypatch.setattr(bragg, "_N_LONG", 73)
+    all_of_them = network(positions, waves, features, BOX)
+    torch.testing.assert_close(all_of_them, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

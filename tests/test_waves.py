@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mddm import noise
+from mddm import noise, waves
 from mddm.geometry import minimum_image, neighbor_pairs
 from mddm.waves import assign, decoys, find_sites, hop, rivals, strongest_waves
 
@@ -172,7 +172,9 @@ def test_one_of_two_on_a_site_is_sent_to_the_empty_one(sigma):
     assert certainty[0, others].min() > 0.9
 
 
-def test_hopping_fills_empty_sites_and_moves_no_one_else():
+@pytest.mark.parametrize("most", [1000, 5])
+def test_hopping_fills_empty_sites_and_moves_no_one_else(most, monkeypatch):
+    monkeypatch.setattr(waves, "_MOST_MATCHED", most)
     sites = noised(bcc(8), 0.05)
     crowded = sites.clone()
     # Far from where they belong, so that no neighbour could make room.

@@ -28,6 +28,7 @@ from mddm import (
     family,
     files,
     formulas,
+    fourier,
     geometry,
     importer,
     lammps,
@@ -55,7 +56,8 @@ from mddm.study import tasks, train
 
 MODULES = (
     bases, check, checkpoint, condition, crystal, dataset, distribution, encoding, export, family,
-    files, formulas, geometry, importer, lammps, lattices, model, noise, onnx, phonons, plotting,
+    files, formulas, fourier, geometry, importer, lammps, lattices, model, noise, onnx, phonons,
+    plotting,
     potential, samplers, sampling, seeded, shapes, structure, study, sublattices, tasks, train,
     training, viewer, waves,
 )  # fmt: skip
@@ -531,6 +533,18 @@ CALLS = [
         "sigmas": (SIGMA, [*no_numbers(SIGMA), SIGMAS, -SIGMA, 0.1]),
         "n_draws": (1, COUNT),
         "seed": (0, SEED),
+    }),
+    (fourier.of_particles, {
+        "positions": (X, spoilt(X)),
+        "n": (2, [*NO_NUMBER, -1, 2.5, math.nan, math.inf]),
+        "box_length": (7.0, POSITIVE),
+    }),
+    (fourier.of_waves, {
+        "positions": (X, spoilt(X)),
+        "vectors": (X, spoilt(X)),
+        "phase": (X[..., 0], spoilt(X[..., 0])),
+        **{name: (X, spoilt(X)) for name in ("cosines", "sines")},
+        "box_length": (7.0, POSITIVE),
     }),
     (waves.strongest_waves, {
         "positions": (X, spoilt(X)),
