@@ -105,5 +105,5 @@ def test_trained_networks_know_what_they_were_told(path):
     assert header["n_particles"] == 1000 and header["box_length"] == (10.0 if boxed else None)
     told = encoding.encode(Family("opp", {"k": 6.6, "phi": 2.4}).at({}), 0.014)
     asked = {"conditional": torch.tensor([[6.6, 2.4, 0.014]]), "potential": told[None]}.get(task)
-    x_t = torch.rand(1, 30, 3, generator=torch.Generator().manual_seed(0))
+    x_t = torch.rand(1, 70, 3, generator=torch.Generator().manual_seed(0))
     assert denoiser(x_t, torch.full((1,), 0.1), asked, header["box_length"]).isfinite().all()

@@ -101,7 +101,9 @@ def make(
     made = _sum_up(folder, known, profile, of)
     for path, content in made.items():
         tables.write_csv(path, content)
-    judged = made.get(folder / "unseen.csv")
+    path = folder / "unseen.csv"
+    # As it is written, which is what whoever does this again has.
+    judged = tables.read_scores(path) if path in made else None
     if summarised and judged is not None and unseen.are_enough(judged):
         unseen.calibrate(judged).write(root / "data" / "checkpoints" / trust.FILE)
     summed = made.get(folder / "table1.csv")
