@@ -252,6 +252,8 @@ class Model:
     def samplers(self) -> tuple[str, ...]:
         """Names of the samplers that it can be asked with, its best one first."""
         best, names = samplers.BEST[self.card.preset], list(samplers.SAMPLERS)
+        if "temperature" in self.card.ranges:
+            best = samplers.BEST_AT_T[self.card.preset]
         if self.card.told == "potential":
             best = samplers.BEST_TOLD
         if self.card.box_length is None:
@@ -330,8 +332,6 @@ class Model:
         n_particles, box_length = self._size(n_particles, box_length)
         if sampler is None:
             sampler = self.samplers[0]
-            if budget is not None and self.card.told != "potential":
-                sampler = samplers.BEST_WITHIN[self.card.preset]
         if not isinstance(sampler, sampling.Sampler):
             sampler = arguments.choice("sampler", sampler, self.samplers)
             sampler = samplers.SAMPLERS.get(sampler, sampler)

@@ -302,11 +302,11 @@ BEST = {
     "bragg": "polished",
     "transolver": "ancestral",
 }
-# Where seconds count, for another sample or a quench can be had for them.
-BEST_WITHIN = BEST | {"bragg": "held"}
+# Where there is a temperature to hold at: closer to MD than `polished`, for a third of the seconds.
+BEST_AT_T = BEST | {"bragg": "held"}
 BEST_IN_FREE_SPACE = "corrected"
 # Of networks that are told potentials: the one by which it is known what their samples are worth.
-BEST_TOLD = BEST_WITHIN["bragg"]
+BEST_TOLD = BEST_AT_T["bragg"]
 
 
 def name_of(sampler: Sampler) -> str:

@@ -10,7 +10,7 @@ import torch
 
 import mddm
 from mddm import __main__ as command
-from mddm import lammps, model, training, trust
+from mddm import lammps, model, study, training, trust
 from mddm.budget import Candidate
 from mddm.condition import RANGES, sigma_max
 from mddm.encoding import SCALED_TEMPERATURES
@@ -120,6 +120,8 @@ def test_samplers_are_named_the_best_first_or_given_with_settings_of_ones_own():
     network, cloud = mddm.load("mddm"), mddm.load("sphere-mddm")
     assert network.samplers[0] == BEST["mddm"] and set(network.samplers) == {*SAMPLERS, "seeded"}
     assert cloud.samplers[0] == "corrected" and "polished" not in cloud.samplers
+    shipped = study.project_root() / "data" / "checkpoints"
+    assert mddm.load(shipped / "conditional-bragg.safetensors").samplers[0] == "held"
     one = mddm.load("unconditional-mddm")
     assert "held" not in one.samplers
     with pytest.raises(ValueError, match="knows no temperature, at which to hold a sample"):

@@ -263,7 +263,7 @@ def _seeded_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str)
 
 
 def _answer_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str) -> list[Job]:
-    sampler = samplers.BEST_WITHIN[evaluation.OURS]
+    sampler = samplers.BEST_AT_T[evaluation.OURS]
     drawn_by = (evaluation.OURS, "conditional", sampler, sizes["best levels"])
     surrogate = evaluation.Surrogate(*drawn_by, compiled, trained_on)
     jobs = []
