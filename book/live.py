@@ -25,7 +25,7 @@ MODEL, SAMPLER = "potential-bragg", "quick"
 N_PARTICLES = 500
 BOX_LENGTH = N_PARTICLES ** (1 / 3)
 R_MAX = structure.RDF_RANGE * BOX_LENGTH
-START = {"k": 8.2, "phi": 3.6, "temperature": 0.011}
+START = {"k": 6.8, "phi": 3.2, "temperature": 0.017}
 # What a drawing may begin with, beside the oscillating potential.
 POTENTIALS = {
     "Lennard-Jones": formulas.make("lennard-jones"),
