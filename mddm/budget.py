@@ -140,7 +140,8 @@ def _sample(frames, deadline, clock) -> np.ndarray | None:
     start = clock()
     for number, frame in enumerate(frames, start=1):
         a_frame = (clock() - start) / number
-        if number >= _FEW and clock() + a_frame * frame.n_left > deadline:
+        # What has come to its last frame is not thrown away for a guess.
+        if number >= _FEW and frame.n_left > 1 and clock() + a_frame * frame.n_left > deadline:
             return None
     return frame.positions[0].cpu().numpy()
 

@@ -97,6 +97,18 @@ def test_a_sample_that_would_take_too_long_is_left_off(md):
     assert within(clock, 47.0, each=4.0)[0].name == "sample"
 
 
+def test_a_sample_is_not_left_off_at_its_last_frame(md):
+    clock, _ = md
+
+    def slower(number):
+        for frame in frames(clock, 1.0, 0.5):
+            clock.now += 3.0 * (frame.n_left == 1)
+            yield frame
+
+    size = {"n_particles": N, "box_length": BOX, "clock": clock}
+    assert budget.within(12.0, slower, LJ, 0.1, **size)[-1].name == "sample"
+
+
 def test_where_nothing_is_left_the_sample_is_the_answer_and_something_always_is(md):
     clock, _ = md
     assert [each.name for each in within(clock, 11.0)] == ["sample"]

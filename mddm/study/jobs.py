@@ -51,7 +51,7 @@ PROFILES = {
         **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
         **{"best levels": evaluation.N_LEVELS, "lattices": 100, "drawn": 2},
         "bottom": 12,
-        "answers": 1,
+        "answers": 2,
         "unseen": 100,
     },
 }
