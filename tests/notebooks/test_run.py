@@ -28,7 +28,7 @@ TINY = {
     "ground_truth": [{"n_conditions": 1}],
     "bottom": [{"n_candidates": 2}],
     "models": [{"n_particles": 125}],
-    "shapes": [{"n_points": 64}],
+    "shapes": [{"n_points": 70}],
     "train": [
         {"task": "conditional", "n_steps": 3, "n_sample_steps": 3},
         {"task": "unconditional", "n_steps": 3, "n_sample_steps": 3, "model": "transolver"},
