@@ -298,13 +298,13 @@ class Model:
             box_length: edge of the periodic cube [length]; by default what gives the density of
                 training, and no other density will do.
             sampler: one of `samplers`, or one with settings of your own, see `mddm.samplers`; by
-                default the best, and within a budget "thermalised", which has fewer calls.
+                default the first of them, the best.
             n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own;
-                "quick" and "chilled" have theirs.
+                "quick", "chilled" and "held" have theirs.
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,
                 and what energies are of; by default that of k and phi.  A model that is told
                 potentials needs it, with a temperature.
-            budget: seconds; with it, the answer is the lower in energy at rest of one sample and of
+            budget: seconds; with it, the answer is the lowest in energy at rest of some samples and
                 a quench in the time that is left, see `budget.within`, and of a lattice, where what
                 is "stable" is asked for.
             what: of a model that is told potentials: "anneal", what MD comes to, the default, or

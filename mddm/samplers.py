@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -34,7 +34,39 @@ _POLISHING_SEED = 2**32
 
 
 @dataclass(frozen=True)
-class Polished(Sampler):
+class _Relaxed(Sampler):
+    """What samplers share that relax another one's samples: see `Polished` for the arguments."""
+
+    asks_potential = True
+
+    start: Sampler
+    force: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        arguments.instance("start", self.start, Sampler)
+        if self.force is not None:
+            object.__setattr__(self, "force", arguments.number("force", self.force, above=0))
+
+    @property
+    def own_levels(self) -> bool:
+        """Whether `start` has noise levels of its own."""
+        return self.start.own_levels
+
+    def _drawn(self, walk: Walk, x_t: Tensor, *given) -> Iterator[Frame]:
+        return self.start(walk.denoiser, x_t, walk.sigmas, walk.generator, *given)
+
+    def _relaxed(self, relax: Relax, positions: Tensor, how: Sequence[dict] = ()) -> Tensor:
+        """Relax each system of a batch, and do to each what `how` says besides."""
+        systems, until = positions.cpu().numpy(), {}
+        if self.force is not None:
+            until["tolerance"] = self.force * systems.shape[1] ** 0.5
+        how = how or [{}] * len(systems)
+        found = [relax(one, **until, **more) for one, more in zip(systems, how, strict=True)]
+        return torch.as_tensor(np.stack(found)).to(positions)
+
+
+@dataclass(frozen=True)
+class Polished(_Relaxed):
     """A sample of another sampler, relaxed by the potential and polished by the network.
 
     A network may draw a lattice that the potential does not support: at the noise levels where a
@@ -61,31 +93,20 @@ class Polished(Sampler):
     Source: this study.
     """
 
-    asks_potential = True
-
-    start: Sampler
     finish: Sampler = _FINISH
     top: float = 0.15
-    force: float | None = None
 
     def __post_init__(self):
-        arguments.instance("start", self.start, Sampler)
+        super().__post_init__()
         arguments.instance("finish", self.finish, Sampler)
         object.__setattr__(self, "top", arguments.number("top", self.top, above=0))
-        if self.force is not None:
-            object.__setattr__(self, "force", arguments.number("force", self.force, above=0))
-
-    @property
-    def own_levels(self) -> bool:
-        """Whether `start` has noise levels of its own."""
-        return self.start.own_levels
 
     def frames(self, walk: Walk, x_t: Tensor, relax: Relax) -> Iterator[Frame]:
         """Draw, relax and polish."""
         given = (walk.condition, walk.box_length, walk.center, relax)
-        for frame in self.start(walk.denoiser, x_t, walk.sigmas, walk.generator, *given):
+        for frame in self._drawn(walk, x_t, *given):
             yield frame
-        relaxed = _each(relax, frame.positions, self.force)
+        relaxed = self._relaxed(relax, frame.positions)
         seed = (_POLISHING_SEED + walk.generator.initial_seed()) % 2**64
         walk = replace(walk, generator=torch.Generator(walk.generator.device).manual_seed(seed))
         x_t, levels = walk.noised(relaxed, self.top)
@@ -97,7 +118,7 @@ class Polished(Sampler):
 
 
 @dataclass(frozen=True)
-class Held(Sampler):
+class Held(_Relaxed):
     """A sample of another sampler, relaxed by the potential and held at its temperature.
 
     What polishing leaves to the network, molecular dynamics does here: defects go, and
@@ -115,48 +136,26 @@ class Held(Sampler):
     Source: this study.
     """
 
-    asks_potential = asks_temperature = True
+    asks_temperature = True
 
-    start: Sampler
     n_steps: int
-    force: float | None = None
 
     def __post_init__(self):
-        arguments.instance("start", self.start, Sampler)
+        super().__post_init__()
         n_steps = arguments.whole("n_steps", self.n_steps, at_least=1)
         object.__setattr__(self, "n_steps", n_steps)
-        if self.force is not None:
-            object.__setattr__(self, "force", arguments.number("force", self.force, above=0))
-
-    @property
-    def own_levels(self) -> bool:
-        """Whether `start` has noise levels of its own."""
-        return self.start.own_levels
 
     def frames(self, walk: Walk, x_t: Tensor, relax: Relax) -> Iterator[Frame]:
         """Draw, relax and hold."""
-        given = (walk.condition, walk.box_length, walk.center, relax)
-        for frame in self.start(walk.denoiser, x_t, walk.sigmas, walk.generator, *given):
+        for frame in self._drawn(walk, x_t, walk.condition, walk.box_length, walk.center, relax):
             yield replace(frame, n_left=frame.n_left + 1)
         first = walk.generator.initial_seed()
         how = [
             {"n_steps": self.n_steps, "seed": (first + number) % 2**31}
             for number in range(len(x_t))
         ]
-        held = _each(relax, frame.positions, self.force, how)
+        held = self._relaxed(relax, frame.positions, how)
         yield Frame(0, 0.0, held, frame.calls, "held")
-
-
-def _each(
-    relax: Relax, positions: Tensor, force: float | None, how: Sequence[dict] | None = None
-) -> Tensor:
-    """Relax each system of a batch, to a root mean square of the forces if one is given."""
-    systems, until = positions.cpu().numpy(), {}
-    if force is not None:
-        until["tolerance"] = force * systems.shape[1] ** 0.5
-    how = how or [{}] * len(systems)
-    found = [relax(one, **until, **more) for one, more in zip(systems, how, strict=True)]
-    return torch.as_tensor(np.stack(found)).to(positions)
 
 
 @dataclass(frozen=True)
