@@ -1,10 +1,14 @@
-// A figure that is wider than its frame can also be scrolled by keyboard.
+// What is wider than its frame can also be scrolled by keyboard, and tells whether more follows.
 addEventListener("DOMContentLoaded", () => {
-  const watcher = new ResizeObserver((entries) => {
-    for (const { target } of entries) {
-      if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
-      else target.removeAttribute("tabindex");
-    }
-  });
-  for (const figure of document.querySelectorAll(".cell_output > figure")) watcher.observe(figure);
+  const mark = (frame) => {
+    const hidden = frame.scrollWidth - frame.clientWidth;
+    if (hidden > 0) frame.tabIndex = 0;
+    else frame.removeAttribute("tabindex");
+    frame.toggleAttribute("data-more", hidden - frame.scrollLeft > 1);
+  };
+  const watcher = new ResizeObserver((entries) => entries.forEach(({ target }) => mark(target)));
+  for (const frame of document.querySelectorAll(".cell_output > figure, .cell_output .output")) {
+    watcher.observe(frame);
+    frame.addEventListener("scroll", () => mark(frame));
+  }
 });
