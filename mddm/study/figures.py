@@ -13,15 +13,17 @@ if TYPE_CHECKING:
 
 # What takes less than so many seconds stands at the edge.
 _LEAST = 1.0
-# In every figure, by the name in its legend; what has none here is a grey circle.
+# In every figure, by the name in its legend; what has no colour here is grey, what has no marker
+# a circle.
 _SEEDED = f"{evaluation.OURS}, from a lattice"
+_HELD = f"{evaluation.OURS}, held"
 _ANSWER = f"{evaluation.OURS} or a quench"
 COLORS = {model: f"C{number}" for number, model in enumerate(evaluation.MODELS)}
-COLORS |= {_SEEDED: COLORS[evaluation.OURS], evaluation.LOOKED_UP: "C4"}
-COLORS |= {evaluation.LATTICE_SEARCH: "C5", evaluation.RELAXED_NOISE: "C6"}
-COLORS |= {_ANSWER: "C8", evaluation.TOLD: "tab:purple"}
-_MARKERS = {evaluation.QUENCH: "s", evaluation.LOOKED_UP: "D", evaluation.LATTICE_SEARCH: "^"}
-_MARKERS |= {_SEEDED: "P", evaluation.RELAXED_NOISE: "v", _ANSWER: "*"}
+COLORS |= dict.fromkeys([_SEEDED, _HELD], COLORS[evaluation.OURS])
+COLORS |= {evaluation.LOOKED_UP: "C4", evaluation.LATTICE_SEARCH: "C5"}
+COLORS |= {evaluation.RELAXED_NOISE: "C6", _ANSWER: "C8", evaluation.TOLD: "tab:purple"}
+MARKERS = {evaluation.QUENCH: "s", evaluation.LOOKED_UP: "D", evaluation.LATTICE_SEARCH: "^"}
+MARKERS |= {_SEEDED: "P", _HELD: "X", evaluation.RELAXED_NOISE: "v", _ANSWER: "*"}
 
 
 def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:
@@ -53,7 +55,7 @@ def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:
     for label, group in found.groupby(series, sort=False):
         look = {"color": COLORS.get(label, "0.3"), "linewidth": 1.2, "label": label}
         asks = group["asks"].astype(bool)
-        marker = {"marker": _MARKERS.get(label, "o"), "markersize": 7}
+        marker = {"marker": MARKERS.get(label, "o"), "markersize": 7}
         face = {"markerfacecolor": look["color"] if asks.any() else "white"}
         for ax, (value, seconds) in zip(axes, panels.items(), strict=True):
             if group[seconds].isna().all():
