@@ -170,7 +170,8 @@ def intervals(
         low: (n,) lower ends; nan for none.
         high: (n,) upper ends; nan for none.
         marks: values that the others are held against, drawn as vertical lines, with a legend
-            above the Axes.
+            above the Axes; dashed by their order, in which nan keeps the place of one that is not
+            there.
 
     Returns:
         The Axes.
@@ -199,11 +200,12 @@ def intervals(
     ax.errorbar(values, places, xerr=np.stack([values - low, high - values]), fmt="o", capsize=3)
     for number, (name, value) in enumerate((marks or {}).items(), start=1):
         dashes = (0, (3 * number - 2, 1.5) + (1, 1.5) * (number % 4 == 3))
-        ax.axvline(value, color="0.4", linestyle=dashes, linewidth=1.4, zorder=1, label=name)
-    if marks:
-        handles = [line for line in ax.lines if line.get_label() in marks]
+        if not np.isnan(value):
+            ax.axvline(value, color="0.4", linestyle=dashes, linewidth=1.4, zorder=1, label=name)
+    handles = [line for line in ax.lines if line.get_label() in (marks or {})]
+    if handles:
         # From the right, as the labels of the values leave room at the left.
-        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(marks)}
+        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(handles)}
         ax.legend(handles=handles, **place, columnspacing=1.2, fontsize=9)
     ax.set(xscale="log", yticks=places, yticklabels=labels, ylim=(len(values) - 0.4, -0.6))
     low_end, high_end = ax.get_xlim()

@@ -109,7 +109,8 @@ def test_rdf_refuses_what_does_not_fit(ax):
 
 def test_intervals_go_down_the_page_between_their_ends_with_the_marks(ax):
     low, high = [0.1, np.nan], [0.3, np.nan]
-    assert plotting.intervals(ax, ["a", "b"], [0.2, 0.5], low, high, {"gas": 0.6}) is ax
+    marks = {"look-up": np.nan, "gas": 0.6}
+    assert plotting.intervals(ax, ["a", "b"], [0.2, 0.5], low, high, marks) is ax
     points, (*_, bars) = ax.containers[0].lines[0], ax.containers[0].lines[2]
     assert points.get_xdata().tolist() == [0.2, 0.5]
     assert np.allclose(bars.get_segments()[0][:, 0], [0.1, 0.3])
