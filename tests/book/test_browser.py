@@ -135,8 +135,11 @@ def test_search_finds_a_word(built, site, new_page, where):
     assert where == "disk" or page.complaints == []
 
 
-def test_a_wide_figure_is_readable_on_a_phone(built, site, new_page):
-    """Letters as `plotting` sets them are 7 pixels high, and all of the figure can be reached."""
+def test_wide_figures_and_tables_are_readable_on_a_phone(built, site, new_page):
+    """Letters as `plotting` sets them are 7 pixels high, and all of the figure can be reached.
+
+    A table that goes on beyond its frame says so, to its end.
+    """
     with mpl.rc_context():
         plotting.set_style()
         dots = mpl.rcParams["figure.dpi"]
@@ -150,10 +153,14 @@ def test_a_wide_figure_is_readable_on_a_phone(built, site, new_page):
             f'<figure class="align-default"><img src="data:image/png;base64,{source}" alt="Gray.">'
             "<figcaption>Gray.</figcaption></figure>"
         )
-    body = page_with_outputs(built, figures)
+    cells = "<td>0.123</td>" * 12
+    table = f'<div class="output text_html"><table><tr>{cells}</tr></table></div>'
+    body = page_with_outputs(built, [*figures, table])
     page = new_page()
     page.route("**/wide.html", lambda route: route.fulfill(body=body))
     page.goto(site + "notebooks/wide.html")
+    more = page.locator(".cell_output > .output[data-more]")
+    sync_api.expect(more).to_have_count(0)
     frames = page.locator(".cell_output > figure")
     fits = "all => all.every(one => one.scrollWidth <= one.clientWidth)"
     assert frames.evaluate_all(fits), "on a wide screen nothing scrolls"
@@ -168,6 +175,9 @@ def test_a_wide_figure_is_readable_on_a_phone(built, site, new_page):
     scrolled.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.activeElement.scrollLeft > 0")
+    sync_api.expect(more).to_have_count(1)
+    more.evaluate("table => table.scrollTo(9999, 0)")
+    sync_api.expect(more).to_have_count(0)
 
 
 def test_the_first_table_fits_a_phone(site, built, new_page):
