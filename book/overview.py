@@ -59,6 +59,7 @@ def main():
     plotting.set_style()
     # As wide as a page's column on a screen, so that its letters can be read on a phone too.
     figure = plt.figure(figsize=(6.4, 4.6))
+    figure.get_layout_engine().set(h_pad=0.08)
     above, below = figure.subfigures(2, 1, height_ratios=[1, 1.5])
     titles = ["uniform noise", f"noise {shown[1].sigma:.2g} σ", "sample", "MD"]
     clouds = [frame.positions[0] for frame in shown] + [md.positions[row]]
