@@ -50,6 +50,8 @@ _DENSITY_TOLERANCE = 0.01
 _FULL_TURN = 2 * math.pi
 # The sampler that begins at a lattice, and needs a condition to choose it.
 _SEEDED = "seeded"
+# How far a box may be from those of training for its structure to be repeated in a larger one.
+_EDGE_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,9 @@ class Model:
             n_samples: how many.
             seed: of the first; the next have the next seeds, and each is the same whatever it is
                 drawn together with.
-            n_particles: in each; as in training by default.
+            n_particles: in each; as in training by default.  Of 8, 27, 64, ... times as many, or
+                about so many, a smaller sample is repeated and drawn again from noise by samplers
+                that are asked for by name, see `samplers.Repeated`.
             box_length: edge of the periodic cube [length]; by default what gives the density of
                 training, and no other density will do.
             sampler: one of `samplers`, or one with settings of your own, see `mddm.samplers`; by
@@ -335,6 +339,8 @@ class Model:
         if not isinstance(sampler, sampling.Sampler):
             sampler = arguments.choice("sampler", sampler, self.samplers)
             sampler = samplers.SAMPLERS.get(sampler, sampler)
+            if sampler != _SEEDED:
+                sampler = samplers.repeated(sampler, self._times(n_particles, box_length))
         if getattr(sampler, "asks_temperature", False) and "temperature" not in condition:
             raise ValueError(f"{self.card.name!r} knows no temperature, at which to hold a sample")
         if n_levels is not None and getattr(sampler, "own_levels", False):
@@ -522,13 +528,29 @@ class Model:
                 f"particles in a box of {box_length:g} have {found:.4g}; leave out one of the two"
             )
         if n_particles != card.n_particles:
+            times = self._times(n_particles, box_length)
+            drawn = "they are drawn as a whole, and more than in training seldom form a crystal"
+            if times > 1:
+                drawn = (
+                    f"{times**3} copies of a smaller sample are drawn again from noise, and a "
+                    "crystal is one grain"
+                )
             warnings.warn(
                 f"{card.name!r} was trained on {card.n_particles} particles in a box of "
                 f"{card.box_length:g}; {n_particles} in a box of {box_length:.4g} are "
-                f"{n_particles / card.n_particles:.3g} times as many",
+                f"{n_particles / card.n_particles:.3g} times as many: {drawn}",
                 stacklevel=3,
             )
         return n_particles, box_length
+
+    def _times(self, n_particles: int, box_length: float | None) -> int:
+        """Tell of how many boxes like those of training, along each axis, a box is made."""
+        if box_length is None:
+            return 1
+        times = max(1, round(box_length / self.card.box_length))
+        ratio = box_length / times / self.card.box_length
+        whole = n_particles % times**3 == 0 and abs(ratio - 1) < _EDGE_TOLERANCE
+        return times if whole else 1
 
     def _potential(self, condition: Mapping[str, float]) -> Smoothed | None:
         family = self.card.potential

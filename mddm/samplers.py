@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mddm import arguments
+from mddm.geometry import wrap
 from mddm.noise import Denoiser
 from mddm.sampling import (
     Ancestral,
@@ -156,6 +157,65 @@ class Held(_Relaxed):
         ]
         held = self._relaxed(relax, frame.positions, how)
         yield Frame(0, 0.0, held, frame.calls, "held")
+
+
+@dataclass(frozen=True)
+class Repeated(Sampler):
+    """A sample of a small box, repeated to fill a large one, and drawn again from noise.
+
+    A crystal begins as the strongest of all waves that fit the box.  Of those there are as many as
+    particles, and a network that has learned small boxes does not settle on one in a large box: it
+    draws a glass.  So the structure is decided in a box of about the size of training, and its
+    copies are no longer equal after noise and another walk down from there.  A crystal is a single
+    grain then.  The frames on the way to the small sample show it repeated.
+
+    Args:
+        sampler: draws the small sample, and goes down from the noise in the large box.
+        times: copies along each axis.
+        top: the noise [length].
+
+    Raises:
+        TypeError, ValueError: what is no sampler, fewer copies than one, or a `top` that is not
+            above zero; at the first frame, particles that do not make so many equal boxes.
+
+    Source: this study.
+    """
+
+    sampler: Sampler
+    times: int
+    top: float = 0.3
+
+    def __post_init__(self):
+        arguments.instance("sampler", self.sampler, Sampler)
+        object.__setattr__(self, "times", arguments.whole("times", self.times, at_least=1))
+        object.__setattr__(self, "top", arguments.number("top", self.top, above=0))
+
+    @property
+    def own_levels(self) -> bool:
+        """Whether `sampler` has noise levels of its own."""
+        return self.sampler.own_levels
+
+    def frames(self, walk: Walk, x_t: Tensor, relax: Relax | None) -> Iterator[Frame]:
+        """Draw the small sample, then go down again in the large box."""
+        n_copies, left = self.times**3, x_t.shape[1] % self.times**3
+        if walk.box_length is None or left:
+            where = "free space" if walk.box_length is None else "a box"
+            raise ValueError(
+                f"{x_t.shape[1]} particles in {where} are no {n_copies} equal boxes; take a "
+                f"periodic box and a multiple of {n_copies} particles"
+            )
+        edge = walk.box_length / self.times
+        corners = edge * torch.cartesian_prod(*[torch.arange(self.times)] * 3).to(x_t)
+        # Uniform in the large box, they are so in the small one.
+        start = wrap(x_t[:, : x_t.shape[1] // n_copies], edge)
+        for frame in self.sampler.frames(replace(walk, box_length=edge), start, relax):
+            copies = corners.reshape(-1, 1, 3) + frame.positions[:, None]
+            x_t = wrap(copies.flatten(1, 2), walk.box_length)
+            yield replace(frame, n_left=frame.n_left + 1, positions=x_t)
+        noised, levels = walk.noised(x_t, self.top)
+        again = self.sampler.frames(replace(walk, sigmas=levels), noised, relax)
+        for after in again:
+            yield replace(after, calls=frame.calls + after.calls)
 
 
 @dataclass(frozen=True)
@@ -318,6 +378,20 @@ def name_of(sampler: Sampler) -> str:
         if known == sampler:
             return name
     raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+
+
+def repeated(sampler: Sampler, times: int) -> Sampler:
+    """Give a sampler as it is used in a box that is several times as long as those of training.
+
+    Args:
+        sampler: any; of one that relaxes samples, what draws them is `Repeated`.
+        times: copies along each axis; of one there is nothing to repeat.
+    """
+    if times == 1:
+        return sampler
+    if isinstance(sampler, _Relaxed):
+        return replace(sampler, start=repeated(sampler.start, times))
+    return Repeated(sampler, times)
 
 
 def draw(

@@ -235,6 +235,30 @@ def crystallinity(positions: "ArrayLike", box_length: float) -> float:
 
     Source: ten Wolde, Ruiz-Montero and Frenkel 1995, as freud has it.
     """
+    solid, _ = _solid(positions, box_length)
+    return float(solid.mean())
+
+
+def grains(positions: "ArrayLike", box_length: float) -> np.ndarray:
+    """Compute how large the grains of a crystal are: its solid-like particles that hang together.
+
+    Args:
+        positions: (n_particles, 3) [length].
+        box_length: edge of the periodic cube [length].
+
+    Returns:
+        (n_grains,) the share of all particles in each, largest first.  Grains whose bonds point
+        alike, as those of twins do, are one.
+
+    Raises:
+        TypeError, ValueError: as `crystallinity`, which says what is solid-like.
+    """
+    solid, cluster = _solid(positions, box_length)
+    return np.sort(np.unique(cluster[solid], return_counts=True)[1])[::-1] / len(solid)
+
+
+def _solid(positions: "ArrayLike", box_length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Tell of each particle whether it is solid-like, and in which cluster."""
     with optional.packages():
         import freud
 
@@ -242,7 +266,8 @@ def crystallinity(positions: "ArrayLike", box_length: float) -> float:
     order = freud.order.SolidLiquid(l=6, q_threshold=0.7, solid_threshold=8)
     cell = _cell_for(12, points, box_length)
     order.compute(cell, neighbors={"num_neighbors": 12})
-    return float((np.asarray(order.num_connections) >= 8).mean())
+    solid = np.asarray(order.num_connections) >= 8
+    return solid[: len(points)], np.asarray(order.cluster_idx)[: len(points)]
 
 
 def structure_types(positions: "ArrayLike", box_length: float) -> dict[str, float]:

@@ -172,13 +172,16 @@ class Surrogate:
             return asked.encoded
         return torch.as_tensor(asked.conditions, dtype=torch.float32)
 
-    def frames(self, data: Dataset, row: int, seed: int = 0) -> Iterator[sampling.Frame]:
+    def frames(
+        self, data: Dataset, row: int, seed: int = 0, times: int = 1
+    ) -> Iterator[sampling.Frame]:
         """Draw one sample, step by step.
 
         Args:
             data: the MD data.
             row: whose condition, box and number of particles the sample gets.
             seed: of the sample; another row's sample is another one all the same.
+            times: how often the row's box is repeated along each axis, see `samplers.Repeated`.
 
         Yields:
             The sampler's frames; the last one holds the sample, (1, n_particles, 3).
@@ -187,10 +190,10 @@ class Surrogate:
             FileNotFoundError: the checkpoint has not been made.
         """
         conditions = self.conditions(data, row)
-        n_particles, seed = data.positions.shape[1], 1000 * row + seed
-        box_length = data.box_length
+        n_particles, seed = times**3 * data.positions.shape[1], 1000 * row + seed
+        box_length = times * data.box_length
         relax = lammps.Relaxing(data.potential(row), box_length, float(data.temperature[row]))
-        return self._draw(conditions, 1, n_particles, box_length, seed, relax)
+        return self._draw(conditions, 1, n_particles, box_length, seed, relax, times)
 
     def clouds(self, n_clouds: int, n_points: int, seed: int = 0) -> Iterator[sampling.Frame]:
         """Draw clouds from a model of a surface, step by step.
@@ -208,12 +211,12 @@ class Surrogate:
         """
         return self._draw(None, n_clouds, n_points, None, seed)
 
-    def _draw(self, conditions, n_samples, n_particles, box_length, seed, relax=None):
+    def _draw(self, conditions, n_samples, n_particles, box_length, seed, relax=None, times=1):
         denoiser, settings = self._trained
         ends = settings.sigma_min, settings.sigma_max
         return samplers.draw(
             denoiser,
-            self.sampler,
+            samplers.repeated(samplers.SAMPLERS[self.sampler], times),
             noise.make_schedule("log", self.n_levels, *ends),
             conditions,
             n_samples,

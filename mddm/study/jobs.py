@@ -10,13 +10,13 @@ import numpy as np
 from mddm import dataset, samplers, study, trust
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
-from mddm.study import bottom, distributions, evaluation, plan, rivals, tasks, unseen
+from mddm.study import bottom, distributions, evaluation, large, plan, rivals, tasks, unseen
 from mddm.study.evaluation import Key
 
-# A file of scores each; the columns of the last five are their own.
+# A file of scores each; the columns of the last six are their own.
 GROUPS = (
     *("yardsticks", "quench", "lattices", *evaluation.MODELS, "told", "seeded", "answers"),
-    *("surfaces", "losses", "bottom", "unseen", "distributions"),
+    *("surfaces", "losses", "bottom", "unseen", "distributions", "large"),
 )
 COLUMNS = {
     "surfaces": evaluation.SURFACE_COLUMNS,
@@ -24,9 +24,12 @@ COLUMNS = {
     "bottom": bottom.COLUMNS,
     "unseen": unseen.COLUMNS,
     "distributions": distributions.COLUMNS,
+    "large": large.COLUMNS,
 }
 # In the folder of scores: the samples that those of "distributions" are made from.
 _KEPT = "samples-told.npz"
+# And the largest of those of "large".
+LARGEST = "sample-large.npz"
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 # Lengths of which as many are run as a model has samples, and the lowest at rest is a score too.
 SEVERAL_QUENCHES = (1000, 10_000)
@@ -36,7 +39,8 @@ SEVERAL_QUENCHES = (1000, 10_000)
 # the corrector spends its calls better on fewer); draws for the loss at each level; polished
 # samples of each condition, of which the lowest at rest is a score of its own, as of quenches and
 # of structures that are looked up, and samples that begin at a lattice that is drawn; within how
-# many budgets an answer is sought.  "others" is what samplers other than the best are asked for.
+# many budgets an answer is sought; whether larger boxes are
+# looked at.  "others" is what samplers other than the best are asked for.
 PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},
@@ -45,6 +49,7 @@ PROFILES = {
         "bottom": 1,
         "answers": 1,
         "unseen": 1,
+        "large": 0,
     },
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
@@ -53,6 +58,7 @@ PROFILES = {
         "bottom": 12,
         "answers": 2,
         "unseen": 100,
+        "large": 1,
     },
 }
 # Of a cloud on a surface.
@@ -125,6 +131,8 @@ def jobs_of(
         return _told_jobs(data, sizes, compiled, kept)
     if what == "distributions":
         return _distribution_jobs(data, sizes, kept)
+    if what == "large":
+        return _large_jobs(data, sizes, compiled, kept.with_name(LARGEST))
     if what == "unseen":
         return _unseen_jobs(sizes, compiled)
     if what == "seeded":
@@ -228,6 +236,22 @@ def _distribution_jobs(data: Dataset, sizes: Mapping, kept: Path) -> list[Job]:
         jobs.append((key, partial(distributions.sampled, data, row, kept, key)))
         key = Key(evaluation.LOOKED_UP, "conditional", "test", row, 0, evaluation.md_source(data))
         jobs.append((key, partial(distributions.looked_up, data, row, n, key)))
+    return jobs
+
+
+def _large_jobs(data: Dataset, sizes: Mapping, compiled: bool, kept: Path) -> list[Job]:
+    jobs, surrogate = [], _told_potentials(sizes, compiled)
+    tests = np.flatnonzero(data.split == "test").tolist()
+    of = [tests[i] for i in large.CONDITIONS] if sizes["large"] else []
+    asked = [(row, *each) for row in of for each in large.SAMPLED.items()]
+    for row, times, n in asked + [(row, large.SHOWN, 1) for row in of[:1]]:
+        for seed in range(n):
+            key = large.key_of(data, row, times, seed, surrogate=surrogate)
+            jobs.append((key, partial(large.sample, data, row, surrogate, times, key, kept)))
+    for row, (times, n) in product(of, large.ANNEALED.items()):
+        for seed in range(n):
+            key = large.key_of(data, row, times, seed)
+            jobs.append((key, partial(large.anneal, data, row, times, key)))
     return jobs
 
 

@@ -62,8 +62,10 @@ _POTENTIAL_SEED = 2501
 _N_UNSEEN = 16
 # Harvests' temperatures, in units of `potential.energy_scale`.
 _HARVESTS, _NAMED_HARVESTS = (0.046, 0.026, 0.01), (0.03, 0.01)
+# Where cooling begins [energy].
+START_TEMPERATURE = 0.5
 # Steps to the first harvest and to each that follows, and the temperature of the start [energy].
-_SLOW, _FAST = (300_000, 12_000, 0.5), (100_000, 6_000, 0.5)
+_SLOW, _FAST = (300_000, 12_000, START_TEMPERATURE), (100_000, 6_000, START_TEMPERATURE)
 # Of what begins at a lattice and is only held, at each temperature.
 _HELD = (3_000, 3_000, 0.0)
 # Which of the first 25 test conditions are crystals (`structure.CRYSTAL`) in the study's data.
@@ -161,7 +163,7 @@ def ramp_runs(n_steps_first: int = 300_000, n_steps_between: int = 12_000) -> li
     another seed for ten of them; and two ramps, harvested at their end, for each of the 25 test
     conditions.
     """
-    steps = (n_steps_first, n_steps_between, 0.5)
+    steps = (n_steps_first, n_steps_between, START_TEMPERATURE)
     cooling = TEMPERATURE_GRID[::-1]
     points = _spread_out([(i, j) for i in range(10) for j in range(10)])
     grid, replicas, tests, tests_again = [], [], [], []
