@@ -208,13 +208,13 @@ class Repeated(Sampler):
         corners = edge * torch.cartesian_prod(*[torch.arange(self.times)] * 3).to(x_t)
         # Uniform in the large box, they are so in the small one.
         start = wrap(x_t[:, : x_t.shape[1] // n_copies], edge)
+        below = replace(walk, sigmas=walk.levels_from(self.top))
+        n_left = 1 + next(self.sampler.frames(below, x_t, relax)).n_left
         for frame in self.sampler.frames(replace(walk, box_length=edge), start, relax):
-            copies = corners.reshape(-1, 1, 3) + frame.positions[:, None]
+            copies = corners[:, None] + frame.positions[:, None]
             x_t = wrap(copies.flatten(1, 2), walk.box_length)
-            yield replace(frame, n_left=frame.n_left + 1, positions=x_t)
-        noised, levels = walk.noised(x_t, self.top)
-        again = self.sampler.frames(replace(walk, sigmas=levels), noised, relax)
-        for after in again:
+            yield replace(frame, n_left=n_left + frame.n_left, positions=x_t)
+        for after in self.sampler.frames(below, walk.noised(x_t, self.top)[0], relax):
             yield replace(after, calls=frame.calls + after.calls)
 
 
@@ -386,9 +386,12 @@ def repeated(sampler: Sampler, times: int) -> Sampler:
     Args:
         sampler: any; of one that relaxes samples, what draws them is `Repeated`.
         times: copies along each axis; of one there is nothing to repeat.
+
+    Raises:
+        TypeError, ValueError: what is no sampler, or fewer copies than one.
     """
-    if times == 1:
-        return sampler
+    if arguments.whole("times", times, at_least=1) == 1:
+        return arguments.instance("sampler", sampler, Sampler)
     if isinstance(sampler, _Relaxed):
         return replace(sampler, start=repeated(sampler.start, times))
     return Repeated(sampler, times)

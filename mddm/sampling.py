@@ -98,10 +98,14 @@ class Walk:
         on = {"device": like.device, "dtype": like.dtype}
         return torch.randn(like.shape, generator=self.generator, **on)
 
+    def levels_from(self, top: float) -> Tensor:
+        """Give the noise levels from `top` down."""
+        levels = self.sigmas[self.sigmas < top]
+        return torch.cat([levels, levels.new_tensor([top])])
+
     def noised(self, positions: Tensor, top: float) -> tuple[Tensor, Tensor]:
         """Add noise of the level `top`; return the positions, and the levels from there down."""
-        levels = self.sigmas[self.sigmas < top]
-        levels = torch.cat([levels, levels.new_tensor([top])])
+        levels = self.levels_from(top)
         fresh = self.normal(positions)
         return add_noise(positions, levels[-1].to(positions), fresh, self.box_length), levels
 

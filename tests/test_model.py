@@ -153,9 +153,13 @@ def test_other_sizes_work_and_say_how_far_they_are_from_training():
     with pytest.warns(UserWarning, match=r"300 in a box of 6\.69.* are 1\.15 times as many"):
         found = network.sample(**ASKED, n_particles=300, **fast)
     assert found.box_length == pytest.approx((300 / (262 / BOX**3)) ** (1 / 3))
-    with pytest.warns(UserWarning, match="times as many"):
+    with pytest.warns(UserWarning, match="times as many: they are drawn as a whole"):
         found = network.sample(**ASKED, box_length=7.0, **fast)
     assert found.positions.shape[1] == round(262 * (7 / BOX) ** 3)
+    # Eight boxes are drawn as one, and then together.
+    with pytest.warns(UserWarning, match="8 copies of a smaller sample"):
+        eight = network.sample(**ASKED, n_particles=8 * 262, **fast)
+    assert eight.positions.shape == (1, 8 * 262, 3) and eight.calls == 2 * found.calls
 
 
 def test_a_model_of_one_structure_and_one_of_a_surface_take_no_condition():

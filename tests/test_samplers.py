@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mddm import samplers, sampling, training
+from mddm.geometry import minimum_image
 from mddm.noise import log_schedule
-from mddm.samplers import SAMPLERS, Held, Polished, Stage, Staged
+from mddm.samplers import SAMPLERS, Held, Polished, Repeated, Stage, Staged
 from mddm.sampling import Ancestral, Corrector, ProbabilityFlow
 
 BOX = 6.0
@@ -21,8 +22,15 @@ def at_the_origin(positions, tolerance=None, n_steps=0, seed=0):
     return np.full_like(positions, 0.001 * (seed % 7) if n_steps else 0.0)
 
 
-def drawn(sampler, seed=0, sigmas=(0.0, 0.05, 0.2, 1.0), conditions=None, relax=at_the_origin):
-    arguments = (silent, sampler, torch.tensor(sigmas), conditions, 2, 30, BOX, seed)
+def drawn(
+    sampler,
+    seed=0,
+    sigmas=(0.0, 0.05, 0.2, 1.0),
+    conditions=None,
+    relax=at_the_origin,
+    n_particles=30,
+):
+    arguments = (silent, sampler, torch.tensor(sigmas), conditions, 2, n_particles, BOX, seed)
     return list(samplers.draw(*arguments, relax=relax))
 
 
@@ -42,6 +50,32 @@ def test_a_sampler_is_equal_to_another_of_its_settings_and_can_be_looked_up(samp
     assert torch.equal(by_name, by_settings)
     with pytest.raises(ValueError, match="sampler must be one of polished, "):
         samplers.name_of(Ancestral(hops=(0.1, 0.2)))
+
+
+def test_a_large_box_begins_as_copies_of_a_small_sample_that_are_no_longer_equal_at_its_end():
+    frames = drawn(samplers.repeated(SAMPLERS["chilled"], 2), n_particles=32)
+    assert [frame.n_left for frame in frames] == list(range(len(frames) - 1, -1, -1))
+    few = drawn("chilled", n_particles=4)
+    boxes = [frame.positions.reshape(2, 8, 4, 3) for frame in frames]
+    for box in boxes[: len(few)]:
+        apart = minimum_image(2 * (box - box[:, :1]), BOX)
+        torch.testing.assert_close(apart, torch.zeros_like(apart), atol=1e-4, rtol=0)
+    corners = boxes[0][0, :, 0] - boxes[0][0, 0, 0]
+    assert len((corners / (BOX / 2)).round().remainder(2).unique(dim=0)) == 8
+    # What it is told does nothing: the noise is what parts the copies.
+    moved = minimum_image(boxes[-1] - boxes[len(few) - 1], BOX)
+    assert 0.2 < moved.std() < 0.6
+    assert frames[-1].calls == 2 * few[-1].calls
+
+
+def test_what_relaxes_a_sample_repeats_what_draws_it_and_one_box_is_left_alone():
+    held = SAMPLERS["held"]
+    assert samplers.repeated(held, 1) == held
+    assert samplers.repeated(held, 3) == replace(held, start=Repeated(held.start, 3))
+    with pytest.raises(ValueError, match="30 particles in a box are no 8 equal boxes"):
+        drawn(Repeated(SAMPLERS["chilled"], 2))
+    with pytest.raises(ValueError, match="times must be"):
+        Repeated(held.start, 0)
 
 
 def test_what_is_held_is_relaxed_before_and_its_last_frame():

@@ -2,6 +2,7 @@ import freud
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from mddm import structure
 
@@ -233,6 +234,22 @@ def test_crystals_are_solid_and_gases_are_not(basis, n_cells):
     assert structure.crystallinity(ideal_gas(), BOX) < 0.02
 
 
+def test_grains_are_told_apart_by_where_their_bonds_point():
+    one = lattice(FCC, 6)
+    assert structure.grains(one, BOX).tolist() == [1.0]
+    # A ball of the same crystal, turned about an axis that is none of its own.
+    turn = Rotation.from_rotvec([0.3, 0.5, 0.2]).as_matrix()
+    large = np.concatenate([one + BOX * np.array(at) for at in np.ndindex(2, 2, 2)])
+    turned = (large - BOX) @ turn
+    within = np.linalg.norm(turned, axis=1) < 0.4 * BOX
+    around = np.linalg.norm(one - BOX / 2, axis=1) >= 0.4 * BOX
+    both = np.concatenate([one[around] - BOX / 2, turned[within]])
+    found = structure.grains(both, BOX)
+    assert len(found) >= 2 and 0.1 < found[1] < found[0] < 0.8
+    assert found.sum() == pytest.approx(structure.crystallinity(both, BOX))
+    assert len(structure.grains(ideal_gas(n_particles=200), BOX)) == 0
+
+
 @pytest.mark.parametrize("basis", [SIMPLE_CUBIC, BCC, FCC])
 def test_bragg_peak_is_one_in_any_perfect_crystal_and_damped_by_vibrations(basis):
     points = lattice(basis, 5)
@@ -287,6 +304,7 @@ FUNCTIONS = [
     structure.bond_order,
     structure.bragg_peak,
     structure.crystallinity,
+    structure.grains,
     structure.structure_types,
 ]
 

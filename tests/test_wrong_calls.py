@@ -457,6 +457,13 @@ CALLS = [
     (samplers.Held(ANCESTRAL, 10).__call__, SAMPLER | {
         "relax": (lambda positions, **_: positions, [None, 3]),
     }),
+    (samplers.Repeated, {
+        "sampler": (ANCESTRAL, OTHER),
+        "times": (2, COUNT),
+        "top": (0.2, POSITIVE),
+    }),
+    (samplers.Repeated(ANCESTRAL, 1).__call__, SAMPLER),
+    (samplers.repeated, {"sampler": (ANCESTRAL, OTHER), "times": (2, COUNT)}),
     (samplers.Stage, {
         "sampler": (ANCESTRAL, OTHER),
         "n_levels": (2, COUNT),
@@ -612,6 +619,7 @@ CALLS = [
         "n_neighbors": (12, [*COUNT, 10**9]),
     }),
     (structure.crystallinity, BOX),
+    (structure.grains, BOX),
     (structure.structure_types, BOX),
     (structure.coordination, BOX | {"r_max": (1.0, [*POSITIVE, 99.0])}),
     (distribution.surroundings, BOX),
