@@ -1,6 +1,8 @@
 """Larger boxes than those of training: are samples still what MD of that size comes to?"""
 
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -8,6 +10,10 @@ import torch
 from mddm import fourier, lammps, lammps_process, potential, sampling, structure
 from mddm.dataset import Dataset
 from mddm.study import distributions, evaluation, plan
+from mddm.waves import Q_LONG, Q_MAX
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Two of the test conditions, the first a crystal and the second a glass, by their places.
 CONDITIONS = (24, 3)
@@ -17,12 +23,10 @@ SAMPLED, ANNEALED = {1: 4, 2: 2, 4: 1}, {1: 4, 2: 1}
 # The one that is kept, of the crystal alone.
 SHOWN = 5
 N_STEPS = 100_000
-# Waves that are longer than those of any structure [1 / length].
-_LONG = 2.0
 COLUMNS = (
     *evaluation.KEYS,
-    *("times", "n_particles", "k", "phi", "temperature", "rdf_mse", "energy", "long_waves"),
-    *("crystallinity", "largest_grain", "calls", "seconds"),
+    *("times", "n_particles", "k", "phi", "temperature", "rdf_mse", "energy"),
+    *("long_waves", "copies", "crystallinity", "largest_grain", "calls", "seconds"),
 )
 
 
@@ -68,7 +72,9 @@ def sample(
 
     Returns:
         One entry with the `COLUMNS`: `rdf_mse` is to MD in the data's box, as far as that allows,
-        `energy` per particle, and `long_waves` the mean S(q) of the longest waves.
+        `energy` per particle, `long_waves` the mean S(q) of waves longer than those of any
+        structure, and `copies` that of the waves that fit the data's box over that of all others:
+        1 in a glass in which nothing is left of its copies.
     """
     clock = lammps_process.process_time()
     final = sampling.last(surrogate.frames(data, row, key.seed, times))
@@ -110,20 +116,43 @@ def _measured(data: Dataset, row: int, positions: np.ndarray, times: int) -> dic
         "n_particles": len(positions),
         "rdf_mse": structure.rdf_mse(curve, reference),
         "energy": energies.mean().item(),
-        "long_waves": _long_waves(system, box_length),
+        **_waves(system, box_length, times),
         "crystallinity": structure.crystallinity(positions, box_length),
         "largest_grain": grains[0] if len(grains) else 0.0,
     }
 
 
-def _long_waves(system: torch.Tensor, box_length: float) -> float:
-    """Average S(q) over the waves that are longer than those of any structure."""
+def _waves(system: torch.Tensor, box_length: float, times: int) -> dict[str, float]:
+    """Average S(q) over the longest waves, and compare those of the copied box with all others."""
     unit = 2 * np.pi / box_length
-    n = int(_LONG / unit)
+    n = int(Q_MAX / unit)
     power = fourier.of_particles(system[None], n, box_length)[0].abs().square() / len(system)
     order = torch.arange(-n, n + 1)
-    x, y, z = torch.meshgrid(order, order, order[n:], indexing="ij")
-    square = x**2 + y**2 + z**2
+    whole = torch.stack(torch.meshgrid(order, order, order[n:], indexing="ij"))
+    length = unit * whole.square().sum(dim=0).sqrt()
     # Those with z > 0 stand for -q, too.
-    weight = ((square > 0) & (square <= (_LONG / unit) ** 2)) * (1 + (z > 0))
-    return ((weight * power).sum() / weight.sum()).item()
+    weight = ((length > 0) & (length <= Q_MAX)) * (1.0 + (whole[2] > 0))
+    of_copies = (whole % times == 0).all(dim=0)
+
+    def mean(chosen):
+        return ((chosen * weight * power).sum() / (chosen * weight).sum()).item()
+
+    copies = mean(of_copies) / mean(~of_copies) if times > 1 else math.nan
+    return {"long_waves": mean(length <= Q_LONG), "copies": copies}
+
+
+def summary(scored: "pd.DataFrame") -> "pd.DataFrame":
+    """Average over the samples and anneals of each size.
+
+    Args:
+        scored: `COLUMNS`.
+
+    Returns:
+        A line for each condition, size and model: means over `n` of what was measured, and
+        `energy_spread` and `long_waves_spread`, the standard deviations; nan for one alone.
+    """
+    groups = scored.groupby(["row", "n_particles", "model"], sort=False)
+    measured = list(COLUMNS[COLUMNS.index("rdf_mse") :])
+    found = groups[measured].mean().join(groups.size().rename("n"))
+    spread = groups[["energy", "long_waves"]].std().add_suffix("_spread")
+    return found.join(spread).reset_index()

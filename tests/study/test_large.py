@@ -37,6 +37,7 @@ def test_a_sample_of_eight_boxes_is_measured_like_md_and_the_largest_is_kept(
     assert (drawn["calls"], drawn["n_particles"], run["calls"]) == (4, 8000, 10)
     # MD has few long waves even after ten steps, and this network draws noise.
     assert run["long_waves"] < 0.5 < drawn["long_waves"] < 1.5
+    assert drawn["copies"] < 2
     assert run["energy"] < drawn["energy"] and run["rdf_mse"] < drawn["rdf_mse"]
 
 
@@ -51,6 +52,9 @@ def test_the_structure_that_md_had_is_zero_apart_from_it(data):
     twice = large._measured(data, row, repeated, 2)
     assert twice["energy"] == pytest.approx(measured["energy"], rel=1e-5)
     assert twice["rdf_mse"] < 0.01
+    # Copies that are equal have no other waves, and these are as much stronger as they are fewer.
+    assert twice["copies"] > 1e6 and np.isnan(measured["copies"])
+    assert twice["long_waves"] == pytest.approx(measured["long_waves"], rel=0.3)
 
 
 def test_each_size_is_asked_for_once_and_the_largest_of_the_crystal_alone(monkeypatch):
