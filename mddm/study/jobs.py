@@ -39,8 +39,8 @@ SEVERAL_QUENCHES = (1000, 10_000)
 # the corrector spends its calls better on fewer); draws for the loss at each level; polished
 # samples of each condition, of which the lowest at rest is a score of its own, as of quenches and
 # of structures that are looked up, and samples that begin at a lattice that is drawn; within how
-# many budgets an answer is sought; whether larger boxes are
-# looked at.  "others" is what samplers other than the best are asked for.
+# many budgets an answer is sought; how often a
+# box is repeated along each axis.  "others" is what samplers other than the best are asked for.
 PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},
@@ -58,7 +58,7 @@ PROFILES = {
         "bottom": 12,
         "answers": 2,
         "unseen": 100,
-        "large": 1,
+        "large": large.SHOWN,
     },
 }
 # Of a cloud on a surface.
@@ -242,14 +242,14 @@ def _distribution_jobs(data: Dataset, sizes: Mapping, kept: Path) -> list[Job]:
 def _large_jobs(data: Dataset, sizes: Mapping, compiled: bool, kept: Path) -> list[Job]:
     jobs, surrogate = [], _told_potentials(sizes, compiled)
     tests = np.flatnonzero(data.split == "test").tolist()
-    of = [tests[i] for i in large.CONDITIONS] if sizes["large"] else []
+    of = [tests[i] for i in large.CONDITIONS if i < len(tests)]
     asked = [(row, *each) for row in of for each in large.SAMPLED.items()]
     for row, times, n in asked + [(row, large.SHOWN, 1) for row in of[:1]]:
-        for seed in range(n):
+        for seed in range(n if times <= sizes["large"] else 0):
             key = large.key_of(data, row, times, seed, surrogate=surrogate)
             jobs.append((key, partial(large.sample, data, row, surrogate, times, key, kept)))
     for row, (times, n) in product(of, large.ANNEALED.items()):
-        for seed in range(n):
+        for seed in range(n if times <= sizes["large"] else 0):
             key = large.key_of(data, row, times, seed)
             jobs.append((key, partial(large.anneal, data, row, times, key)))
     return jobs

@@ -24,7 +24,7 @@ from mddm import (
 from mddm.budget import Candidate
 from mddm.condition import RANGES
 from mddm.sampling import last
-from mddm.study import bottom, evaluation, jobs, results, rivals, tables, tasks, unseen
+from mddm.study import bottom, evaluation, jobs, large, results, rivals, tables, tasks, unseen
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
@@ -172,7 +172,7 @@ def project(tmp_path, monkeypatch, small):
         training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
     few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
     few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
-    few |= {"lattices": 1, "drawn": 1, "bottom": 1, "answers": 1, "unseen": 1}
+    few |= {"lattices": 1, "drawn": 1, "bottom": 1, "answers": 1, "unseen": 1, "large": 1}
     # It has tests of its own, and takes seconds to list all lattices.
     monkeypatch.setattr(evaluation.lattices, "search", lambda *_, **__: [])
     monkeypatch.setattr(evaluation.lattices, "search_many", one_lattice)
@@ -180,6 +180,10 @@ def project(tmp_path, monkeypatch, small):
     monkeypatch.setattr(evaluation.budget, "within", answered)
     monkeypatch.setattr(evaluation, "LATTICE_STEPS", 5)
     monkeypatch.setattr(unseen, "N_SAMPLES", 1)
+    monkeypatch.setattr(large, "CONDITIONS", (0,))
+    monkeypatch.setattr(large, "SAMPLED", {1: 1, 2: 1})
+    monkeypatch.setattr(large, "ANNEALED", {1: 1})
+    monkeypatch.setattr(large, "N_STEPS", 10)
     monkeypatch.setattr(trust, "QUENCH_STEPS", 10)
     monkeypatch.setattr(bottom, "HELD_STEPS", 5)
     monkeypatch.setattr(bottom, "HEATED_STEPS", 4)
