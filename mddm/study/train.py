@@ -17,15 +17,15 @@ from mddm.condition import sigma_max
 from mddm.study import tasks
 
 PROFILES = ("quick", "full")
-# Steps of the full profile, four configurations each; "potential" starts with weights that have
-# been trained before.
+# Steps of the full profile, four configurations each; "potential", and "mddm" on the torus, start
+# with weights that have been trained before.
 _N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 8_000}
 _N_STEPS_SURFACE = 5_000
 # Where the study's own model was given another number, so that it can be made again.
 _N_STEPS_OF = {
     ("conditional", "mddm"): 28_000,
     ("sphere", "mddm"): 2_000,
-    ("torus", "mddm"): 2_000,
+    ("torus", "mddm"): 3_000,
 }
 # On a surface this network has nothing but a maximum over neighbours to tell the noise by: give it
 # as many of them as it takes.

@@ -42,7 +42,7 @@ def test_budgets_are_those_of_the_studys_own_models():
     }
     assert steps["conditional", "mddm"] == 28_000
     assert steps["conditional", "bragg"] == steps["conditional", "transolver"] == 30_000
-    assert steps["unconditional", "mddm"] == 10_000 and steps["torus", "mddm"] == 2_000
+    assert steps["unconditional", "mddm"] == 10_000 and steps["torus", "mddm"] == 3_000
     assert steps["torus", "mddm-rbf"] == 5_000
     compared = 0
     for task, model in steps:
