@@ -19,7 +19,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch.utils.benchmark import Timer
 
-from mddm import bragg, dataset, geometry, noise, training, waves
+from mddm import bragg, dataset, edges, geometry, noise, training, wave_fields, waves
 from mddm.layers import Gaussians
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ class PlainEdges:
     def __init__(self, neighbors, displacement, radial, of_edges=None, n_senders=None):
         self.neighbors = neighbors
         distance = displacement.norm(dim=-1, keepdim=True)
-        directions = bragg._harmonics(displacement / distance.clamp(min=1e-6))
+        directions = edges.harmonics(displacement / distance.clamp(min=1e-6))
         functions = radial(distance)
         if of_edges is not None:
             told = of_edges(distance.flatten(1), torch.arange(len(distance)))
@@ -65,8 +65,8 @@ def plain_query(points, centers, k, box_length):
 def plain():
     """Have every part of a call computed as its formula is written."""
     with (
-        mock.patch.object(bragg, "_sort_edges", PlainEdges),
-        mock.patch.object(bragg.WaveFields, "_biases", plain_biases),
+        mock.patch.object(bragg, "sort_edges", PlainEdges),
+        mock.patch.object(wave_fields.WaveFields, "_biases", plain_biases),
         mock.patch.object(Gaussians, "forward", plain_gaussians),
         mock.patch.object(geometry, "_query", plain_query),
         mock.patch.object(waves, "nearest_points", plain_nearest),
@@ -85,8 +85,8 @@ def parts(network, x_t, sigma, condition, box_length):
     features = torch.randn(*x_t.shape[:2], network.embedding.shape[0])
     both = torch.cat([features, features], dim=-1)
 
-    def edges():
-        sorted_ = bragg._sort_edges(*graph, network.radial)
+    def over_edges():
+        sorted_ = edges.sort_edges(*graph, network.radial)
         return [sorted_.collect(layer.send(features), layer.filter) for layer in network.layers][-1]
 
     return {
@@ -96,7 +96,7 @@ def parts(network, x_t, sigma, condition, box_length):
         "fields of the waves": lambda: network.fields(x_t, strongest, heard, box_length),
         "sites": lambda: waves.find_sites(strongest, sigma, x_t.shape[1], box_length)[0],
         "who is on which": lambda: waves.assign(x_t, *sites, sigma, box_length)[0],
-        "edges": edges,
+        "edges": over_edges,
         "MLPs": lambda: [layer.mlp(layer.norm(both)) for layer in network.layers][-1],
     }
 

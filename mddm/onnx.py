@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from mddm import arguments, optional
-from mddm.bragg import LOG_S_MAX, N_HARMONICS, BraggDenoiser, WaveFields
+from mddm.bragg import BraggDenoiser
 from mddm.condition import Conditioning
+from mddm.edges import N_HARMONICS
 from mddm.encoding import CAPS, ENERGIES, FORCES, SHARPEST, SIZE, PotentialConditioning
 from mddm.onnx_graph import Graph
 from mddm.pbcconv import PBCConv, PBCConvDenoiser
+from mddm.wave_fields import LOG_S_MAX, WaveFields
 from mddm.waves import STRAY
 
 

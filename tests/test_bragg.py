@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from mddm import bragg, fourier, noise
-from mddm.bragg import BraggDenoiser, WaveFields
+from mddm import bragg, fourier, noise, wave_fields
+from mddm.bragg import BraggDenoiser
 from mddm.condition import Conditioning
+from mddm.wave_fields import WaveFields
 from mddm.waves import strongest_waves
 
 BOX = 10.0
@@ -197,12 +198,12 @@ def test_in_a_large_box_waves_attend_to_as_many_long_ones_as_in_a_known_one(monk
     waves = strongest_waves(positions, 20, 2.0, 9.5, BOX, long=True)
     expected = network(positions, waves, features, BOX)
     # Of 73 long ones; strengths are taken for what they are.
-    monkeypatch.setattr(bragg, "_N_KNOWN", 59.999)
-    monkeypatch.setattr(bragg, "_N_AT_ONCE", 30)
-    monkeypatch.setattr(bragg, "_N_LONG", 72)
+    monkeypatch.setattr(wave_fields, "_N_KNOWN", 59.999)
+    monkeypatch.setattr(wave_fields, "_N_AT_ONCE", 30)
+    monkeypatch.setattr(wave_fields, "_N_LONG", 72)
     some = network(positions, waves, features, BOX)
     assert 1e-6 < (some - expected).abs().max() < 0.1 * expected.abs().max()
-    monkeypatch.setattr(bragg, "_N_LONG", 73)
+    monkeypatch.setattr(wave_fields, "_N_LONG", 73)
     all_of_them = network(positions, waves, features, BOX)
     torch.testing.assert_close(all_of_them, expected, atol=1e-4, rtol=0)
 

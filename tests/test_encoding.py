@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mddm import bragg
+from mddm import edges
 from mddm.bragg import BraggDenoiser
 from mddm.condition import Conditioning
 from mddm.encoding import PotentialConditioning, encode
@@ -95,7 +95,7 @@ def test_each_system_of_a_batch_hears_of_its_own_potential(network, conditions, 
     torch.testing.assert_close(both, torch.cat(alone), rtol=1e-3, atol=1e-4)
     assert (both[0] - both[1]).abs().max() > 0.01
     # The way of a GPU.
-    monkeypatch.setattr(bragg, "_narrow_ranges", bragg._one_range)
+    monkeypatch.setattr(edges, "_narrow_ranges", edges._one_range)
     torch.testing.assert_close(network(x_t, sigma, conditions, BOX), both, rtol=1e-3, atol=1e-3)
 
 

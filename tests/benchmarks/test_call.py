@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mddm import bragg, noise
+from mddm import edges, noise
 from mddm.bragg import BraggDenoiser
 from mddm.encoding import PotentialConditioning, encode
 from mddm.family import Family
@@ -79,12 +79,12 @@ def test_gradients_are_those_of_the_formulas(script, inputs):
 @pytest.mark.parametrize("ranges", ["_narrow_ranges", "_one_range"])
 def test_any_ranges_give_the_same_sums(script, inputs, ranges, monkeypatch):
     # On a GPU there is one range.
-    monkeypatch.setattr(bragg, "_narrow_ranges", getattr(bragg, ranges))
+    monkeypatch.setattr(edges, "_narrow_ranges", getattr(edges, ranges))
     radial, filter_ = Gaussians(0.0, 2.2, 16), torch.nn.Linear(144, 5)
     # Neighbours on top of each other, and far beyond the last Gaussian.
     x_t = inputs[0].clone()
     x_t[:, 1], x_t[:, 2] = x_t[:, 0], x_t[:, 2] + 50
     graph, sent = nearest_neighbors(x_t, 8, None), torch.randn(2, 250, 5)
-    sums = bragg._Edges(*graph, radial).collect(sent, filter_)
+    sums = edges.Edges(*graph, radial).collect(sent, filter_)
     expected = script.PlainEdges(*graph, radial).collect(sent, filter_)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5)
