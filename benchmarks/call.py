@@ -31,7 +31,8 @@ class PlainEdges:
     def __init__(self, neighbors, displacement, radial, of_edges=None, n_senders=None):
         self.neighbors = neighbors
         distance = displacement.norm(dim=-1, keepdim=True)
-        directions = edges.harmonics(displacement / distance.clamp(min=1e-6))
+        unit = displacement / distance.clamp(min=1e-6)
+        directions = edges.harmonics(unit.movedim(-1, 0)).movedim(0, -1)
         functions = radial(distance)
         if of_edges is not None:
             told = of_edges(distance.flatten(1), torch.arange(len(distance)))
