@@ -246,7 +246,7 @@ def _query(points: np.ndarray, centers: np.ndarray, k: int, box_length: float | 
                 low, high = images[:, axis] < reach, images[:, axis] > box_length - reach
                 images = np.concatenate([images, images[low] + shift, images[high] - shift])
                 image_of = np.concatenate([image_of, image_of[low], image_of[high]])
-            tree = cKDTree(images, _LEAF)
+            tree = cKDTree(images, _LEAF, compact_nodes=False, balanced_tree=False)
             distance, found = tree.query(centers, k, distance_upper_bound=reach)
             if np.isfinite(distance).all():
                 return image_of[found].reshape(-1, k)

@@ -7,11 +7,14 @@ to its own; what settles who belongs where is that no site is taken twice.  Noth
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional
 
@@ -270,16 +273,33 @@ def assign(
     likely = (likely - likely.amax(dim=-1, keepdim=True)).double().exp() * may_be
     likely, weight = likely.flatten(0, 1), likely.new_ones(is_site.numel())
 
-    def shares():
-        wanted = likely * weight.index_select(0, near).view_as(likely)
-        return wanted.mul_(1 / wanted.sum(dim=1, keepdim=True).clamp_(min=_NEVER))
-
+    of_particles, of_sites = _sums(likely, near, len(weight))
     for _ in range(_N_ROUNDS):
-        wanted = torch.zeros_like(weight).scatter_add_(0, near, shares().flatten())
+        wanted = of_sites(of_particles(weight).clamp_(min=_NEVER).reciprocal_()).mul_(weight)
         weight = wanted.clamp_(min=1e-12).pow_(-_RELAXATION).mul_(weight).clamp_(max=1)
-    share = shares().to(displacement)
+    share = likely * weight.index_select(0, near).view_as(likely)
+    share = (share / share.sum(dim=1, keepdim=True).clamp_(min=_NEVER)).to(displacement)
     way = (share[:, None] @ displacement.flatten(0, 1)).view_as(positions)
     return way, share.amax(dim=1).view(*shape[:2], 1)
+
+
+def _sums(likely: Tensor, near: Tensor, n_sites: int) -> tuple[Callable, Callable]:
+    """Give the products of a matrix, which is sparse, with a number a site, and a particle."""
+    if near.device.type == "cpu":
+        # Half of the time that PyTorch takes for looking up and adding.
+        ends = np.arange(0, near.numel() + 1, likely.shape[1])
+        shape = len(likely), n_sites
+        matrix = csr_array((likely.flatten().numpy(), near.numpy(), ends), shape)
+        return tuple(
+            lambda vector, each=each: torch.from_numpy(each @ vector.numpy())
+            for each in (matrix, matrix.T)
+        )
+    return (
+        lambda weight: (likely * weight.index_select(0, near).view_as(likely)).sum(dim=1),
+        lambda share: likely.new_zeros(n_sites).scatter_add_(
+            0, near, (likely * share[:, None]).flatten()
+        ),
+    )
 
 
 @torch.no_grad()
