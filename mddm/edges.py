@@ -1,7 +1,7 @@
 """The edges of a neighbour graph, and sums over them of what neighbours send, filtered."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -61,10 +61,14 @@ class Edges:
             strict=True,
         )
 
-    def parts(self, of_edges: Tensor, terms: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Cut rows of edges and columns of their terms into pieces of one range each."""
-        pieces = of_edges.split(self.sizes), terms.split(self.sizes, dim=1)
-        return zip(*pieces, self.ranges, strict=True)
+    def cut(self, of_edges: Tensor, dim: int = 0) -> Sequence[Tensor]:
+        """Cut what there is of edges into pieces that are of one range each."""
+        return of_edges.split(self.sizes, dim)
+
+    def maps_of_pieces(self, maps: Tensor) -> list[Tensor]:
+        """Give each piece the map of its range."""
+        of_ranges = maps.unbind()
+        return [of_ranges[range_] for range_ in self.ranges]
 
     @torch.compiler.disable
     def collect(self, sent: Tensor, filter_: nn.Linear) -> Tensor:
@@ -96,8 +100,9 @@ class _Collected(torch.autograd.Function):
         ctx.save_for_backward(sent, maps, terms)
         ctx.edges = edges
         messages = sent.new_empty(len(edges.senders), sent.shape[1])
-        for some, told, range_ in edges.parts(messages, terms):
-            torch.mm(told.T, maps[range_], out=some)
+        pieces = edges.cut(messages), edges.cut(terms, 1), edges.maps_of_pieces(maps)
+        for some, told, map_ in zip(*pieces, strict=True):
+            torch.mm(told.T, map_, out=some)
         # What is written has to be still at hand when it is read.
         for some, senders in zip(
             messages.split(_EDGES_AT_ONCE), edges.senders.split(_EDGES_AT_ONCE), strict=True
@@ -112,15 +117,23 @@ class _Collected(torch.autograd.Function):
         edges, to_maps = ctx.edges, torch.zeros_like(maps)
         to_terms = torch.empty_like(terms) if ctx.needs_input_grad[2] else None
         to_messages = gradient.index_select(0, edges.receivers)
-        senders = iter(edges.senders.split(edges.sizes))
-        to_told = iter(() if to_terms is None else to_terms.split(edges.sizes, dim=1))
-        for some, told, range_ in edges.parts(to_messages, terms):
-            to_filters = sent.index_select(0, next(senders)).mul_(some)
-            to_maps[range_].addmm_(told, to_filters)
-            if to_terms is not None:
-                next(to_told).copy_(maps[range_] @ to_filters.T)
-            some.mul_(told.T @ maps[range_])
-        to_sent = torch.zeros_like(sent).index_add_(0, edges.senders, to_messages)
+        pieces = (
+            edges.cut(to_messages),
+            edges.cut(edges.senders),
+            edges.cut(terms, 1),
+            edges.maps_of_pieces(maps),
+            edges.maps_of_pieces(to_maps),
+            [None] * len(edges.sizes) if to_terms is None else edges.cut(to_terms, 1),
+        )
+        for some, senders, told, map_, to_map, to_told in zip(*pieces, strict=True):
+            to_filters = sent.index_select(0, senders).mul_(some)
+            to_map.addmm_(told, to_filters)
+            if to_told is not None:
+                to_told.copy_(map_ @ to_filters.T)
+            some.mul_(told.T @ map_)
+        # A quarter of the time of index_add_.
+        place = edges.senders.long()[:, None].expand_as(to_messages)
+        to_sent = torch.zeros_like(sent).scatter_add_(0, place, to_messages)
         return to_sent, to_maps, to_terms, None
 
 
