@@ -87,7 +87,7 @@ def parts(network, x_t, sigma, condition, box_length):
     both = torch.cat([features, features], dim=-1)
 
     def over_edges():
-        sorted_ = edges.sort_edges(*graph, network.radial)
+        sorted_ = bragg.sort_edges(*graph, network.radial)
         return [sorted_.collect(layer.send(features), layer.filter) for layer in network.layers][-1]
 
     return {
