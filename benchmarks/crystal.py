@@ -1,7 +1,7 @@
 """What must a network see to make a crystal: its neighbours, their sum, the waves of the box?
 
     python benchmarks/crystal.py                 # half an hour on one core, resumable
-    python benchmarks/crystal.py --samples 8     # four more of the network that is kept: a minute
+    python benchmarks/crystal.py --samples 32    # more of the network that is kept: two minutes
 
 Each network learns one configuration of MD, a crystal, in the same number of steps.  It is judged
 level by level, beside the best guess of one who knows every site but not that each is taken once,
@@ -57,7 +57,7 @@ def parse_arguments():
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
     parser.add_argument("--steps", type=int, default=1500, help="of training")
     parser.add_argument("--levels", type=int, default=evaluation.N_LEVELS, help="of sampling")
-    parser.add_argument("--samples", type=int, default=4, help="of each network")
+    parser.add_argument("--samples", type=int, default=16, help="of each network")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
