@@ -285,9 +285,11 @@ window.mddmViewer.mountAll ??= (() => {
       this.change();
     }
 
-    // Every change of state passes here; what is on screen follows with the next picture.
+    // Every change of state passes here: the button says so at once, and what else is on screen
+    // follows with the next picture, which a busy machine may leave out.
     change(state = {}) {
       Object.assign(this, state);
+      this.play.textContent = this.playing ? "Pause" : "Play";
       if (!this.visible || this.request) return;
       this.request = requestAnimationFrame(() => {
         this.request = null;
@@ -302,7 +304,6 @@ window.mddmViewer.mountAll ??= (() => {
       this.slider.setAttribute("aria-valuetext", label);
       this.output.setAttribute("aria-live", this.playing || this.unfinished ? "off" : "polite");
       this.output.textContent = label;
-      this.play.textContent = this.playing ? "Pause" : "Play";
       this.images.setAttribute("aria-pressed", this.imaged);
       // Twice the pixels where they are coarse: the outlines of spheres are not smoothed otherwise.
       if (fit(scene, Math.max(devicePixelRatio, 2)) && renderer.works) {
