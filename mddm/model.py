@@ -336,11 +336,14 @@ class Model:
         n_particles, box_length = self._size(n_particles, box_length)
         if sampler is None:
             sampler = self.samplers[0]
+        times = 1
         if not isinstance(sampler, sampling.Sampler):
             sampler = arguments.choice("sampler", sampler, self.samplers)
             sampler = samplers.SAMPLERS.get(sampler, sampler)
             if sampler != _SEEDED:
-                sampler = samplers.repeated(sampler, self._times(n_particles, box_length))
+                times = self._times(n_particles, box_length)
+                sampler = samplers.repeated(sampler, times)
+        self._warn_of_size(n_particles, box_length, times)
         if getattr(sampler, "asks_temperature", False) and "temperature" not in condition:
             raise ValueError(f"{self.card.name!r} knows no temperature, at which to hold a sample")
         if n_levels is not None and getattr(sampler, "own_levels", False):
@@ -527,21 +530,24 @@ class Model:
                 f"{card.name!r} knows the number density {density:g} alone, and {n_particles} "
                 f"particles in a box of {box_length:g} have {found:.4g}; leave out one of the two"
             )
-        if n_particles != card.n_particles:
-            times = self._times(n_particles, box_length)
-            drawn = "they are drawn as a whole, and more than in training seldom form a crystal"
-            if times > 1:
-                drawn = (
-                    f"{times**3} copies of a smaller sample are drawn again from noise, and a "
-                    "crystal is one grain"
-                )
-            warnings.warn(
-                f"{card.name!r} was trained on {card.n_particles} particles in a box of "
-                f"{card.box_length:g}; {n_particles} in a box of {box_length:.4g} are "
-                f"{n_particles / card.n_particles:.3g} times as many: {drawn}",
-                stacklevel=3,
-            )
         return n_particles, box_length
+
+    def _warn_of_size(self, n_particles: int, box_length: float | None, times: int) -> None:
+        card = self.card
+        if box_length is None or n_particles == card.n_particles:
+            return
+        drawn = "they are drawn as a whole, and more than in training seldom form a crystal"
+        if times > 1:
+            drawn = (
+                f"{times**3} copies of a smaller sample are drawn again from noise, and a crystal "
+                "is one grain"
+            )
+        warnings.warn(
+            f"{card.name!r} was trained on {card.n_particles} particles in a box of "
+            f"{card.box_length:g}; {n_particles} in a box of {box_length:.4g} are "
+            f"{n_particles / card.n_particles:.3g} times as many: {drawn}",
+            stacklevel=3,
+        )
 
     def _times(self, n_particles: int, box_length: float | None) -> int:
         """Tell of how many boxes like those of training, along each axis, a box is made."""

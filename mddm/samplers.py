@@ -170,13 +170,15 @@ class Repeated(Sampler):
     grain then.  The frames on the way to the small sample show it repeated.
 
     Args:
-        sampler: draws the small sample, and goes down from the noise in the large box.
+        sampler: draws the small sample, and goes down from the noise in the large box.  One that
+            asks the potential would relax the small sample in the large box: see `repeated`.
         times: copies along each axis.
         top: the noise [length].
 
     Raises:
-        TypeError, ValueError: what is no sampler, fewer copies than one, or a `top` that is not
-            above zero; at the first frame, particles that do not make so many equal boxes.
+        TypeError, ValueError: what is no sampler or one that asks the potential, fewer copies than
+            one, or a `top` that is not above zero; at the first frame, particles that do not make
+            so many equal boxes.
 
     Source: this study.
     """
@@ -186,7 +188,11 @@ class Repeated(Sampler):
     top: float = 0.3
 
     def __post_init__(self):
-        arguments.instance("sampler", self.sampler, Sampler)
+        if arguments.instance("sampler", self.sampler, Sampler).asks_potential:
+            raise ValueError(
+                "sampler must not ask the potential; pass it to samplers.repeated, which repeats "
+                f"what it relaxes, got {self.sampler!r}"
+            )
         object.__setattr__(self, "times", arguments.whole("times", self.times, at_least=1))
         object.__setattr__(self, "top", arguments.number("top", self.top, above=0))
 
@@ -380,21 +386,29 @@ def name_of(sampler: Sampler) -> str:
     raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
 
 
-def repeated(sampler: Sampler, times: int) -> Sampler:
+def repeated(sampler: str | Sampler, times: int) -> Sampler:
     """Give a sampler as it is used in a box that is several times as long as those of training.
 
     Args:
-        sampler: any; of one that relaxes samples, what draws them is `Repeated`.
+        sampler: a key of `SAMPLERS`, or a sampler; of one that relaxes samples, what draws them is
+            `Repeated`.
         times: copies along each axis; of one there is nothing to repeat.
 
     Raises:
-        TypeError, ValueError: what is no sampler, or fewer copies than one.
+        TypeError, ValueError: an unknown sampler, or fewer copies than one.
     """
+    sampler = _known(sampler)
     if arguments.whole("times", times, at_least=1) == 1:
-        return arguments.instance("sampler", sampler, Sampler)
+        return sampler
     if isinstance(sampler, _Relaxed):
         return replace(sampler, start=repeated(sampler.start, times))
     return Repeated(sampler, times)
+
+
+def _known(sampler: str | Sampler) -> Sampler:
+    if isinstance(sampler, Sampler):
+        return sampler
+    return SAMPLERS[arguments.choice("sampler", sampler, SAMPLERS)]
 
 
 def draw(
@@ -433,8 +447,7 @@ def draw(
         TypeError, ValueError: an unknown sampler, conditions of another shape, one that needs
             `relax` without it, or another argument of another kind or out of its range.
     """
-    if not isinstance(sampler, Sampler):
-        sampler = SAMPLERS[arguments.choice("sampler", sampler, SAMPLERS)]
+    sampler = _known(sampler)
     n_samples = arguments.whole("n_samples", n_samples, at_least=1)
     device = arguments.device(device)
     if conditions is not None:

@@ -160,6 +160,11 @@ def test_other_sizes_work_and_say_how_far_they_are_from_training():
     with pytest.warns(UserWarning, match="8 copies of a smaller sample"):
         eight = network.sample(**ASKED, n_particles=8 * 262, **fast)
     assert eight.positions.shape == (1, 8 * 262, 3) and eight.calls == 2 * found.calls
+    # A sampler of one's own draws as it is, and that is what is said.
+    fast["sampler"] = SAMPLERS["ancestral"]
+    with pytest.warns(UserWarning, match="8 times as many: they are drawn as a whole"):
+        whole = network.sample(**ASKED, n_particles=8 * 262, **fast)
+    assert whole.calls == found.calls
 
 
 def test_a_model_of_one_structure_and_one_of_a_surface_take_no_condition():

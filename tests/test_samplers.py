@@ -76,6 +76,9 @@ def test_what_relaxes_a_sample_repeats_what_draws_it_and_one_box_is_left_alone()
         drawn(Repeated(SAMPLERS["chilled"], 2))
     with pytest.raises(ValueError, match="times must be"):
         Repeated(held.start, 0)
+    assert samplers.repeated("held", 3) == samplers.repeated(held, 3)
+    with pytest.raises(ValueError, match="must not ask the potential"):
+        Repeated(held, 2)
 
 
 def test_what_is_held_is_relaxed_before_and_its_last_frame():

@@ -216,7 +216,7 @@ class Surrogate:
         ends = settings.sigma_min, settings.sigma_max
         return samplers.draw(
             denoiser,
-            samplers.repeated(samplers.SAMPLERS[self.sampler], times),
+            samplers.repeated(self.sampler, times),
             noise.make_schedule("log", self.n_levels, *ends),
             conditions,
             n_samples,

@@ -39,8 +39,8 @@ SEVERAL_QUENCHES = (1000, 10_000)
 # the corrector spends its calls better on fewer); draws for the loss at each level; polished
 # samples of each condition, of which the lowest at rest is a score of its own, as of quenches and
 # of structures that are looked up, and samples that begin at a lattice that is drawn; within how
-# many budgets an answer is sought; how often a
-# box is repeated along each axis.  "others" is what samplers other than the best are asked for.
+# many budgets an answer is sought; how often a box is repeated along each axis.  "others" is what
+# samplers other than the best are asked for.
 PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mddm import fourier, lammps, lammps_process, potential, sampling, structure
+from mddm import lammps, lammps_process, potential, sampling, structure
 from mddm.dataset import Dataset
 from mddm.study import distributions, evaluation, plan
-from mddm.waves import Q_LONG, Q_MAX
+from mddm.waves import Q_LONG, Q_MAX, strongest_waves
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,21 +124,14 @@ def _measured(data: Dataset, row: int, positions: np.ndarray, times: int) -> dic
 
 def _waves(system: torch.Tensor, box_length: float, times: int) -> dict[str, float]:
     """Average S(q) over the longest waves, and compare those of the copied box with all others."""
-    unit = 2 * np.pi / box_length
-    n = int(Q_MAX / unit)
-    power = fourier.of_particles(system[None], n, box_length)[0].abs().square() / len(system)
-    order = torch.arange(-n, n + 1)
-    whole = torch.stack(torch.meshgrid(order, order, order[n:], indexing="ij"))
-    length = unit * whole.square().sum(dim=0).sqrt()
-    # Those with z > 0 stand for -q, too.
-    weight = ((length > 0) & (length <= Q_MAX)) * (1.0 + (whole[2] > 0))
-    of_copies = (whole % times == 0).all(dim=0)
-
-    def mean(chosen):
-        return ((chosen * weight * power).sum() / (chosen * weight).sum()).item()
-
-    copies = mean(of_copies) / mean(~of_copies) if times > 1 else math.nan
-    return {"long_waves": mean(length <= Q_LONG), "copies": copies}
+    # A box has no more waves than this, and then all are given.
+    found = strongest_waves(system[None], 2**62, 0.0, Q_MAX, box_length)
+    vectors, strength = found.vectors[0], found.strength[0]
+    of_copies = ((box_length / (2 * math.pi) * vectors).round() % times == 0).all(dim=1)
+    copies = math.nan
+    if times > 1:
+        copies = (strength[of_copies].mean() / strength[~of_copies].mean()).item()
+    return {"long_waves": strength[vectors.norm(dim=1) <= Q_LONG].mean().item(), "copies": copies}
 
 
 def summary(scored: "pd.DataFrame") -> "pd.DataFrame":
