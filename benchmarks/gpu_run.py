@@ -56,7 +56,6 @@ def commands(options, line):
         few = ["--repeats", "2"] if options.quick else []
         models = ["--models", *options.models, "--devices", device, *few]
         yield "steps", [*python, ROOT / "benchmarks/pbcconv.py", *models]
-        few += ["--anneal-steps", "1001"] if options.quick else []
         table = ["--data", options.data[0], "--output", options.out.resolve() / "timing.csv"]
         yield "structures", [*python, ROOT / "benchmarks/timing.py", *table, *few]
     else:
