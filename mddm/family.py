@@ -65,7 +65,8 @@ class Family:
         else:
             told = ", ".join(f"{word} = {value:g}" for word, value in self.parameters.items())
             told = ", ".join(filter(None, [told, *(f"any {word}" for word in self.needs)]))
-        return f"{self.name} ({told}), smoothed from {self.r_on:g} to {self.r_cut:g}"
+        name = f"{self.name} ({told})" if told else self.name
+        return f"{name}, smoothed from {self.r_on:g} to {self.r_cut:g}"
 
     def _defaults(self) -> dict[str, Any]:
         formula = Tabulated if self.name == TABULATED else formulas.FORMULAS[self.name]

@@ -73,3 +73,4 @@ def test_a_potential_is_told_in_a_line_a_table_too():
     assert told == "tabulated (50 values from r = 0.5 to 3), smoothed from 2.5 to 3"
     told = str(Family("opp", {"k": 9.0}))
     assert told == "opp (k = 9, any phi), smoothed from 2.5 to 3"
+    assert str(Family("lennard-jones")) == "lennard-jones, smoothed from 2.5 to 3"
