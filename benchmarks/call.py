@@ -19,7 +19,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch.utils.benchmark import Timer
 
-from mddm import bragg, dataset, edges, geometry, noise, training, wave_fields, waves
+from mddm import bragg, checkpoint, dataset, edges, geometry, noise, wave_fields, waves
 from mddm.layers import Gaussians
 
 ROOT = Path(__file__).parents[1]
@@ -160,7 +160,7 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     data = dataset.read(options.data)
-    network = training.load_checkpoint(options.checkpoint)[0].eval()
+    network = checkpoint.load(options.checkpoint)[0].eval()
     x_0 = torch.from_numpy(data.positions[[options.row]]).float()
     x_t = noise.add_noise(x_0, options.sigma, torch.randn_like(x_0), data.box_length)
     condition = torch.from_numpy(data.conditions[[options.row]]).float()

@@ -17,11 +17,13 @@ import pandas as pd
 import torch
 
 from mddm import (
+    checkpoint,
     dataset,
     files,
     geometry,
     lammps,
     noise,
+    presets,
     samplers,
     sampling,
     structure,
@@ -29,6 +31,7 @@ from mddm import (
     training,
 )
 from mddm.condition import sigma_max
+from mddm.configurations import Configurations
 from mddm.study import evaluation, jobs, tables, tasks
 
 # Name, preset and the settings that are not those of its recipe.
@@ -130,7 +133,7 @@ def save(state, md, row, path, options):
     """Keep the network that makes crystals, for the chapter about them."""
     kept = checkpoint_beside(path)
     record = study.run_record(options.seed, data=md.content_hash, row=row, steps=options.steps)
-    training.save_checkpoint(kept, state, record)
+    checkpoint.save(kept, state, record)
     record |= {"checkpoint": f"{kept.name} {files.file_hash(kept)}"}
     files.write_whole(path, json.dumps(record, indent=1) + "\n")
 
@@ -138,8 +141,8 @@ def save(state, md, row, path, options):
 def load(path):
     """Return the network that was kept, and its settings."""
     preset, _ = NETWORKS[LAST]
-    denoiser, header = training.load_checkpoint(checkpoint_beside(path), preset)
-    return denoiser.eval(), training.Settings(**header["settings"])
+    denoiser, header = checkpoint.load(checkpoint_beside(path), preset)
+    return denoiser.eval(), presets.Settings(**header["settings"])
 
 
 def checkpoint_beside(path):
@@ -160,11 +163,11 @@ def others(md, row, itself=False):
 
 
 def source_of(md, row):
-    return training.Configurations.one(md, row)
+    return Configurations.one(md, row)
 
 
 def train(md, row, preset, change, options):
-    settings = training.Settings(
+    settings = presets.Settings(
         preset=preset,
         n_steps=options.steps,
         batch_size=2,
@@ -172,7 +175,7 @@ def train(md, row, preset, change, options):
         ranges={},
         seed=options.seed,
         data=md.content_hash,
-        **training.RECIPES[preset] | change,
+        **presets.RECIPES[preset] | change,
     )
     state = training.TrainingState(settings)
     steps = training.train(state, source_of(md, row))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from mddm import files, study, training
+from mddm import files, presets, study
 
 ROOT = study.project_root()
 LINES = ("tests", "train", "sample", "time")
@@ -36,7 +36,7 @@ def parse_arguments(arguments=None):
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--lines", nargs="+", choices=LINES, default=LINES)
-    parser.add_argument("--models", nargs="+", default=tuple(training.PRESETS))
+    parser.add_argument("--models", nargs="+", default=tuple(presets.PRESETS))
     parser.add_argument("--tasks", nargs="+", default=("unconditional", "conditional"))
     parser.add_argument(
         "--data", nargs="+", default=[ROOT / study.DATA], help="to train on; all for `potential`"

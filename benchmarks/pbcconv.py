@@ -19,7 +19,7 @@ from torch.utils.benchmark import Timer
 from torch_geometric.nn import MessagePassing
 
 from mddm.pbcconv import PBCConv
-from mddm.training import PRESETS, Settings
+from mddm.presets import PRESETS, Settings
 
 WAYS = ("geometric", "message_passing", "dense", "bfloat16", "compiled")
 

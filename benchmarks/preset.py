@@ -15,8 +15,9 @@ import time
 
 import torch
 
-from mddm import dataset, files, pbcconv, study, training
+from mddm import dataset, files, pbcconv, presets, study, training
 from mddm.condition import SIGMA_MIN, sigma_max
+from mddm.configurations import Configurations
 from mddm.study import tables, tasks
 
 # The levels where structure forms; the mean over them is the verdict.
@@ -28,7 +29,7 @@ N_JUDGED = 24
 RIVALS = [
     sizes
     for sizes in pbcconv.sizes_with(101_891, [2**power for power in range(4, 9)])
-    if training.Settings(preset="mddm", architecture=sizes) != training.Settings(preset="mddm")
+    if presets.Settings(preset="mddm", architecture=sizes) != presets.Settings(preset="mddm")
 ]
 
 # The first run of a preset is its present default, each of the others one step away from it.
@@ -86,7 +87,7 @@ def parse_arguments():
 def main():
     options = parse_arguments()
     md = dataset.read(study.project_root() / options.data)
-    judge = training.Configurations.of(md.take(md.split != "train"))
+    judge = Configurations.of(md.take(md.split != "train"))
     source = tasks.training_source("conditional", md)
     path = study.project_root() / options.out
     done = set()
@@ -109,7 +110,7 @@ def measure(preset, change, source, judge, options, content_hash):
     settings = {
         "preset": preset,
         "batch_size": 1,
-        **training.RECIPES[preset],
+        **presets.RECIPES[preset],
         "sigma_min": low,
         "sigma_max": high,
         "ranges": source.ranges,
@@ -118,7 +119,7 @@ def measure(preset, change, source, judge, options, content_hash):
         "data": content_hash,
     } | change
     n_steps = steps_in(options.seconds, settings, source)
-    state = training.TrainingState(training.Settings(n_steps=n_steps, **settings))
+    state = training.TrainingState(presets.Settings(n_steps=n_steps, **settings))
     start = time.process_time()
     for _ in training.train(state, source):
         pass
@@ -138,7 +139,7 @@ def measure(preset, change, source, judge, options, content_hash):
 
 def steps_in(seconds, settings, source, n=10):
     """Return how many steps fit into so much processor time."""
-    state = training.TrainingState(training.Settings(n_steps=n + 2, **settings))
+    state = training.TrainingState(presets.Settings(n_steps=n + 2, **settings))
     steps = training.train(state, source)
     next(steps), next(steps)
     start = time.process_time()

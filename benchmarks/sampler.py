@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mddm import dataset, files, noise, sampling, structure, study, training
+from mddm import checkpoint, dataset, files, noise, presets, sampling, structure, study
 from mddm.condition import sigma_max
 from mddm.samplers import SAMPLERS
 from mddm.sampling import Ancestral, Corrector, ProbabilityFlow
@@ -80,7 +80,7 @@ def parse_arguments():
     )
     parser.add_argument("--data", default=study.DATA, help="relative to the root")
     parser.add_argument("--out", default="data/results/samplers.csv", help="relative to the root")
-    parser.add_argument("--model", choices=tuple(training.PRESETS), default="mddm-rbf")
+    parser.add_argument("--model", choices=tuple(presets.PRESETS), default="mddm-rbf")
     tasks_on_md = ("unconditional", "conditional")
     parser.add_argument("--tasks", nargs="+", choices=tasks_on_md, default=tasks_on_md)
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=tuple(SETTINGS))
@@ -105,7 +105,7 @@ def main():
         checkpoints = json.loads(record_path.read_text())["checkpoints"]
     for task in options.tasks:
         file = study.checkpoint_path("full", task, options.model)
-        denoiser, _ = training.load_checkpoint(file)
+        denoiser, _ = checkpoint.load(file)
         checkpoints[file.name] = files.file_hash(file)
         record = study.run_record(options.seed, data=md.content_hash, checkpoints=checkpoints)
         files.write_whole(record_path, json.dumps(record, indent=1) + "\n")

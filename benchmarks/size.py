@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch.utils.benchmark import Timer
 
-from mddm import fourier, noise, training
+from mddm import checkpoint, fourier, noise
 
 CHECKPOINTS = Path(__file__).parents[1] / "data/checkpoints"
 SIGMA, CONDITION = 0.1, (9.0, 0.75, 0.02)
@@ -68,7 +68,7 @@ def main():
     options = parse_arguments()
     torch.set_num_threads(1)
     networks = {
-        name: training.load_checkpoint(CHECKPOINTS / f"conditional-{name}.safetensors")[0].eval()
+        name: checkpoint.load(CHECKPOINTS / f"conditional-{name}.safetensors")[0].eval()
         for name in options.models
     }
     if fourier.finufft is None:

@@ -13,7 +13,7 @@ import statistics
 import torch
 from torch.utils.benchmark import Timer
 
-from mddm import dataset, files, noise, samplers, study, training
+from mddm import dataset, files, noise, presets, samplers, study, training
 from mddm.condition import SIGMA_MIN, sigma_max
 from mddm.study import tables, tasks
 
@@ -39,8 +39,8 @@ def networks(data, device, repeats):
     source = tasks.training_source("conditional", data)
     condition = torch.from_numpy(data.conditions[:1]).float().to(device)
     sigmas = noise.make_schedule("log", 500, SIGMA_MIN, sigma_max(data.box_length))
-    for preset in training.PRESETS:
-        settings = training.Settings(preset=preset, n_steps=1000, batch_size=1)
+    for preset in presets.PRESETS:
+        settings = presets.Settings(preset=preset, n_steps=1000, batch_size=1)
         state = training.TrainingState(settings, device)
         steps = training.train(state, source)
         step = median_seconds(lambda steps=steps: next(steps), repeats)

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mddm import dataset, encoding, structure, study, training
+from mddm import checkpoint, dataset, encoding, structure, study, training
+from mddm.configurations import Configurations
 from mddm.study import tables, train
 
 
@@ -25,7 +26,7 @@ class EdgesAlone(encoding.PotentialConditioning):
     n_wave = 0
 
 
-training.CONDITIONINGS["edges alone"] = EdgesAlone
+encoding.CONDITIONINGS["edges alone"] = EdgesAlone
 # Name, what the network is told, and settings that are not those of its recipe.
 TOLD = {
     "k, phi, T": ("numbers", {}),
@@ -62,8 +63,8 @@ def split_columns(data, seed):
 def source_of(told, data):
     """Give a network's training data, with the conditions that it is to be told."""
     if told == "numbers":
-        return training.Configurations.of(data)
-    return replace(training.Configurations.of(data, told="potential"), told=told)
+        return Configurations.of(data)
+    return replace(Configurations.of(data, told="potential"), told=told)
 
 
 def mistaken(source, seed):
@@ -93,10 +94,10 @@ def main():
         settings = train.settings_of("bragg", source, seen.content_hash, **run)
         path = root / given.out / "told" / f"{name.replace(', ', '-')}.safetensors"
         if path.is_file():
-            training.check_replaceable(path, settings)
+            checkpoint.check_replaceable(path, settings)
         else:
             train.run(path, settings, source, label=name)
-        denoiser, header = training.load_checkpoint(path)
+        denoiser, header = checkpoint.load(path)
         right, wrong = mistaken(others, given.seed)
         judges = {"loss": others, "seen": source, "crystals": right, "mistaken": wrong}
         losses = {

@@ -218,3 +218,7 @@ class PotentialConditioning(Conditioning):
         n = len(self.r)
         condition = arguments.tensor("condition (potential)", condition, (batch, SIZE))
         return condition.to(self.r).split([SIZE - 2 * n, n, n], dim=1)
+
+
+# What a network can be told of a system, and the part of it that understands that.
+CONDITIONINGS = {"numbers": Conditioning, "potential": PotentialConditioning}

@@ -21,16 +21,17 @@ import torch
 
 from mddm import (
     arguments,
+    checkpoint,
     encoding,
     export,
     files,
     lammps,
     noise,
+    presets,
     samplers,
     sampling,
     seeded,
     structure,
-    training,
     trust,
 )
 from mddm.budget import Candidate, within
@@ -60,7 +61,7 @@ class Card:
 
     Args:
         name: what `load` takes.
-        preset: its network, one of `training.PRESETS`.
+        preset: its network, one of `presets.PRESETS`.
         ranges: name and range of each number of its condition; none for a model of one structure.
             The temperature of a model that is told a potential is in its `potential.energy_scale`.
         potential: what its training data was made with; None where it is not known.
@@ -68,7 +69,7 @@ class Card:
         box_length: edge of its periodic cube [length]; None for free space.
         n_parameters: of the network.
         steps: that it was trained.
-        told: what its condition is, a key of `training.CONDITIONINGS`.
+        told: what its condition is, a key of `encoding.CONDITIONINGS`.
         source: its file, with the file's hash.
     """
 
@@ -118,15 +119,15 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
             if stem.startswith("conditional-")
         }
         path = known[arguments.choice("name", str(name), sorted(known))]
-    denoiser, header = training.load_checkpoint(path)
-    settings = training.Settings(**header["settings"])
+    denoiser, header = checkpoint.load(path)
+    settings = presets.Settings(**header["settings"])
     if header["n_particles"] is None:
         raise ValueError(f"{path} was saved before its first step of training; train it")
     card = Card(
         name=path.stem,
         preset=settings.preset,
         ranges=settings.ranges,
-        potential=training.potential_of(header),
+        potential=checkpoint.potential_of(header),
         n_particles=header["n_particles"],
         box_length=header["box_length"],
         n_parameters=sum(value.numel() for value in denoiser.parameters()),
@@ -247,7 +248,7 @@ class Model:
 
     card: Card
     denoiser: torch.nn.Module
-    settings: training.Settings
+    settings: presets.Settings
     device: torch.device
 
     @property

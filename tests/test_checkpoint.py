@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 import resource
@@ -6,8 +7,18 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from small_runs import (
+    PRESETS,
+    assert_bitwise_equal,
+    assert_same_tree,
+    run,
+    settings,
+    small_configurations,
+)
 
-from mddm import __version__, checkpoint
+from mddm import __version__, checkpoint, presets
+from mddm.presets import Settings
+from mddm.training import TrainingState
 
 TENSORS = {
     "weight": torch.arange(12.0).reshape(3, 4),
@@ -17,6 +28,9 @@ TENSORS = {
 }
 WRITTEN_BY = {"format": checkpoint.FORMAT, "mddm": __version__}
 HEADER = {"kind": "checkpoint", "step": 3, "settings": {"schedule": "log", "name": "σ ≤ 1"}}
+
+
+# --- tensors and header ------------------------------------------------------------------------
 
 
 def files_in(folder):
@@ -200,3 +214,231 @@ def test_a_missing_file_is_named_with_what_makes_one(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint at .*papermill") as info:
         checkpoint.read(tmp_path / name, "checkpoint")
     assert str(tmp_path / name) in str(info.value)
+
+
+# --- runs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("saved_at", [0, 1, 4])
+def test_a_killed_run_resumes_bitwise_where_it_was_saved(tmp_path, preset, saved_at):
+    path, run_settings = tmp_path / "state.safetensors", settings(preset=preset)
+    unbroken = TrainingState(run_settings)
+    losses = [step.loss for step in run(unbroken, small_configurations())]
+
+    killed = TrainingState(run_settings)
+    run(killed, small_configurations(), saved_at)
+    checkpoint.save_state(path, killed)
+    run(killed, small_configurations(), 2)  # lost: the kill comes between two saves
+
+    torch.manual_seed(123)  # nor does a new process share the global random numbers
+    resumed = checkpoint.load_state(path, run_settings)
+    assert resumed.step == saved_at
+    assert [step.loss for step in run(resumed, small_configurations())] == losses[saved_at:]
+    assert_bitwise_equal(resumed, unbroken)
+
+
+def test_a_state_that_was_read_is_written_as_the_same_file(tmp_path):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    state = TrainingState(settings())
+    run(state, small_configurations(), 3)
+    checkpoint.save_state(first, state)
+    checkpoint.save_state(second, checkpoint.load_state(first, settings()))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("preset", "transolver", "preset was 'mddm', is 'transolver'"),
+        ("n_steps", 8, "n_steps was 7, is 8"),
+        ("batch_size", 3, "batch_size was 2, is 3"),
+        ("learning_rate", 2e-3, "learning_rate was 0.001, is 0.002"),
+        ("ema_decay", 0.9, "ema_decay was 0.999, is 0.9"),
+        ("schedule", "power", "schedule was 'log_normal', is 'power'"),
+        ("n_levels", 11, "n_levels was 10, is 11"),
+        ("sigma_min", 0.01, "sigma_min was 0.005, is 0.01"),
+        ("seed", 1, "seed was 0, is 1"),
+        ("ranges", {}, r"ranges was {'k': .*}, is {}"),
+        ("architecture", {"n_neighbors": 5}, "n_neighbors was 8, is 5"),
+    ],
+)
+def test_a_run_with_other_settings_is_not_resumed(tmp_path, name, value, message):
+    path = tmp_path / "state.safetensors"
+    checkpoint.save_state(path, TrainingState(settings()))
+    with pytest.raises(ValueError, match=rf"state.safetensors .*\({message}\).*move") as info:
+        checkpoint.load_state(path, settings(**{name: value}))
+    assert str(info.value).count(" was ") == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_checkpoint_is_the_averaged_denoiser_ready_to_sample(tmp_path, preset):
+    path, source = tmp_path / "model.safetensors", small_configurations()
+    state = TrainingState(settings(preset=preset, sigma_min=0.02))
+    run(state, source)
+    checkpoint.save(path, state, record={"data": "abc123"})
+    denoiser, header = checkpoint.load(path)
+    assert not denoiser.training
+    assert not any(parameter.requires_grad for parameter in denoiser.parameters())
+    sigma = torch.tensor([0.1, 0.5, 1.0])
+    arguments = (source.positions, sigma, source.conditions, source.box_length)
+    with torch.no_grad():
+        assert torch.equal(denoiser(*arguments), state.average.module(*arguments))
+        assert not torch.equal(denoiser(*arguments), state.denoiser(*arguments))
+    assert header["preset"] == preset and header["step"] == 7 and header["mddm"] == __version__
+    assert header["record"] == {"data": "abc123"}
+    assert (header["n_particles"], header["box_length"]) == (24, 3.0)
+    assert header["losses"] == pytest.approx(state.losses.tolist(), abs=1e-5)
+    assert Settings(**header["settings"]) == state.settings
+
+
+def test_a_checkpoint_keeps_its_loss_curve_in_means_of_equal_parts(tmp_path):
+    path, state = tmp_path / "model.safetensors", TrainingState(settings(n_steps=1000))
+    state.losses, state.step = torch.arange(1000.0), 1000
+    checkpoint.save(path, state)
+    assert checkpoint.load(path)[1]["losses"] == [5 * i + 2 for i in range(200)]
+    checkpoint.save(path, TrainingState(settings()))
+    assert checkpoint.load(path)[1]["losses"] == []
+
+
+def other_defaults(monkeypatch, preset, **sizes):
+    build = presets.PRESETS[preset]
+
+    class Changed(build):
+        pass
+
+    signature = inspect.signature(build)
+    changed = [
+        argument.replace(default=sizes.get(name, argument.default))
+        for name, argument in signature.parameters.items()
+    ]
+    Changed.__signature__ = signature.replace(parameters=changed)
+    monkeypatch.setitem(presets.PRESETS, preset, Changed)
+
+
+def test_a_checkpoint_is_rebuilt_as_it_was_whatever_the_defaults_are_now(tmp_path, monkeypatch):
+    path, source = tmp_path / "model.safetensors", small_configurations()
+    sizes = {"channels": 16, "n_neighbors": 5}
+    state = TrainingState(settings(architecture=sizes))
+    checkpoint.save(path, state)
+    checkpoint.save_state(tmp_path / "state.safetensors", state)
+    other_defaults(monkeypatch, "mddm", channels=32, n_neighbors=3, n_layers=1)
+    assert Settings().architecture["n_layers"] == 1
+    denoiser, header = checkpoint.load(path)
+    assert header["settings"]["architecture"] == state.settings.architecture
+    assert denoiser.n_neighbors == 5
+    assert len(denoiser.layers) == state.settings.architecture["n_layers"] > 1
+    arguments = (source.positions, torch.full((3,), 0.3), source.conditions, source.box_length)
+    assert torch.equal(denoiser(*arguments), state.average.module(*arguments))
+    again = checkpoint.load_state(tmp_path / "state.safetensors", state.settings)
+    assert_bitwise_equal(again, state)
+
+
+def spoil(path, kind, change):
+    tensors, header = checkpoint.read(path, kind)
+    change(tensors, header)
+    checkpoint.write(path, tensors, header)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, header: header.pop("settings"),
+        lambda tensors, header: header["settings"].update(width=3),
+        lambda tensors, header: header["settings"].update(preset="mddm-2"),
+        lambda tensors, header: header["settings"]["architecture"].update(n_rings=3),
+        lambda tensors, header: tensors.pop(next(iter(tensors))),
+        lambda tensors, header: tensors.update({"denoiser.extra": torch.ones(2)}),
+    ],
+)
+def test_files_of_another_version_are_refused_by_name_with_what_to_do(tmp_path, change):
+    state = TrainingState(settings())
+    run(state, small_configurations(), 1)
+    model, resumable = tmp_path / "model.safetensors", tmp_path / "state.safetensors"
+    checkpoint.save(model, state)
+    checkpoint.save_state(resumable, state)
+    spoil(model, "checkpoint", change)
+    with pytest.raises(ValueError, match=r"model\.safetensors is a checkpoint of another version"):
+        checkpoint.load(model)
+    spoil(resumable, "state", change)
+    with pytest.raises(ValueError, match=r"state\.safetensors is a state of another version") as e:
+        checkpoint.load_state(resumable, settings())
+    assert "train again" in str(e.value)
+
+
+def test_weights_of_another_size_than_the_header_says_are_refused_by_name(tmp_path):
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, TrainingState(settings()))
+    spoil(
+        path, "checkpoint", lambda _, header: header["settings"]["architecture"].update(channels=8)
+    )
+    with pytest.raises(ValueError, match=r"model\.safetensors is a checkpoint of another version"):
+        checkpoint.load(path)
+
+
+def test_the_header_can_be_read_by_anyone(tmp_path):
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, TrainingState(settings(seed=9)))
+    with safe_open(path, framework="np") as file:
+        header = json.loads(file.metadata()["mddm"])
+    assert header["settings"]["seed"] == 9 and header["settings"]["schedule"] == "log_normal"
+
+
+def test_a_run_whose_network_was_compiled_is_saved_as_any_other(tmp_path):
+    path, source = tmp_path / "state.safetensors", small_configurations()
+    plain, compiled = (TrainingState(settings()) for _ in range(2))
+    for state in (plain, compiled):
+        run(state, source, 1)
+    # It is the names that change, and they do so before anything is compiled.
+    compiled.denoiser = torch.compile(compiled.denoiser, backend="eager")
+    compiled.average.module = torch.compile(compiled.average.module, backend="eager")
+    checkpoint.save_state(path, compiled)
+    assert_bitwise_equal(checkpoint.load_state(path, settings()), plain)
+    checkpoint.save(path, compiled)
+    denoiser, _ = checkpoint.load(path)
+    assert_same_tree(dict(denoiser.state_dict()), dict(plain.average.module.state_dict()))
+
+
+def test_only_a_run_with_the_same_settings_replaces_a_checkpoint(tmp_path):
+    path = tmp_path / "new" / "model.safetensors"
+    checkpoint.check_replaceable(path, settings())
+    checkpoint.save(path, TrainingState(settings()))
+    checkpoint.check_replaceable(path, settings())
+    with pytest.raises(FileExistsError, match=rf"{path} .*\(n_steps was 7, is 5\).*move"):
+        checkpoint.check_replaceable(path, settings(n_steps=5))
+    path.write_bytes(b"somebody's notes")
+    with pytest.raises(FileExistsError, match=rf"{path} .* no checkpoint .*move the file away"):
+        checkpoint.check_replaceable(path, settings())
+    with pytest.raises(OSError, match="/proc/none"):
+        checkpoint.check_replaceable("/proc/none/model.safetensors", settings())
+    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, TrainingState(settings()))
+    assert checkpoint.load(path, preset="mddm")[1]["preset"] == "mddm"
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors .*'mddm', but 'transolver' is wanted"
+    ):
+        checkpoint.load(path, preset="transolver")
+
+
+def test_states_and_checkpoints_are_told_apart(tmp_path):
+    state = TrainingState(settings())
+    checkpoint.save_state(tmp_path / "state.safetensors", state)
+    checkpoint.save(tmp_path / "model.safetensors", state)
+    with pytest.raises(ValueError, match=r"state\.safetensors is no checkpoint"):
+        checkpoint.load(tmp_path / "state.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors is no state"):
+        checkpoint.load_state(tmp_path / "model.safetensors", settings())
+    with pytest.raises(FileNotFoundError, match="there is no state at"):
+        checkpoint.load_state(tmp_path / "absent.safetensors", settings())
+
+
+def test_a_truncated_state_is_refused_by_name(tmp_path):
+    path = tmp_path / "state.safetensors"
+    checkpoint.save_state(path, TrainingState(settings()))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"state\.safetensors is truncated"):
+        checkpoint.load_state(path, settings())

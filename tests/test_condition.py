@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mddm import condition, encoding, noise, training
+from mddm import checkpoint, condition, encoding, noise
 from mddm.bragg import BraggDenoiser
 from mddm.condition import Conditioning
 from mddm.family import Family
@@ -96,7 +96,7 @@ def test_ranges_that_are_none_are_refused(ranges, message):
 
 @pytest.mark.parametrize("path", sorted(CHECKPOINTS.glob("*.safetensors")), ids=lambda x: x.stem)
 def test_trained_networks_know_what_they_were_told(path):
-    denoiser, header = training.load_checkpoint(path)
+    denoiser, header = checkpoint.load(path)
     task = path.stem.split("-")[0]
     boxed = task not in ("sphere", "torus")
     scaled = {"temperature": encoding.SCALED_TEMPERATURES}

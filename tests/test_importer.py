@@ -8,7 +8,8 @@ import torch
 
 import mddm
 from mddm import __main__ as command
-from mddm import check, condition, dataset, export, importer, training
+from mddm import check, checkpoint, condition, dataset, export, importer, presets, training
+from mddm.configurations import Configurations
 from mddm.family import Family
 from mddm.formulas import LennardJones
 from mddm.potential import Smoothed
@@ -90,8 +91,8 @@ def test_from_files_to_a_model_that_answers(files, tmp_path, capsys):
     assert command.main(["export", str(mine), "--rows", "4", "--out", str(told)]) == 0
     told = told.read_text()
     assert "temperature=0.4 energy_per_particle=" in told and "pressure" not in told
-    source = training.Configurations.of(dataset.read(mine).subset("train"))
-    settings = training.Settings(
+    source = Configurations.of(dataset.read(mine).subset("train"))
+    settings = presets.Settings(
         preset="transolver",
         architecture={"channels": 8, "n_layers": 1, "n_heads": 1, "n_slices": 2},
         n_steps=3,
@@ -100,7 +101,7 @@ def test_from_files_to_a_model_that_answers(files, tmp_path, capsys):
     )
     state = training.TrainingState(settings)
     assert len(list(training.train(state, source))) == 3
-    training.save_checkpoint(trained, state)
+    checkpoint.save(trained, state)
     model = mddm.load(trained)
     assert model.card.ranges == {"temperature": (0.2, 0.4)}
     assert (model.card.n_particles, model.card.box_length) == (N, pytest.approx(BOX))

@@ -10,7 +10,7 @@ import torch
 
 import mddm
 from mddm import __main__ as command
-from mddm import lammps, model, study, training, trust
+from mddm import checkpoint, lammps, model, presets, study, training, trust
 from mddm.budget import Candidate
 from mddm.condition import RANGES, sigma_max
 from mddm.encoding import SCALED_TEMPERATURES
@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
         box_length = None if task == "sphere" else BOX
         told = "potential" if task == "potential" else "numbers"
         ranges = {"conditional": RANGES, "potential": {"temperature": SCALED_TEMPERATURES}}
-        settings = training.Settings(
+        settings = presets.Settings(
             architecture=sizes,
             sigma_max=sigma_max(box_length),
             ranges=ranges.get(task, {}),
@@ -48,7 +48,7 @@ def trained(tmp_path_factory):
         }
         state = training.TrainingState(settings, **seen)
         path = folder / f"{task}-mddm.safetensors"
-        training.save_checkpoint(path, state, {"task": task})
+        checkpoint.save(path, state, {"task": task})
     patch = pytest.MonkeyPatch()
     patch.setattr(model, "TRAINED", folder)
     yield folder

@@ -1,13 +1,12 @@
 import pytest
 import torch
 
-from mddm import encoding, formulas, onnx, waves
+from mddm import checkpoint, encoding, formulas, onnx, waves
 from mddm.bragg import BraggDenoiser
 from mddm.condition import Conditioning
 from mddm.geometry import nearest_neighbors
 from mddm.pbcconv import PBCConvDenoiser
 from mddm.potential import Smoothed
-from mddm.training import load_checkpoint
 
 pytest.importorskip("onnx", reason="pip install onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
@@ -57,7 +56,7 @@ def test_a_runtime_computes_what_the_network_does(shape):
 
 
 def test_a_runtime_computes_what_the_trained_network_does(root):
-    denoiser, _ = load_checkpoint(root / "data" / "checkpoints" / "conditional-mddm.safetensors")
+    denoiser, _ = checkpoint.load(root / "data" / "checkpoints" / "conditional-mddm.safetensors")
     check_mddm(denoiser)
 
 
@@ -101,7 +100,7 @@ def test_a_runtime_computes_what_a_network_that_sees_waves_does(conditioning, co
 
 def test_a_runtime_computes_what_the_network_told_potentials_does(root):
     path = root / "data" / "checkpoints" / "potential-bragg.safetensors"
-    denoiser, _ = load_checkpoint(path)
+    denoiser, _ = checkpoint.load(path)
     for level in (0.05, 1.0):
         check_bragg(denoiser, *noisy(216, level, 6.0), POTENTIAL, 6.0)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import samplers, sampling, training
+from mddm import presets, samplers, sampling
 from mddm.geometry import minimum_image
 from mddm.noise import log_schedule
 from mddm.samplers import SAMPLERS, Held, Polished, Repeated, Stage, Staged
@@ -96,7 +96,7 @@ def test_what_is_held_is_relaxed_before_and_its_last_frame():
 
 
 def test_every_preset_has_a_best_sampler():
-    assert set(samplers.BEST) == set(training.PRESETS)
+    assert set(samplers.BEST) == set(presets.PRESETS)
     assert {*samplers.BEST.values(), samplers.BEST_IN_FREE_SPACE} <= set(SAMPLERS)
 
 

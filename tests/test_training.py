@@ -1,26 +1,22 @@
-import inspect
 import itertools
-import json
 import math
 import random
-from dataclasses import asdict
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from small_runs import PRESETS, assert_bitwise_equal, run, settings, small_configurations
 from torch.optim.swa_utils import AveragedModel
 
-from mddm import __version__, checkpoint, training
+from mddm import training
+from mddm.configurations import Configurations
 from mddm.encoding import SCALED_TEMPERATURES, PotentialConditioning, encode
 from mddm.formulas import LennardJones
 from mddm.geometry import minimum_image
 from mddm.noise import wrapped_eps
 from mddm.potential import Smoothed
-from mddm.training import Configurations, Settings, TrainingState
-
-PRESETS = list(training.PRESETS)
+from mddm.training import TrainingState
 
 
 class FixedSource:
@@ -67,211 +63,12 @@ def cubic_lattice(n=3):
     return torch.cartesian_prod(*[torch.arange(n).float()] * 3)[None], float(n)
 
 
-def small_configurations(n_configurations=3, n_particles=24, box_length=3.0, conditions=True):
-    torch.manual_seed(0)
-    positions = torch.rand(n_configurations, n_particles, 3) * box_length
-    rows = torch.rand(n_configurations, 3) if conditions else None
-    return Configurations(positions, rows, box_length)
-
-
-def settings(**changes):
-    return Settings(**({"n_steps": 7, "batch_size": 2, "n_levels": 10, "sigma_max": 1.5} | changes))
-
-
 def stub_state(run_settings, denoiser):
     state = TrainingState(run_settings)
     state.denoiser = denoiser
     state.average = AveragedModel(denoiser)
     state.optimizer = torch.optim.Adam(denoiser.parameters())
     return state
-
-
-def run(state, source, n_steps=None):
-    return list(itertools.islice(training.train(state, source), n_steps))
-
-
-def assert_same_tree(ours, expected):
-    assert type(ours) is type(expected)
-    if isinstance(ours, dict):
-        assert ours.keys() == expected.keys()
-        for key in ours:
-            assert_same_tree(ours[key], expected[key])
-    elif isinstance(ours, list):
-        for left, right in zip(ours, expected, strict=True):
-            assert_same_tree(left, right)
-    elif isinstance(ours, torch.Tensor):
-        assert ours.dtype == expected.dtype and torch.equal(ours, expected)
-    else:
-        assert ours == expected
-
-
-def assert_bitwise_equal(state, expected):
-    assert state.step == expected.step
-    for part in ("denoiser", "average", "optimizer"):
-        ours, theirs = getattr(state, part).state_dict(), getattr(expected, part).state_dict()
-        assert_same_tree(dict(ours), dict(theirs))
-
-
-# --- configurations ----------------------------------------------------------------------------
-
-
-def cube_symmetries():
-    for axes in itertools.permutations(range(3)):
-        for signs in itertools.product([1.0, -1.0], repeat=3):
-            yield lambda x, axes=axes, signs=signs: x[..., axes] * torch.tensor(signs)
-
-
-def test_draw_reaches_all_48_symmetries_of_the_cube_evenly():
-    source = small_configurations(n_configurations=1, n_particles=5, conditions=False)
-    drawn, condition = source.draw(4800, torch.Generator().manual_seed(0))
-    assert condition is None
-    assert (drawn >= 0).all() and (drawn < source.box_length).all()
-    images = torch.stack([turn(source.positions[0]) for turn in cube_symmetries()])
-    apart = minimum_image(drawn[:, None] - images[None], source.box_length).abs().amax((2, 3))
-    assert ((apart < 1e-5).sum(dim=1) == 1).all()
-    counts = torch.bincount(apart.argmin(dim=1), minlength=48)
-    chi_squared = ((counts - 100.0) ** 2 / 100).sum()
-    assert counts.min() > 0 and chi_squared < 47 + 4.5 * math.sqrt(2 * 47)
-
-
-def test_draw_keeps_every_pair_distance():
-    source = small_configurations(conditions=False)
-
-    def distances(positions):
-        delta = positions[:, None] - positions[:, :, None]
-        return minimum_image(delta, source.box_length).norm(dim=-1)
-
-    drawn, _ = source.draw(16, torch.Generator().manual_seed(1))
-    originals = distances(source.positions)
-    for system in distances(drawn):
-        assert min((system - original).abs().max() for original in originals) < 1e-5
-
-
-def test_draw_takes_every_configuration_with_its_own_condition():
-    source = small_configurations(n_configurations=5)
-    drawn, conditions = source.draw(500, torch.Generator().manual_seed(2))
-    chosen = (conditions[:, None] == source.conditions).all(-1)
-    assert (chosen.sum(1) == 1).all() and (chosen.sum(0) > 60).all()
-    for positions, index in zip(drawn[:20], chosen.int().argmax(1), strict=False):
-        # A symmetry keeps the set of coordinates up to their sign.
-        folded = minimum_image(positions, source.box_length).abs().flatten().sort().values
-        expected = source.positions[index]
-        expected = minimum_image(expected, source.box_length).abs().flatten().sort().values
-        torch.testing.assert_close(folded, expected, rtol=0, atol=1e-5)
-
-
-def test_draw_is_decided_by_its_generator_alone():
-    source = small_configurations()
-    draws = [source.draw(4, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
-    assert torch.equal(draws[0][0], draws[1][0]) and torch.equal(draws[0][1], draws[1][1])
-    assert not torch.equal(draws[0][0], draws[2][0])
-
-
-@pytest.mark.parametrize(
-    ("positions", "conditions", "message"),
-    [
-        ((10, 3), None, r"n_particles, 3\), got \(10, 3\)"),
-        ((2, 10, 2), None, r"got \(2, 10, 2\)"),
-        ((0, 10, 3), None, r"n_configurations, .* got \(0, 10, 3\)"),
-        ((2, 10, 3), (3, 3), r"conditions must have the shape \(2, 3\), got \(3, 3\)"),
-        ((2, 10, 3), (2,), "conditions"),
-    ],
-)
-def test_configurations_refuse_shapes_that_do_not_fit(positions, conditions, message):
-    with pytest.raises(ValueError, match=message):
-        Configurations(
-            torch.rand(positions), None if conditions is None else torch.rand(conditions), 3.0
-        )
-
-
-def test_configurations_refuse_positions_that_are_not_finite():
-    positions = torch.rand(2, 10, 3)
-    positions[1, 3, 0] = math.inf
-    with pytest.raises(ValueError, match="positions must be finite"):
-        Configurations(positions, None, 3.0)
-
-
-def test_conditions_that_are_not_finite_are_called_so(tmp_path):
-    positions, conditions = torch.rand(2, 10, 3), torch.rand(2, 3)
-    conditions[1, 2] = math.nan
-    with pytest.raises(ValueError, match="conditions must be finite"):
-        Configurations(positions, conditions, 3.0)
-    source = small_configurations(n_configurations=1)
-    source.conditions[0, 1] = math.nan
-    with pytest.raises(ValueError, match="drawn conditions that are nan or infinite at step 1"):
-        run(TrainingState(settings()), source)
-
-
-# --- settings ----------------------------------------------------------------------------------
-
-
-def test_settings_keep_pythons_numbers():
-    plain = Settings(n_steps=7, seed=3, learning_rate=0.5, architecture={"n_neighbors": 4})
-    given = {"n_steps": np.int64(7), "seed": np.int64(3), "learning_rate": np.float64(0.5)}
-    others = Settings(**given, architecture={"n_neighbors": np.int64(4)})
-    assert json.dumps(asdict(others)) == json.dumps(asdict(plain))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"preset": "transolvr"},
-            "must be one of 'mddm', .*'transolvr'; did you mean 'transolver'",
-        ),
-        ({"preset": "zzz"}, "preset must be one of 'mddm', .*'transolver', got 'zzz'$"),
-        ({"schedule": "lgo"}, "did you mean 'log'"),
-        ({"n_steps": 0}, "n_steps must be a whole number of at least 1, got 0"),
-        ({"batch_size": -1}, "batch_size must be a whole number of at least 1, got -1"),
-        ({"learning_rate": math.nan}, "learning_rate must be a finite number above 0, got nan"),
-        (
-            {"ema_decay": 1.0},
-            "ema_decay must be a finite number of at least 0 and below 1, got 1.0",
-        ),
-        ({"ema_decay": math.nan}, "ema_decay"),
-        ({"n_levels": 1}, "n_steps must be a whole number of at least 2|n_levels"),
-        ({"sigma_min": 0.0}, "sigma_min"),
-        ({"sigma_max": 0.001}, "sigma_max"),
-        ({"seed": -1}, "seed"),
-        (
-            {"architecture": {"n_neighbours": 4}},
-            "of .mddm. must be one of .channels., .*'n_neighbours'; did you mean 'n_neighbors'",
-        ),
-        ({"preset": "transolver", "architecture": {"basis": 4}}, "got 'basis'$"),
-        ({"decoys": 1.5}, "decoys must be a finite number of at least 0 and at most 1, got 1.5"),
-        ({"precision": "float16"}, "precision must be one of 'float32', 'bfloat16', got 'float16'"),
-    ],
-)
-def test_settings_refuse_what_makes_no_sense(changes, message):
-    with pytest.raises(ValueError, match=message):
-        Settings(**changes)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_new_denoiser_is_decided_by_the_seed(preset):
-    first, again, other = (Settings(preset=preset, seed=s).new_denoiser() for s in (3, 3, 4))
-    assert_same_tree(dict(first.state_dict()), dict(again.state_dict()))
-    pairs = zip(first.parameters(), other.parameters(), strict=True)
-    assert any(not torch.equal(ours, theirs) for ours, theirs in pairs)
-    model = Settings(preset=preset, sigma_min=0.02, sigma_max=2.0).new_denoiser()
-    assert (model.conditioning.sigma_min, model.conditioning.sigma_max) == (0.02, 2.0)
-
-
-def test_the_architecture_decides_the_network_and_is_filled_in():
-    plain = Settings()
-    assert plain.architecture == training.default_architecture("mddm")
-    changed = Settings(architecture={"n_neighbors": 9, "channels": 8})
-    assert changed.architecture == plain.architecture | {"n_neighbors": 9, "channels": 8}
-    model = changed.new_denoiser()
-    assert model.n_neighbors == 9 and model.layers[-1].mix.out_features == 8
-
-
-def test_the_presets_are_the_papers():
-    counts = {
-        preset: sum(p.numel() for p in Settings(preset=preset).new_denoiser().parameters())
-        for preset in ("mddm", "transolver")
-    }
-    assert counts == {"mddm": 101_891, "transolver": 128_867}
 
 
 # --- algorithm 1 -------------------------------------------------------------------------------
@@ -512,6 +309,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_weights():
     assert torch.isfinite(good).all()
 
 
+def test_conditions_that_are_not_finite_are_called_so():
+    source = small_configurations(n_configurations=1)
+    source.conditions[0, 1] = math.nan
+    with pytest.raises(ValueError, match="drawn conditions that are nan or infinite at step 1"):
+        run(TrainingState(settings()), source)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_data_that_are_not_finite_do_not_train_anything(preset):
     source = small_configurations(n_configurations=1, conditions=False)
@@ -590,231 +394,3 @@ def test_level_losses_leave_the_network_in_its_mode(mode):
     with pytest.raises(TypeError):
         training.level_losses(denoiser, GaussianSource(1.0), torch.tensor([0.3]))
     assert denoiser.training is mode
-
-
-# --- files -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("saved_at", [0, 1, 4])
-def test_a_killed_run_resumes_bitwise_where_it_was_saved(tmp_path, preset, saved_at):
-    path, run_settings = tmp_path / "state.safetensors", settings(preset=preset)
-    unbroken = TrainingState(run_settings)
-    losses = [step.loss for step in run(unbroken, small_configurations())]
-
-    killed = TrainingState(run_settings)
-    run(killed, small_configurations(), saved_at)
-    training.save_state(path, killed)
-    run(killed, small_configurations(), 2)  # lost: the kill comes between two saves
-
-    torch.manual_seed(123)  # nor does a new process share the global random numbers
-    resumed = training.load_state(path, run_settings)
-    assert resumed.step == saved_at
-    assert [step.loss for step in run(resumed, small_configurations())] == losses[saved_at:]
-    assert_bitwise_equal(resumed, unbroken)
-
-
-def test_a_state_that_was_read_is_written_as_the_same_file(tmp_path):
-    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    state = TrainingState(settings())
-    run(state, small_configurations(), 3)
-    training.save_state(first, state)
-    training.save_state(second, training.load_state(first, settings()))
-    assert first.read_bytes() == second.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("preset", "transolver", "preset was 'mddm', is 'transolver'"),
-        ("n_steps", 8, "n_steps was 7, is 8"),
-        ("batch_size", 3, "batch_size was 2, is 3"),
-        ("learning_rate", 2e-3, "learning_rate was 0.001, is 0.002"),
-        ("ema_decay", 0.9, "ema_decay was 0.999, is 0.9"),
-        ("schedule", "power", "schedule was 'log_normal', is 'power'"),
-        ("n_levels", 11, "n_levels was 10, is 11"),
-        ("sigma_min", 0.01, "sigma_min was 0.005, is 0.01"),
-        ("seed", 1, "seed was 0, is 1"),
-        ("ranges", {}, r"ranges was {'k': .*}, is {}"),
-        ("architecture", {"n_neighbors": 5}, "n_neighbors was 8, is 5"),
-    ],
-)
-def test_a_run_with_other_settings_is_not_resumed(tmp_path, name, value, message):
-    path = tmp_path / "state.safetensors"
-    training.save_state(path, TrainingState(settings()))
-    with pytest.raises(ValueError, match=rf"state.safetensors .*\({message}\).*move") as info:
-        training.load_state(path, settings(**{name: value}))
-    assert str(info.value).count(" was ") == 1
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_checkpoint_is_the_averaged_denoiser_ready_to_sample(tmp_path, preset):
-    path, source = tmp_path / "model.safetensors", small_configurations()
-    state = TrainingState(settings(preset=preset, sigma_min=0.02))
-    run(state, source)
-    training.save_checkpoint(path, state, record={"data": "abc123"})
-    denoiser, header = training.load_checkpoint(path)
-    assert not denoiser.training
-    assert not any(parameter.requires_grad for parameter in denoiser.parameters())
-    sigma = torch.tensor([0.1, 0.5, 1.0])
-    arguments = (source.positions, sigma, source.conditions, source.box_length)
-    with torch.no_grad():
-        assert torch.equal(denoiser(*arguments), state.average.module(*arguments))
-        assert not torch.equal(denoiser(*arguments), state.denoiser(*arguments))
-    assert header["preset"] == preset and header["step"] == 7 and header["mddm"] == __version__
-    assert header["record"] == {"data": "abc123"}
-    assert (header["n_particles"], header["box_length"]) == (24, 3.0)
-    assert header["losses"] == pytest.approx(state.losses.tolist(), abs=1e-5)
-    assert Settings(**header["settings"]) == state.settings
-
-
-def test_a_checkpoint_keeps_its_loss_curve_in_means_of_equal_parts(tmp_path):
-    path, state = tmp_path / "model.safetensors", TrainingState(settings(n_steps=1000))
-    state.losses, state.step = torch.arange(1000.0), 1000
-    training.save_checkpoint(path, state)
-    assert training.load_checkpoint(path)[1]["losses"] == [5 * i + 2 for i in range(200)]
-    training.save_checkpoint(path, TrainingState(settings()))
-    assert training.load_checkpoint(path)[1]["losses"] == []
-
-
-def other_defaults(monkeypatch, preset, **sizes):
-    build = training.PRESETS[preset]
-
-    class Changed(build):
-        pass
-
-    signature = inspect.signature(build)
-    changed = [
-        argument.replace(default=sizes.get(name, argument.default))
-        for name, argument in signature.parameters.items()
-    ]
-    Changed.__signature__ = signature.replace(parameters=changed)
-    monkeypatch.setitem(training.PRESETS, preset, Changed)
-
-
-def test_a_checkpoint_is_rebuilt_as_it_was_whatever_the_defaults_are_now(tmp_path, monkeypatch):
-    path, source = tmp_path / "model.safetensors", small_configurations()
-    sizes = {"channels": 16, "n_neighbors": 5}
-    state = TrainingState(settings(architecture=sizes))
-    training.save_checkpoint(path, state)
-    training.save_state(tmp_path / "state.safetensors", state)
-    other_defaults(monkeypatch, "mddm", channels=32, n_neighbors=3, n_layers=1)
-    assert Settings().architecture["n_layers"] == 1
-    denoiser, header = training.load_checkpoint(path)
-    assert header["settings"]["architecture"] == state.settings.architecture
-    assert denoiser.n_neighbors == 5
-    assert len(denoiser.layers) == state.settings.architecture["n_layers"] > 1
-    arguments = (source.positions, torch.full((3,), 0.3), source.conditions, source.box_length)
-    assert torch.equal(denoiser(*arguments), state.average.module(*arguments))
-    again = training.load_state(tmp_path / "state.safetensors", state.settings)
-    assert_bitwise_equal(again, state)
-
-
-def spoil(path, kind, change):
-    tensors, header = checkpoint.read(path, kind)
-    change(tensors, header)
-    checkpoint.write(path, tensors, header)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda tensors, header: header.pop("settings"),
-        lambda tensors, header: header["settings"].update(width=3),
-        lambda tensors, header: header["settings"].update(preset="mddm-2"),
-        lambda tensors, header: header["settings"]["architecture"].update(n_rings=3),
-        lambda tensors, header: tensors.pop(next(iter(tensors))),
-        lambda tensors, header: tensors.update({"denoiser.extra": torch.ones(2)}),
-    ],
-)
-def test_files_of_another_version_are_refused_by_name_with_what_to_do(tmp_path, change):
-    state = TrainingState(settings())
-    run(state, small_configurations(), 1)
-    model, resumable = tmp_path / "model.safetensors", tmp_path / "state.safetensors"
-    training.save_checkpoint(model, state)
-    training.save_state(resumable, state)
-    spoil(model, "checkpoint", change)
-    with pytest.raises(ValueError, match=r"model\.safetensors is a checkpoint of another version"):
-        training.load_checkpoint(model)
-    spoil(resumable, "state", change)
-    with pytest.raises(ValueError, match=r"state\.safetensors is a state of another version") as e:
-        training.load_state(resumable, settings())
-    assert "train again" in str(e.value)
-
-
-def test_weights_of_another_size_than_the_header_says_are_refused_by_name(tmp_path):
-    path = tmp_path / "model.safetensors"
-    training.save_checkpoint(path, TrainingState(settings()))
-    spoil(
-        path, "checkpoint", lambda _, header: header["settings"]["architecture"].update(channels=8)
-    )
-    with pytest.raises(ValueError, match=r"model\.safetensors is a checkpoint of another version"):
-        training.load_checkpoint(path)
-
-
-def test_the_header_can_be_read_by_anyone(tmp_path):
-    path = tmp_path / "model.safetensors"
-    training.save_checkpoint(path, TrainingState(settings(seed=9)))
-    with safe_open(path, framework="np") as file:
-        header = json.loads(file.metadata()["mddm"])
-    assert header["settings"]["seed"] == 9 and header["settings"]["schedule"] == "log_normal"
-
-
-def test_a_run_whose_network_was_compiled_is_saved_as_any_other(tmp_path):
-    path, source = tmp_path / "state.safetensors", small_configurations()
-    plain, compiled = (TrainingState(settings()) for _ in range(2))
-    for state in (plain, compiled):
-        run(state, source, 1)
-    # It is the names that change, and they do so before anything is compiled.
-    compiled.denoiser = torch.compile(compiled.denoiser, backend="eager")
-    compiled.average.module = torch.compile(compiled.average.module, backend="eager")
-    training.save_state(path, compiled)
-    assert_bitwise_equal(training.load_state(path, settings()), plain)
-    training.save_checkpoint(path, compiled)
-    denoiser, _ = training.load_checkpoint(path)
-    assert_same_tree(dict(denoiser.state_dict()), dict(plain.average.module.state_dict()))
-
-
-def test_only_a_run_with_the_same_settings_replaces_a_checkpoint(tmp_path):
-    path = tmp_path / "new" / "model.safetensors"
-    training.check_replaceable(path, settings())
-    training.save_checkpoint(path, TrainingState(settings()))
-    training.check_replaceable(path, settings())
-    with pytest.raises(FileExistsError, match=rf"{path} .*\(n_steps was 7, is 5\).*move"):
-        training.check_replaceable(path, settings(n_steps=5))
-    path.write_bytes(b"somebody's notes")
-    with pytest.raises(FileExistsError, match=rf"{path} .* no checkpoint .*move the file away"):
-        training.check_replaceable(path, settings())
-    with pytest.raises(OSError, match="/proc/none"):
-        training.check_replaceable("/proc/none/model.safetensors", settings())
-    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
-
-
-def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
-    path = tmp_path / "model.safetensors"
-    training.save_checkpoint(path, TrainingState(settings()))
-    assert training.load_checkpoint(path, preset="mddm")[1]["preset"] == "mddm"
-    with pytest.raises(
-        ValueError, match=r"model\.safetensors .*'mddm', but 'transolver' is wanted"
-    ):
-        training.load_checkpoint(path, preset="transolver")
-
-
-def test_states_and_checkpoints_are_told_apart(tmp_path):
-    state = TrainingState(settings())
-    training.save_state(tmp_path / "state.safetensors", state)
-    training.save_checkpoint(tmp_path / "model.safetensors", state)
-    with pytest.raises(ValueError, match=r"state\.safetensors is no checkpoint"):
-        training.load_checkpoint(tmp_path / "state.safetensors")
-    with pytest.raises(ValueError, match=r"model\.safetensors is no state"):
-        training.load_state(tmp_path / "model.safetensors", settings())
-    with pytest.raises(FileNotFoundError, match="there is no state at"):
-        training.load_state(tmp_path / "absent.safetensors", settings())
-
-
-def test_a_truncated_state_is_refused_by_name(tmp_path):
-    path = tmp_path / "state.safetensors"
-    training.save_state(path, TrainingState(settings()))
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"state\.safetensors is truncated"):
-        training.load_state(path, settings())

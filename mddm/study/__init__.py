@@ -359,7 +359,7 @@ def checkpoint_path(
     Args:
         profile: "quick" or "full".
         task: one of `tasks.TASKS`.
-        model: one of `training.PRESETS`.
+        model: one of `presets.PRESETS`.
         data: file that is trained on, where there is one. Models of other data than `DATA` have
             a folder of its name.
         changes: parameters by which the run is another than its profile's: it has a folder of

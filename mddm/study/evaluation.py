@@ -14,11 +14,13 @@ import torch
 
 from mddm import (
     budget,
+    checkpoint,
     files,
     lammps,
     lammps_process,
     lattices,
     noise,
+    presets,
     samplers,
     sampling,
     seeded,
@@ -28,6 +30,7 @@ from mddm import (
     training,
 )
 from mddm.condition import SIGMA_MIN, sigma_max
+from mddm.configurations import Configurations
 from mddm.dataset import Dataset
 from mddm.study import tasks
 
@@ -108,7 +111,7 @@ def checkpoint_source(task: str, preset: str, trained_on: str = "") -> str:
 
     Args:
         task: one of `tasks.TASKS`.
-        preset: one of `training.PRESETS`.
+        preset: one of `presets.PRESETS`.
         trained_on: file of the data that it was trained on; "" for the study's.
 
     Raises:
@@ -129,7 +132,7 @@ class Surrogate:
     """A checkpoint, and how samples are drawn from it.
 
     Args:
-        preset: one of `training.PRESETS`.
+        preset: one of `presets.PRESETS`.
         task: one of `tasks.TASKS`.
         sampler: one of `samplers.SAMPLERS`.
         n_levels: noise levels of the sampler, between the ends that the network was trained on.
@@ -420,7 +423,7 @@ def losses(
     Args:
         data: the MD data.
         replicas: MD of what the checkpoint was trained on, from other seeds; there may be none.
-        preset: one of `training.PRESETS`.
+        preset: one of `presets.PRESETS`.
         task: "unconditional" or "conditional".
         n_levels: noise levels, evenly spaced in log sigma between the checkpoint's own ends.
         n_draws: configurations a level.
@@ -441,7 +444,7 @@ def losses(
         "replica": [math.nan] * n_levels,
     }
     if len(replicas):
-        unseen = training.Configurations.of(replicas)
+        unseen = Configurations.of(replicas)
         unseen = unseen if row is None else unseen.alone()
         columns["replica"] = training.level_losses(denoiser, unseen, sigmas, n_draws).tolist()
     named = Key(preset, task, "", 0, 0, checkpoint_source(task, preset, trained_on))._asdict()
@@ -451,10 +454,10 @@ def losses(
     ]
 
 
-def _load(task: str, preset: str, trained_on: str) -> tuple[Callable, training.Settings]:
+def _load(task: str, preset: str, trained_on: str) -> tuple[Callable, presets.Settings]:
     path = study.checkpoint_path("full", task, preset, trained_on)
-    denoiser, header = training.load_checkpoint(path, preset)
-    return denoiser.to(study.device()), training.Settings(**header["settings"])
+    denoiser, header = checkpoint.load(path, preset)
+    return denoiser.to(study.device()), presets.Settings(**header["settings"])
 
 
 def judge(data: Dataset, row: int, positions: np.ndarray) -> dict:

@@ -13,11 +13,11 @@ import numpy as np
 
 from mddm import arguments, structure
 from mddm.condition import RANGES
+from mddm.configurations import Configurations, Source
 from mddm.dataset import Dataset
 from mddm.potential import potential_energy
 from mddm.shapes import SURFACES, Surface
 from mddm.study import plan
-from mddm.training import Configurations, Source
 
 TASKS = ("unconditional", "conditional", "potential", *SURFACES)
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from mddm import arguments, study, training
+from mddm import arguments, checkpoint, presets, study, training
 from mddm.condition import sigma_max
+from mddm.configurations import Source
 from mddm.study import tasks
 
 PROFILES = ("quick", "full")
@@ -42,35 +43,33 @@ def budget(profile: str, task: str, model: str) -> dict[str, int]:
     Args:
         profile: "quick", minutes on a CPU, or "full", the study's own.
         task: one of `tasks.TASKS`.
-        model: one of `training.PRESETS`.
+        model: one of `presets.PRESETS`.
 
     Raises:
         ValueError: none of the choices.
     """
     arguments.choice("task", task, tasks.TASKS)
-    arguments.choice("model", model, training.PRESETS)
+    arguments.choice("model", model, presets.PRESETS)
     if arguments.choice("profile", profile, PROFILES) == "quick":
         return {"n_steps": 1200, "batch_size": 1, "seed": 0}
     usual = _N_STEPS.get(task, _N_STEPS_SURFACE)
     return {"n_steps": _N_STEPS_OF.get((task, model), usual), "batch_size": 4, "seed": 0}
 
 
-def settings_of(
-    model: str, source: training.Source, data: str = "", **run: Any
-) -> training.Settings:
+def settings_of(model: str, source: Source, data: str = "", **run: Any) -> presets.Settings:
     """Give the settings by which the study trains a model: what is not asked of its user.
 
     Args:
-        model: one of `training.PRESETS`.
+        model: one of `presets.PRESETS`.
         source: what it is trained on.
         data: hash of the training data, if there is any.
-        run: `n_steps`, `batch_size`, `seed` and whatever else of `training.Settings` is of the run.
+        run: `n_steps`, `batch_size`, `seed` and whatever else of `presets.Settings` is of the run.
 
     Raises:
         TypeError, ValueError: an unknown model, or settings that mean nothing.
     """
-    arguments.choice("model", model, training.PRESETS)
-    recipe = dict(training.RECIPES[model])
+    arguments.choice("model", model, presets.PRESETS)
+    recipe = dict(presets.RECIPES[model])
     if getattr(source, "told", "numbers") != "numbers":
         recipe["jitter"] = _JITTER
     if source.box_length is None:
@@ -78,7 +77,7 @@ def settings_of(
     if run.get("start"):
         # What has been learned is not to be lost at the first steps.
         recipe["learning_rate"] /= 2
-    return training.Settings(
+    return presets.Settings(
         preset=model,
         schedule="log" if source.box_length is None else "log_normal",
         sigma_max=sigma_max(source.box_length),
@@ -91,8 +90,8 @@ def settings_of(
 
 def run(
     path: str | Path,
-    settings: training.Settings,
-    source: training.Source,
+    settings: presets.Settings,
+    source: Source,
     record: dict[str, Any] | None = None,
     *,
     device: torch.device | str = "cpu",
@@ -132,15 +131,15 @@ def run(
         raise ValueError(f"path must end in .safetensors, got {str(path)!r}")
     unfinished = path.with_suffix(".state.safetensors")
     if not anew:
-        training.check_replaceable(path, settings)
+        checkpoint.check_replaceable(path, settings)
     if unfinished.exists() and not anew:
-        state = training.load_state(unfinished, settings, device)
+        state = checkpoint.load_state(unfinished, settings, device)
     else:
         state = training.TrainingState(settings, device)
         if start is not None:
-            training.start_from(start, state)
+            checkpoint.start_from(start, state)
     # That it cannot be kept is to be known before, not after.
-    training.save_state(unfinished, state)
+    checkpoint.save_state(unfinished, state)
     if compiled:
         state.denoiser.compile()
     saved = state.seconds
@@ -148,15 +147,15 @@ def run(
         left = settings.n_steps - state.step
         for _ in study.progress(_whole(training.train(state, source)), left, label):
             if state.seconds - saved > _SAVED_EVERY:
-                training.save_state(unfinished, state)
+                checkpoint.save_state(unfinished, state)
                 saved = state.seconds
     except KeyboardInterrupt:
-        training.save_state(unfinished, state)
+        checkpoint.save_state(unfinished, state)
         raise KeyboardInterrupt(
             f"stopped at step {state.step} of {settings.n_steps}, kept in {unfinished}; run the "
             "same again to go on"
         ) from None
-    training.save_checkpoint(path, state, record)
+    checkpoint.save(path, state, record)
     unfinished.unlink(missing_ok=True)
     return state
 

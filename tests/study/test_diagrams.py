@@ -3,7 +3,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mddm import plotting, training
+from mddm import plotting, presets
 from mddm.study import diagrams
 
 STAGES = [np.random.default_rng(seed).uniform(0, 5, (30, 3)) for seed in range(3)]
@@ -17,7 +17,7 @@ DRAWN = {
 
 
 def network(preset):
-    return training.Settings(preset=preset).new_denoiser()
+    return presets.Settings(preset=preset).new_denoiser()
 
 
 @pytest.fixture(params=DRAWN)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import dataset, encoding, lammps, sampling, shapes, study, training
+from mddm import checkpoint, dataset, encoding, lammps, presets, sampling, shapes, study, training
 from mddm.condition import RANGES
 from mddm.crystal import Crystal
 from mddm.potential import potential_energy
@@ -25,8 +25,8 @@ def checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "project_root", lambda: tmp_path)
     for task in ("unconditional", "conditional", "sphere"):
         ranges = RANGES if task == "conditional" else {}
-        state = training.TrainingState(training.Settings(preset="mddm", ranges=ranges))
-        training.save_checkpoint(study.checkpoint_path("full", task, "mddm"), state)
+        state = training.TrainingState(presets.Settings(preset="mddm", ranges=ranges))
+        checkpoint.save(study.checkpoint_path("full", task, "mddm"), state)
 
 
 def test_a_seeded_sample_is_drawn_from_a_lattice_of_its_condition(data, checkpoints, monkeypatch):
@@ -140,11 +140,11 @@ def test_cloud_of_a_checkpoint_is_scored_by_the_true_surface(checkpoints):
 
 
 def test_losses_of_a_network_that_guesses_nothing_are_one_at_every_level(data, checkpoints):
-    state = training.TrainingState(training.Settings(preset="mddm", ranges={}))
+    state = training.TrainingState(presets.Settings(preset="mddm", ranges={}))
     for parameter in state.average.module.parameters():
         parameter.detach().zero_()
     path = study.checkpoint_path("full", "unconditional", "mddm")
-    training.save_checkpoint(path, state)
+    checkpoint.save(path, state)
     replicas = data.take(data.partners(tasks.unconditional_row(data)))
     entries = evaluation.losses(data, replicas, "mddm", "unconditional", 3, 1)
     assert [set(evaluation.LOSS_COLUMNS) <= set(entry) for entry in entries] == [True] * 3
@@ -157,7 +157,7 @@ def test_losses_of_a_network_that_guesses_nothing_are_one_at_every_level(data, c
 
 
 def test_a_model_of_potentials_is_told_that_of_the_row(data, monkeypatch):
-    settings = training.Settings(
+    settings = presets.Settings(
         ranges={"temperature": encoding.SCALED_TEMPERATURES}, told="potential"
     )
     monkeypatch.setattr(evaluation, "_load", lambda *_: (None, settings))

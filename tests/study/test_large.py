@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from mddm import dataset, samplers, study, training
+from mddm import checkpoint, dataset, presets, samplers, study, training
 from mddm.condition import RANGES
 from mddm.study import distributions, evaluation, jobs, large
 
@@ -21,8 +21,8 @@ def test_a_sample_of_eight_boxes_is_measured_like_md_and_the_largest_is_kept(
     monkeypatch.setattr(study, "project_root", lambda: tmp_path)
     monkeypatch.setattr(large, "SHOWN", 2)
     monkeypatch.setattr(large, "N_STEPS", 10)
-    state = training.TrainingState(training.Settings(preset="mddm", ranges=RANGES))
-    training.save_checkpoint(study.checkpoint_path("full", "conditional", "mddm"), state)
+    state = training.TrainingState(presets.Settings(preset="mddm", ranges=RANGES))
+    checkpoint.save(study.checkpoint_path("full", "conditional", "mddm"), state)
     row = int(np.flatnonzero(data.split == "test")[0])
     surrogate = evaluation.Surrogate("mddm", "conditional", "ancestral", 2)
     key = large.key_of(data, row, 2, seed=1, surrogate=surrogate)

@@ -10,10 +10,12 @@ import torch
 
 from mddm import __main__ as command
 from mddm import (
+    checkpoint,
     crystal,
     dataset,
     lammps,
     phonons,
+    presets,
     samplers,
     sampling,
     structure,
@@ -168,8 +170,8 @@ def project(tmp_path, monkeypatch, small):
         told = {"ranges": RANGES if task == "conditional" else {}}
         if task == "potential":
             told = {"told": task, "ranges": {"temperature": (0.005, 0.1)}}
-        state = training.TrainingState(training.Settings(preset=preset, **told))
-        training.save_checkpoint(study.checkpoint_path("full", task, preset), state)
+        state = training.TrainingState(presets.Settings(preset=preset, **told))
+        checkpoint.save(study.checkpoint_path("full", task, preset), state)
     few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
     few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
     few |= {"lattices": 1, "drawn": 1, "bottom": 1, "answers": 1, "unseen": 1, "large": 1}
@@ -317,8 +319,8 @@ def test_models_of_other_data_are_scored_against_it(project, small, capsys):
     assert "-p task unconditional -p model mddm -p profile full -p data data/mine.h5" in told
     for task, preset in product(("unconditional", "conditional"), evaluation.MODELS):
         ranges = RANGES if task == "conditional" else {}
-        state = training.TrainingState(training.Settings(preset=preset, ranges=ranges, seed=1))
-        training.save_checkpoint(study.checkpoint_path("full", task, preset, mine), state)
+        state = training.TrainingState(presets.Settings(preset=preset, ranges=ranges, seed=1))
+        checkpoint.save(study.checkpoint_path("full", task, preset, mine), state)
     sources = {}
     for own in (False, True):
         of = "" if own else mine
@@ -387,9 +389,7 @@ def test_committed_losses_of_bragg_are_what_its_checkpoint_gives(committed, scor
     """Rounding alone turns a sample of it into another, but not these."""
     expected = committed["losses"][lambda found: found["model"] == "bragg"]
     expected = expected[expected["task"] == "conditional"]
-    denoiser, _ = training.load_checkpoint(
-        study.checkpoint_path("full", "conditional", "bragg"), "bragg"
-    )
+    denoiser, _ = checkpoint.load(study.checkpoint_path("full", "conditional", "bragg"), "bragg")
     # Where it looks for waves and sites is among them.
     sigmas = torch.tensor(expected["sigma"].to_numpy()[:9], dtype=torch.float32)
     source = tasks.training_source("conditional", scored_data)

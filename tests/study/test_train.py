@@ -7,13 +7,14 @@ import torch
 
 import mddm
 from mddm import __main__ as command
-from mddm import checkpoint, files, shapes, study, training
+from mddm import checkpoint, files, presets, shapes, study
+from mddm.configurations import Configurations
 from mddm.study import tasks, train
 
 SMALL = {"channels": 8, "n_layers": 1, "hidden_channels": 4, "head_channels": 4}
 LARGER = SMALL | {"channels": 12}
 SPHERE = shapes.Surface("sphere", 70)
-BOX = training.Configurations(torch.rand(1, 20, 3), None, 10.0)
+BOX = Configurations(torch.rand(1, 20, 3), None, 10.0)
 
 
 class Stopped(shapes.Surface):
@@ -38,7 +39,7 @@ def test_budgets_are_those_of_the_studys_own_models():
     steps = {
         (task, model): train.budget("full", task, model)["n_steps"]
         for task in tasks.TASKS
-        for model in training.PRESETS
+        for model in presets.PRESETS
     }
     assert steps["conditional", "mddm"] == 28_000
     assert steps["conditional", "bragg"] == steps["conditional", "transolver"] == 30_000
@@ -50,7 +51,7 @@ def test_budgets_are_those_of_the_studys_own_models():
         if not path.exists():
             continue
         header = checkpoint.read(path, "checkpoint")[1]["settings"]
-        if header["architecture"].keys() == training.default_architecture(model).keys():
+        if header["architecture"].keys() == presets.default_architecture(model).keys():
             source = SPHERE if task in shapes.SURFACES else BOX
             run = train.budget("full", task, model) | {"start": header.get("start", "")}
             wanted = train.settings_of(model, source, **run)
