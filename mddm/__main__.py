@@ -279,11 +279,12 @@ def _anneal(options):
 
 
 def _relax(options):
-    from mddm import export, family, model
+    from mddm import export, family
+    from mddm.structures import Structures
 
     export.check(options.out)
     potential = family.parse(options.potential).at({})
-    before = model.Structures(*export.read(options.file), potential=potential)
+    before = Structures(*export.read(options.file), potential=potential)
     after = before.relax()
     numbers = {"energy_per_particle": after.energies}
     export.write(options.out, after.positions, after.box_length, numbers)
@@ -293,11 +294,12 @@ def _relax(options):
 
 
 def _score(options):
-    from mddm import distribution, export, family, model, structure
+    from mddm import distribution, export, family, structure
+    from mddm.structures import Structures
 
     potential = family.parse(options.potential).at({}) if options.potential else None
     positions, box_length = export.read(options.file)
-    found = model.Structures(positions, box_length, potential=potential)
+    found = Structures(positions, box_length, potential=potential)
     reference = None
     if options.against:
         others, other_box = export.read(options.against)

@@ -7,14 +7,11 @@ found = model.sample(k=9.0, phi=0.75, temperature=0.02, n_samples=4, seed=0)
 found.write("found.gsd")
 """
 
-import math
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,7 +20,6 @@ from mddm import (
     arguments,
     checkpoint,
     encoding,
-    export,
     files,
     lammps,
     noise,
@@ -31,58 +27,20 @@ from mddm import (
     samplers,
     sampling,
     seeded,
-    structure,
     trust,
 )
-from mddm.budget import Candidate, within
-from mddm.family import Family
-from mddm.potential import Smoothed, energy_scale, potential_energy
+from mddm.budget import within
+from mddm.card import Card
+from mddm.potential import Smoothed
+from mddm.structures import Structures
 from mddm.trust import Difference
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 # The study's models come with the package.
 TRAINED = Path(__file__).parent / "trained"
 # Noise levels of a sampler that is not told how many, and of algorithm 2.
 _N_LEVELS, _N_LEVELS_ANCESTRAL = 40, 500
-# How far a density may be from that of training, relatively.
-_DENSITY_TOLERANCE = 0.01
-_FULL_TURN = 2 * math.pi
 # The sampler that begins at a lattice, and needs a condition to choose it.
 _SEEDED = "seeded"
-# How far a box may be from those of training for its structure to be repeated in a larger one.
-_EDGE_TOLERANCE = 0.1
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a trained model is and knows.
-
-    Args:
-        name: what `load` takes.
-        preset: its network, one of `presets.PRESETS`.
-        ranges: name and range of each number of its condition; none for a model of one structure.
-            The temperature of a model that is told a potential is in its `potential.energy_scale`.
-        potential: what its training data was made with; None where it is not known.
-        n_particles: particles in a configuration of training.
-        box_length: edge of its periodic cube [length]; None for free space.
-        n_parameters: of the network.
-        steps: that it was trained.
-        told: what its condition is, a key of `encoding.CONDITIONINGS`.
-        source: its file, with the file's hash.
-    """
-
-    name: str
-    preset: str
-    ranges: Mapping[str, tuple[float, float]]
-    potential: Family | None
-    n_particles: int
-    box_length: float | None
-    n_parameters: int
-    steps: int
-    told: str = "numbers"
-    source: str = ""
 
 
 def models() -> list[Card]:
@@ -136,103 +94,6 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> "Model":
         source=files.named_with_hash(path),
     )
     return Model(card, denoiser.to(device), settings, device)
-
-
-@dataclass(frozen=True)
-class Structures:
-    """Structures of one condition, drawn from a model.
-
-    Args:
-        positions: (n_samples, n_particles, 3) float32, in [0, box_length) where there is a box
-            [length].
-        box_length: edge of the periodic cube [length]; None for free space.
-        condition: name and value of each number of the condition.
-        potential: what their energies are of; None where it is not known.
-        calls: of the network, for each of them.
-        seconds: for each of them, on average.
-        candidates: of an answer within a budget, the lowest in energy at rest first, which it is.
-        source: what drew them, see `trust.source_of`; "" for what is no sample of what MD comes to.
-    """
-
-    positions: np.ndarray
-    box_length: float | None
-    condition: Mapping[str, float] = field(default_factory=dict)
-    potential: Smoothed | None = None
-    calls: int = 0
-    seconds: float = 0.0
-    candidates: tuple[Candidate, ...] = ()
-    source: str = ""
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @property
-    def energies(self) -> np.ndarray:
-        """The potential energy per particle of each, (n_samples,) [energy].
-
-        Raises:
-            ValueError: their potential is not known.
-        """
-        potential = self._known(None)
-        systems = torch.as_tensor(self.positions).double()
-        return np.array(
-            [potential_energy(one, potential, self.box_length).mean().item() for one in systems]
-        )
-
-    def rdf(self) -> tuple[np.ndarray, np.ndarray]:
-        """Compute g(r), averaged over them; see `structure.rdf`.
-
-        Raises:
-            ValueError: they are in free space.
-        """
-        return structure.rdf(self.positions, self._box())
-
-    def crystallinity(self) -> np.ndarray:
-        """Return the share of crystalline particles of each, (n_samples,)."""
-        return np.array([structure.crystallinity(one, self._box()) for one in self.positions])
-
-    def relax(self, potential: Smoothed | None = None) -> "Structures":
-        """Go downhill in energy to the nearest minimum.
-
-        Args:
-            potential: their own by default.
-
-        Raises:
-            ValueError: no potential is known, or they are in free space.
-        """
-        potential = self._known(potential)
-        relaxed = [lammps.minimize(one, potential, self._box())[0] for one in self.positions]
-        return replace(self, positions=np.stack(relaxed), potential=potential)
-
-    def write(self, path: str | Path) -> None:
-        """Write them as the frames of a file, see `export.write` for its endings.
-
-        Raises:
-            ValueError: another ending, or they are in free space.
-            OSError: the file cannot be written.
-        """
-        export.write(path, self.positions, self._box(), self._information())
-
-    def to_ase(self) -> list["Atoms"]:
-        """Return them as ASE's `Atoms`, of the element X, which is none."""
-        return export.to_ase(self.positions, self._box(), self._information())
-
-    def _information(self):
-        numbers = {name: np.full(len(self), value) for name, value in self.condition.items()}
-        if self.potential is not None:
-            numbers["energy_per_particle"] = self.energies
-        return numbers
-
-    def _known(self, potential: Smoothed | None) -> Smoothed:
-        potential = self.potential if potential is None else potential
-        if potential is None:
-            raise ValueError("their potential is not known; give it, as potential=Smoothed(...)")
-        return arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
-
-    def _box(self) -> float:
-        if self.box_length is None:
-            raise ValueError("these are points in free space; this needs a periodic box")
-        return self.box_length
 
 
 @dataclass(frozen=True)
@@ -325,7 +186,7 @@ class Model:
             ImportError, RuntimeError: LAMMPS, which relaxes, is not there or fails.
         """
         condition = {"k": k, "phi": phi, "temperature": temperature} | numbers
-        condition = self._condition(condition, potential, extrapolate)
+        condition = self.card.take_condition(condition, potential, extrapolate)
         asked = {"what": what, "n_steps": n_steps}
         asked = {name: value for name, value in asked.items() if value is not None}
         if asked and self.card.told != "potential":
@@ -334,7 +195,7 @@ class Model:
             )
         n_samples = arguments.whole("n_samples", n_samples, at_least=1)
         seed = arguments.seed(seed, bits=31)
-        n_particles, box_length = self._size(n_particles, box_length)
+        n_particles, box_length = self.card.take_size(n_particles, box_length)
         if sampler is None:
             sampler = self.samplers[0]
         times = 1
@@ -342,9 +203,9 @@ class Model:
             sampler = arguments.choice("sampler", sampler, self.samplers)
             sampler = samplers.SAMPLERS.get(sampler, sampler)
             if sampler != _SEEDED:
-                times = self._times(n_particles, box_length)
+                times = self.card.times_training(n_particles, box_length)
                 sampler = samplers.repeated(sampler, times)
-        self._warn_of_size(n_particles, box_length, times)
+        self.card.warn_of_size(n_particles, box_length, times)
         if getattr(sampler, "asks_temperature", False) and "temperature" not in condition:
             raise ValueError(f"{self.card.name!r} knows no temperature, at which to hold a sample")
         if n_levels is not None and getattr(sampler, "own_levels", False):
@@ -362,7 +223,7 @@ class Model:
             source = trust.source_of(self.card.source, samplers.name_of(sampler))
             found = replace(found, source=source)
         if sampler == _SEEDED or sampler.asks_potential or potential is not None:
-            found._known(potential)
+            found.known_potential(potential)
         levels = (self.settings.sigma_min, self.settings.sigma_max)
         sigmas = noise.make_schedule("log", n_levels, *levels)
         if budget is not None:
@@ -399,7 +260,7 @@ class Model:
                 f"what samples of {self.card.name!r} are worth is in the book, in the chapter on "
                 "evaluation; this is for models that are told potentials"
             )
-        potential, box_length = found._known(None), found._box()
+        potential, box_length = found.known_potential(), found.periodic_box()
         ordered, at_rest = found.crystallinity(), found.relax().energies
         # Before the quench, which takes the longest.
         trust.evidence(ordered, at_rest, 0.0, potential)
@@ -421,10 +282,10 @@ class Model:
         candidates = within(
             seconds,
             lambda number: self._frames(system, asked, sampler, sigmas, n_particles, seed + number),
-            system._known(None),
+            system.known_potential(),
             system.condition["temperature"],
             n_particles=n_particles,
-            box_length=system._box(),
+            box_length=system.periodic_box(),
             seed=seed,
             stable=asked.get("what") == "stable",
         )
@@ -457,107 +318,6 @@ class Model:
         if self.card.told == "potential":
             return encoding.encode(system.potential, **system.condition, **asked)[None]
         return torch.tensor([list(system.condition.values())])
-
-    def _ranges(self, potential: Smoothed | None) -> dict[str, tuple[float, float]]:
-        """Give the ranges of a condition's numbers, in the caller's units."""
-        if self.card.told != "potential":
-            return dict(self.card.ranges)
-        if potential is None:
-            raise ValueError(
-                f"{self.card.name!r} has to be told a potential; give it, as "
-                "potential=Smoothed(...), or --potential with `mddm sample`"
-            )
-        arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
-        unit = energy_scale(potential)
-        return {name: (low * unit, high * unit) for name, (low, high) in self.card.ranges.items()}
-
-    def _condition(self, given: Mapping, potential, extrapolate: bool) -> dict[str, float]:
-        known = self._ranges(potential)
-        given = {name: value for name, value in given.items() if value is not None}
-        if not known and given:
-            raise ValueError(
-                f"{self.card.name!r} is a model of one structure and takes no condition; leave out "
-                f"{', '.join(given)}, or load a conditional model, such as 'bragg'"
-            )
-        missing = [name for name in known if name not in given]
-        if missing:
-            raise ValueError(
-                f"{self.card.name!r} has to be told {', '.join(known)}; {', '.join(missing)} not "
-                "given"
-            )
-        unknown = [name for name in given if name not in known]
-        if unknown:
-            words = ", ".join(known) + " and a potential" * (self.card.told == "potential")
-            raise ValueError(
-                f"{self.card.name!r} knows {words} alone; leave out {', '.join(unknown)}"
-            )
-        condition = {name: arguments.number(name, given[name]) for name in known}
-        if "phi" in condition:
-            condition["phi"] %= _FULL_TURN
-        outside = [
-            f"{name} = {condition[name]:.6g} lies outside of [{low:g}, {high:g}]"
-            for name, (low, high) in known.items()
-            if not low <= condition[name] <= high
-        ]
-        if condition.get("temperature", 1.0) <= 0:
-            raise ValueError(f"temperature must be above 0, got {condition['temperature']}")
-        if outside:
-            told = f"{'; '.join(outside)}, where {self.card.name!r} was trained"
-            if not extrapolate:
-                raise ValueError(f"{told}; pass extrapolate=True to ask all the same")
-            warnings.warn(f"{told}: the answer is a guess", stacklevel=3)
-        return condition
-
-    def _size(self, n_particles, box_length) -> tuple[int, float | None]:
-        card = self.card
-        if card.box_length is None:
-            if box_length is not None:
-                raise ValueError(f"{card.name!r} draws points in free space; leave out box_length")
-            wanted = card.n_particles if n_particles is None else n_particles
-            return arguments.whole("n_particles", wanted, at_least=2), None
-        density = card.n_particles / card.box_length**3
-        if n_particles is None:
-            edge = card.box_length if box_length is None else arguments.box(box_length)
-            n_particles = round(density * edge**3)
-        n_particles = arguments.whole("n_particles", n_particles, at_least=2)
-        if box_length is None:
-            box_length = (n_particles / density) ** (1 / 3)
-            if n_particles == card.n_particles:
-                box_length = card.box_length
-        box_length = arguments.box(box_length)
-        found = n_particles / box_length**3
-        if abs(found / density - 1) > _DENSITY_TOLERANCE:
-            raise ValueError(
-                f"{card.name!r} knows the number density {density:g} alone, and {n_particles} "
-                f"particles in a box of {box_length:g} have {found:.4g}; leave out one of the two"
-            )
-        return n_particles, box_length
-
-    def _warn_of_size(self, n_particles: int, box_length: float | None, times: int) -> None:
-        card = self.card
-        if box_length is None or n_particles == card.n_particles:
-            return
-        drawn = "they are drawn as a whole, and more than in training seldom form a crystal"
-        if times > 1:
-            drawn = (
-                f"{times**3} copies of a smaller sample are drawn again from noise, and a crystal "
-                "is one grain"
-            )
-        warnings.warn(
-            f"{card.name!r} was trained on {card.n_particles} particles in a box of "
-            f"{card.box_length:g}; {n_particles} in a box of {box_length:.4g} are "
-            f"{n_particles / card.n_particles:.3g} times as many: {drawn}",
-            stacklevel=3,
-        )
-
-    def _times(self, n_particles: int, box_length: float | None) -> int:
-        """Tell of how many boxes like those of training, along each axis, a box is made."""
-        if box_length is None:
-            return 1
-        times = max(1, round(box_length / self.card.box_length))
-        ratio = box_length / times / self.card.box_length
-        whole = n_particles % times**3 == 0 and abs(ratio - 1) < _EDGE_TOLERANCE
-        return times if whole else 1
 
     def _potential(self, condition: Mapping[str, float]) -> Smoothed | None:
         family = self.card.potential

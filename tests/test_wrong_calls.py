@@ -54,6 +54,7 @@ from mddm import (
     viewer,
     waves,
 )
+from mddm.structures import Structures
 from mddm.study import tasks, train
 
 MODULES = (
@@ -81,7 +82,7 @@ LEFT_OUT = {
     family: {"common"},
     files: {"whole"},
     lattices: {"table"},
-    model: {"Card", "Structures", "Model", "models"},
+    model: {"Model", "models"},
     phonons: {"Vibrations"},
     study: {"project_root", "device"},
     sublattices: {"cache_folder"},
@@ -173,7 +174,7 @@ BINARY.write_bytes(bytes(range(256)))
 TABLE.write_text("1 1\n2 0\n3 0\n4 0\n")
 export.write(XYZ, ONE, 7.0)
 LJ = family.Family("lennard-jones")
-FOUND = model.Structures(X[:1].numpy(), 7.0, {"k": 9.0}, SMOOTHED)
+FOUND = Structures(X[:1].numpy(), 7.0, {"k": 9.0}, SMOOTHED)
 LOADED = model.load(MODEL)
 NEAR = potential.Smoothed(potential.OscillatingPair(9.0, 0.7), r_on=1.6, r_cut=1.9)
 CELL, BASIS = 2 * (np.ones((3, 3)) - np.eye(3)) / 2, np.zeros((1, 3))
