@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mddm import dataset, encoding, files, formulas, lammps, model, onnx, samplers, structure, study
+from mddm import dataset, encoding, files, formulas, model, onnx, samplers, structure, study
 from mddm.noise import make_schedule
 from mddm.potential import OscillatingPair, Smoothed
+from mddm.relaxing import Relaxing
 
 ASSETS = study.project_root() / "book" / "_assets" / "live"
 RECORDED = ASSETS / "recorded.npz"
@@ -115,7 +116,7 @@ def record(trained, md):
         n_particles=N_PARTICLES,
         box_length=BOX_LENGTH,
         seed=0,
-        relax=lammps.Relaxing(potential, BOX_LENGTH),
+        relax=Relaxing(potential, BOX_LENGTH),
     )
     frames = list(study.progress(frames, label="sampling"))
     with files.whole(RECORDED) as partial, open(partial, "wb") as file:

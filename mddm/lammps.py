@@ -6,32 +6,18 @@ results, and a ramp continued from a stored harvest is the ramp that was never b
 """
 
 import math
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
-from scipy.spatial import cKDTree
-from torch import Tensor
 
-from mddm import arguments, lammps_process
-from mddm.geometry import wrap
-from mddm.potential import Smoothed, tabulate
+from mddm import arguments, lammps_process, lammps_system
+from mddm.potential import Smoothed
 
-# Spacing 1.5e-4 in r squared keeps the linear interpolation of the steepest potential of the
-# paper's grid within 1e-4 of its force, down to r = 0.85, nearer than particles come.
-_TABLE_POINTS = 60_000
-# No two of a thousand random particles come closer than this, by odds of a million to one.
-_TABLE_INNER = 1e-3
 # A system as much hotter than its thermostat has blown up.
 _TOO_HOT = 10
-# Fastest of 0.2, 0.3, 0.4 and 0.5 at 1000 particles, for ramps as a whole.
-_SKIN = 0.3
 # At most so many steps of a minimisation, and ten evaluations of all forces for each.
 _ITERATIONS = 20_000
 # A stage is run in this many pieces: points of the trace, and chances to be interrupted.
@@ -115,15 +101,13 @@ def anneal(
     seed, box_length = arguments.seed(seed), arguments.box(box_length)
     rng = np.random.default_rng((seed, 0))
     positions = rng.uniform(0, box_length, (n_particles, 3))
-    velocities = rng.normal(0, start_temperature**0.5, (n_particles, 3))
     hold = n_steps // 10
     stages = [
         (start_temperature, start_temperature, hold),
         (start_temperature, temperature, n_steps - 2 * hold),
         (temperature, temperature, hold),
     ]
-    unknown = (math.nan,) * 4
-    start = Harvest(positions, velocities, start_temperature, *unknown, 0, 0.0, np.empty(0))
+    start = _start(positions, start_temperature, rng)
     return _run(potential, stages, start, rng, box_length, time_step, damping, minimize_first=True)
 
 
@@ -155,9 +139,7 @@ def hold(
     n_steps, seed = arguments.whole("n_steps", n_steps, at_least=1), arguments.seed(seed)
     positions = arguments.positions(positions, ("n_particles", 3)).detach().cpu().numpy()
     rng = np.random.default_rng((seed, 0))
-    velocities = rng.normal(0, temperature**0.5, positions.shape)
-    unknown = (math.nan,) * 4
-    start = Harvest(positions, velocities, temperature, *unknown, 0, 0.0, np.empty(0))
+    start = _start(positions, temperature, rng)
     stages = [(temperature, temperature, n_steps)]
     return _run(potential, stages, start, rng, box_length, time_step, damping)
 
@@ -280,67 +262,16 @@ def minimize(
     """
     box_length = arguments.box(box_length)
     tolerance = arguments.number("tolerance", tolerance, above=0)
-    with _system(positions, None, potential, box_length, moves=True) as system:
+    with lammps_system.build(positions, potential, box_length, moves=True) as system:
         system.command(f"minimize 0.0 {tolerance!r} {_ITERATIONS} {10 * _ITERATIONS}")
-        force = float(np.linalg.norm(_gather(system, "f")))
+        force = float(np.linalg.norm(lammps_system.gather(system, "f")))
         if force > tolerance:
             warnings.warn(
                 f"the minimisation ended with forces of {force:.2g}, above its tolerance of "
                 f"{tolerance}: what it arrived at is not quite at rest",
                 stacklevel=2,
             )
-        return *_rounded(system, box_length), force <= tolerance
-
-
-@dataclass(frozen=True)
-class Relaxing:
-    """How samplers relax a system, and hold it: a function of its positions.
-
-    Args:
-        potential: a smoothed pair potential.
-        box_length: edge of the periodic cube [length].
-        temperature: at which to hold [energy]; None where nothing is held.
-
-    Raises:
-        TypeError, ValueError: another potential than a smoothed one, or a number out of its range.
-    """
-
-    potential: Smoothed
-    box_length: float
-    temperature: float | None = None
-
-    def __post_init__(self):
-        arguments.instance("potential", self.potential, Smoothed, "wrap it: Smoothed(potential)")
-        object.__setattr__(self, "box_length", arguments.box(self.box_length))
-        if self.temperature is not None:
-            temperature = arguments.number("temperature", self.temperature, above=0)
-            object.__setattr__(self, "temperature", temperature)
-
-    def __call__(self, positions, *, n_steps: int = 0, seed: int = 0, **how) -> np.ndarray:
-        """Relax positions and, if `n_steps` are asked for, hold them.
-
-        Args:
-            positions: (n_particles, 3) array or tensor [length].
-            n_steps: of molecular dynamics afterwards, see `hold`.
-            seed: of it.
-            how: the `tolerance` of `minimize`.
-
-        Returns:
-            (n_particles, 3) float32 in [0, box_length).
-
-        Raises:
-            ValueError: something is to be held at no temperature.
-            As `minimize` and `hold`.
-        """
-        n_steps = arguments.whole("n_steps", n_steps, at_least=0)
-        if n_steps and self.temperature is None:
-            raise ValueError("temperature is not known, at which to hold; give one")
-        at_rest = minimize(positions, self.potential, self.box_length, **how)[0]
-        if not n_steps:
-            return at_rest
-        size = {"box_length": self.box_length}
-        held = hold(self.potential, at_rest, self.temperature, n_steps, seed, **size)
-        return held.positions
+        return *lammps_system.rounded(system, box_length), force <= tolerance
 
 
 def energy_and_forces(
@@ -359,9 +290,9 @@ def energy_and_forces(
             is not the slope of its energy.
         ImportError, RuntimeError: LAMMPS cannot be loaded, or fails.
     """
-    with _system(positions, None, potential, box_length) as system:
+    with lammps_system.build(positions, potential, box_length) as system:
         system.command("run 0 post no")
-        return system.get_thermo("pe"), _gather(system, "f")
+        return system.get_thermo("pe"), lammps_system.gather(system, "f")
 
 
 def version() -> str:
@@ -370,82 +301,9 @@ def version() -> str:
         return f"LAMMPS {system.version()}"
 
 
-@contextmanager
-def _system(positions, velocities, potential, box_length, *, time_step=0.01, moves=False):
-    positions = arguments.positions(positions, ("n_particles", 3)).detach().cpu().double()
-    arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
-    box_length = arguments.box(box_length)
-    if not box_length > 2 * potential.r_cut:
-        raise ValueError(
-            f"box_length must be above twice the cut-off ({2 * potential.r_cut}), got {box_length}"
-        )
-    positions, n_particles = wrap(positions, box_length), len(positions)
-    _refuse_overlap(positions, box_length)
-    rows = _table(potential, moves)
-    with lammps_process.instance() as system:
-        pair_style = "table/omp" if system.has_style("pair", "table/omp") else "table"
-        # The threaded kernel is the faster one even with a single thread.
-        if pair_style == "table/omp":
-            system.command("package omp 1")
-        system.commands_string(f"""
-            units lj
-            atom_style atomic
-            atom_modify map array
-            boundary p p p
-            region box block 0 {box_length!r} 0 {box_length!r} 0 {box_length!r}
-            create_box 1 box
-            mass 1 1.0
-            neighbor {_SKIN} bin
-            neigh_modify delay 0 every 1 check yes
-            timestep {time_step!r}
-            pair_style {pair_style} linear {_TABLE_POINTS}
-            thermo_style custom step temp pe press
-            thermo_modify norm yes
-            thermo 0
-        """)
-        with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "pair.table"
-            header = f"U\nN {len(rows)} RSQ {_TABLE_INNER!r} {potential.r_cut!r}\n\n"
-            # In half the time of numpy.savetxt, which would be most of a short call's.
-            lines = len(rows) * "%d %.17g %.17g %.17g\n" % tuple(rows.flatten().tolist())
-            table.write_text(header + lines)
-            system.command(f'pair_coeff 1 1 "{table}" U {potential.r_cut!r}')
-        system.create_atoms(
-            n_particles,
-            list(range(1, n_particles + 1)),
-            [1] * n_particles,
-            positions.flatten().tolist(),
-            None if velocities is None else np.asarray(velocities, dtype=float).ravel().tolist(),
-        )
-        yield system
-
-
-def _refuse_overlap(positions: Tensor, box_length: float) -> None:
-    tree = cKDTree(positions.numpy(), boxsize=box_length)
-    pairs = tree.query_pairs(_TABLE_INNER, output_type="ndarray")
-    if len(pairs):
-        i, j = min(pairs.tolist())
-        distance, _ = tree.query(positions[i].numpy(), 2)
-        raise ValueError(
-            f"positions have {len(pairs)} pairs of particles nearer than {_TABLE_INNER}, where the "
-            f"table of the potential begins, such as {i} and {j}, which are {distance[1]:.2g} "
-            "apart: move one of each"
-        )
-
-
-def _table(potential: Smoothed, moves: bool) -> np.ndarray:
-    # Points evenly spaced in r squared, as many as LAMMPS keeps: it then takes them as they are.
-    squares = torch.linspace(
-        _TABLE_INNER**2, potential.r_cut**2, _TABLE_POINTS, dtype=torch.float64
-    )
-    r = squares.sqrt()
-    energy, force = tabulate(potential, r)
-    if moves and force[0] <= 0:
-        raise ValueError(
-            "potential must repel at contact, or particles fall into each other: its force is "
-            f"{force[0].item():.4g} at r = {_TABLE_INNER}; give Smoothed an r_core where it repels"
-        )
-    return torch.stack([torch.arange(1, len(r) + 1), r, energy, force], dim=1).numpy()
+def _start(positions: np.ndarray, temperature: float, rng: np.random.Generator) -> Harvest:
+    velocities, unknown = rng.normal(0, temperature**0.5, positions.shape), (math.nan,) * 4
+    return Harvest(positions, velocities, temperature, *unknown, 0, 0.0, np.empty(0))
 
 
 def _run(potential, stages, start, rng, box_length, time_step, damping, minimize_first=False):
@@ -453,8 +311,8 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
     damping = arguments.number("damping", damping, above=0, at_most=math.inf)
     box_length = arguments.box(box_length)
     clock, trace = time.perf_counter(), []
-    settings = {"time_step": time_step, "moves": True}
-    with _system(start.positions, start.velocities, potential, box_length, **settings) as system:
+    settings = {"velocities": start.velocities, "time_step": time_step, "moves": True}
+    with lammps_system.build(start.positions, potential, box_length, **settings) as system:
         if minimize_first:
             system.command("minimize 0.0 1e-3 1000 10000")
         system.command(f"reset_timestep {start.n_steps}")
@@ -484,8 +342,8 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
             system.command("unfix mean")
             if damping < math.inf:
                 system.command("unfix bath")
-        velocities = _gather(system, "v")
-        positions, energy = _rounded(system, box_length)
+        velocities = lammps_system.gather(system, "v")
+        positions, energy = lammps_system.rounded(system, box_length)
         trace = np.array(trace)
         hold = trace[trace[:, 0] > first]
         drift = n_steps * np.polyfit(hold[:, 0], hold[:, 2], 1)[0] if len(hold) > 1 else math.nan
@@ -511,14 +369,3 @@ def _refuse_blow_up(last: list[float], hottest: float, time_step: float) -> None
             f"{temperature:.4g}, where the thermostat is at {hottest:.4g}; take a time_step below "
             f"{time_step}, or a lower temperature"
         )
-
-
-def _gather(system, name: str) -> np.ndarray:
-    return system.gather_atoms(name, 1, 3).reshape(-1, 3)
-
-
-def _rounded(system, box_length: float) -> tuple[np.ndarray, float]:
-    positions = wrap(torch.from_numpy(_gather(system, "x")).float(), box_length)
-    system.scatter_atoms("x", 1, 3, positions.double().flatten().numpy())
-    system.command("run 0 post no")
-    return positions.numpy(), system.get_thermo("pe")

@@ -32,6 +32,7 @@ from mddm import (
 from mddm.budget import within
 from mddm.card import Card
 from mddm.potential import Smoothed
+from mddm.relaxing import Relaxing
 from mddm.structures import Structures
 from mddm.trust import Difference
 
@@ -309,7 +310,7 @@ class Model:
         relax = None
         if system.potential is not None and system.box_length is not None:
             temperature = system.condition.get("temperature")
-            relax = lammps.Relaxing(system.potential, system.box_length, temperature)
+            relax = Relaxing(system.potential, system.box_length, temperature)
         return samplers.draw(self.denoiser, sampler, sigmas, conditions, *size, relax)
 
     def _told(self, system: Structures, asked: Mapping) -> torch.Tensor | None:

@@ -42,8 +42,8 @@ class Frame:
     stage: str = "sampled"
 
 
-# What `lammps.Relaxing` does: takes (n_particles, 3) positions to a minimum of their energy, or on
-# the way there until a `tolerance`, and holds them for `n_steps` of MD from a `seed` [length].
+# What `relaxing.Relaxing` does: takes (n_particles, 3) positions to a minimum of their energy, or
+# on the way there until a `tolerance`, and holds them for `n_steps` of MD from a `seed` [length].
 Relax = Callable[..., np.ndarray]
 
 
@@ -152,7 +152,7 @@ class Sampler:
             center: move the centre of mass to the origin after every step, for a
                 translation-invariant network in free space.
             relax: takes the (n_particles, 3) positions of a system to a minimum of its energy, as
-                `lammps.Relaxing` does; for samplers with `asks_potential`.
+                `relaxing.Relaxing` does; for samplers with `asks_potential`.
 
         Yields:
             The start, then a frame at each level below.

