@@ -32,7 +32,7 @@ from mddm import (
 )
 from mddm.condition import sigma_max
 from mddm.configurations import Configurations
-from mddm.study import evaluation, jobs, tables, tasks
+from mddm.study import jobs, surrogates, tables, tasks
 
 # Name, preset and the settings that are not those of its recipe.
 NETWORKS = {
@@ -59,7 +59,7 @@ def parse_arguments():
     parser.add_argument("--condition", nargs=3, type=float, default=(6.6, 2.4, 0.046))
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
     parser.add_argument("--steps", type=int, default=1500, help="of training")
-    parser.add_argument("--levels", type=int, default=evaluation.N_LEVELS, help="of sampling")
+    parser.add_argument("--levels", type=int, default=surrogates.N_LEVELS, help="of sampling")
     parser.add_argument("--samples", type=int, default=16, help="of each network")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

@@ -16,7 +16,7 @@ import torch
 
 from mddm import dataset, lammps_process, sampling, structure, study
 from mddm.samplers import SAMPLERS
-from mddm.study import evaluation, jobs, results
+from mddm.study import evaluation, jobs, results, surrogates
 
 PRESET, TASK = "bragg", "conditional"
 # Of the training conditions whose MD is a crystal, so many are what settings are chosen on.
@@ -80,7 +80,7 @@ def rows_of(md, split):
 
 @cache
 def surrogate_of(setting):
-    return evaluation.Surrogate(PRESET, TASK, SETTINGS[setting])
+    return surrogates.Surrogate(PRESET, TASK, SETTINGS[setting])
 
 
 def score(md, row, setting, at_rest):
@@ -103,7 +103,7 @@ def main():
     options = parse_arguments()
     root = study.project_root()
     md = dataset.read(root / study.DATA)
-    source = evaluation.checkpoint_source(TASK, PRESET)
+    source = surrogates.checkpoint_source(TASK, PRESET)
     asked = [
         (
             evaluation.Key(PRESET, TASK, options.split, row, 0, source, setting),

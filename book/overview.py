@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from mddm import dataset, plotting, samplers, structure, study
-from mddm.study import evaluation, jobs, tables, tasks
+from mddm.study import evaluation, jobs, surrogates, tables, tasks
 
 MODEL = evaluation.OURS
 SAMPLER = samplers.BEST_AT_T[MODEL]
@@ -51,7 +51,7 @@ def main():
     md = dataset.read(root / study.DATA)
     quenches = read("scores-quench")
     row = typical_crystal(quenches)
-    frames = evaluation.Surrogate(MODEL, "conditional", SAMPLER).frames(md, row)
+    frames = surrogates.Surrogate(MODEL, "conditional", SAMPLER).frames(md, row)
     frames = list(study.progress(frames, label="sampling"))
     between = min(frames, key=lambda frame: abs(frame.sigma - LEVEL))
     shown = [frames[0], between, frames[-1]]

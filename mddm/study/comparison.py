@@ -11,7 +11,7 @@ import numpy as np
 
 from mddm import optional, samplers, sampling, structure
 from mddm.dataset import Dataset
-from mddm.study import evaluation, tables, tasks
+from mddm.study import evaluation, surrogates, tables, tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -247,7 +247,7 @@ def figure_5(
             curves[evaluation.REPLICA] = (again, md)
         for preset in evaluation.MODELS:
             drawn_by = (preset, "conditional", samplers.BEST[preset], levels[preset])
-            surrogate = evaluation.Surrogate(*drawn_by, trained_on=trained_on)
+            surrogate = surrogates.Surrogate(*drawn_by, trained_on=trained_on)
             source = f"{surrogate.source}, {samplers.BEST[preset]}, {levels[preset]} levels"
             curve = _known(known, row, preset, source)
             if curve is None:

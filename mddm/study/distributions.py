@@ -32,7 +32,7 @@ def keep(
 
     Args:
         path: of the file, an .npz, there or not.
-        source: what drew it, as `evaluation.checkpoint_source` names it.
+        source: what drew it, as `surrogates.checkpoint_source` names it.
         row: its condition.
         seed: its number.
         positions: (n_particles, 3) [length].

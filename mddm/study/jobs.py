@@ -10,7 +10,18 @@ import numpy as np
 from mddm import dataset, samplers, study, trust
 from mddm.dataset import Dataset
 from mddm.shapes import SURFACES
-from mddm.study import bottom, distributions, evaluation, large, plan, rivals, tasks, unseen
+from mddm.study import (
+    bottom,
+    distributions,
+    evaluation,
+    large,
+    plan,
+    rivals,
+    surfaces,
+    surrogates,
+    tasks,
+    unseen,
+)
 from mddm.study.evaluation import Key
 
 # A file of scores each; the columns of the last six are their own.
@@ -19,8 +30,8 @@ GROUPS = (
     *("surfaces", "losses", "bottom", "unseen", "distributions", "large"),
 )
 COLUMNS = {
-    "surfaces": evaluation.SURFACE_COLUMNS,
-    "losses": evaluation.LOSS_COLUMNS,
+    "surfaces": surfaces.COLUMNS,
+    "losses": surrogates.LOSS_COLUMNS,
     "bottom": bottom.COLUMNS,
     "unseen": unseen.COLUMNS,
     "distributions": distributions.COLUMNS,
@@ -54,7 +65,7 @@ PROFILES = {
     "full": {
         **{"train": 100, "test": 25, "unconditional": 20, "surfaces": 20, "others": {"train": 25}},
         **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
-        **{"best levels": evaluation.N_LEVELS, "lattices": 100, "drawn": 2},
+        **{"best levels": surrogates.N_LEVELS, "lattices": 100, "drawn": 2},
         "bottom": 12,
         "answers": 2,
         "unseen": 100,
@@ -207,9 +218,9 @@ def _lattice_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
 
 def _told_potentials(
     sizes: Mapping, compiled: bool, sampler: str = samplers.BEST_TOLD
-) -> evaluation.Surrogate:
+) -> surrogates.Surrogate:
     drawn_by = (evaluation.OURS, "potential", sampler, sizes["best levels"])
-    return evaluation.Surrogate(*drawn_by, compiled)
+    return surrogates.Surrogate(*drawn_by, compiled)
 
 
 def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool, kept: Path) -> list[Job]:
@@ -218,17 +229,17 @@ def _told_jobs(data: Dataset, sizes: Mapping, compiled: bool, kept: Path) -> lis
     for task, split, row, seed in _chosen(data, sizes | {"train": 0}, sizes["tries"]):
         key = Key(surrogate.name, task, split, row, seed, source, samplers.BEST_TOLD)
         keep = partial(distributions.keep, kept, source, row, seed, box_length=data.box_length)
-        jobs.append((key, partial(evaluation.sample, data, row, surrogate, seed, keep)))
+        jobs.append((key, partial(surrogates.sample, data, row, surrogate, seed, keep)))
     surrogate = _told_potentials(sizes, compiled, _IN_THE_PAGE)
     for task, split, row, seed in _chosen(data, sizes | {"train": 0}):
         key = Key(surrogate.name, task, split, row, seed, source, _IN_THE_PAGE)
-        jobs.append((key, partial(evaluation.sample, data, row, surrogate, seed)))
+        jobs.append((key, partial(surrogates.sample, data, row, surrogate, seed)))
     return jobs
 
 
 def _distribution_jobs(data: Dataset, sizes: Mapping, kept: Path) -> list[Job]:
     # One is no distribution.
-    jobs, source, n = [], evaluation.checkpoint_source("potential", evaluation.OURS), sizes["tries"]
+    jobs, source, n = [], surrogates.checkpoint_source("potential", evaluation.OURS), sizes["tries"]
     for row in choose_rows(data, "test", sizes["test"] if n > 1 else 0):
         if not len(data.partners(row)):
             continue
@@ -279,22 +290,22 @@ def _seeded_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str)
     jobs, tries = [], (1, sizes["drawn"])
     for sampler, n in zip(evaluation.SEEDED, tries, strict=True):
         drawn_by = (evaluation.OURS, "conditional", sampler)
-        surrogate = evaluation.Surrogate(*drawn_by, compiled=compiled, trained_on=trained_on)
+        surrogate = surrogates.Surrogate(*drawn_by, compiled=compiled, trained_on=trained_on)
         for task, split, row, seed in _chosen(data, sizes | {"train": 0}, n):
             key = Key(evaluation.OURS, task, split, row, seed, surrogate.source, sampler)
-            jobs.append((key, partial(evaluation.seeded_sample, data, row, surrogate, seed)))
+            jobs.append((key, partial(surrogates.seeded_sample, data, row, surrogate, seed)))
     return jobs
 
 
 def _answer_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str) -> list[Job]:
     sampler = samplers.BEST_AT_T[evaluation.OURS]
     drawn_by = (evaluation.OURS, "conditional", sampler, sizes["best levels"])
-    surrogate = evaluation.Surrogate(*drawn_by, compiled, trained_on)
+    surrogate = surrogates.Surrogate(*drawn_by, compiled, trained_on)
     jobs = []
     for name in list(evaluation.ANSWERS)[: sizes["answers"]]:
         for row in choose_rows(data, "test", sizes["test"]):
             key = Key(name, "conditional", "test", row, 0, surrogate.source)
-            jobs.append((key, partial(evaluation.answer, data, row, surrogate, name)))
+            jobs.append((key, partial(surrogates.answer, data, row, surrogate, name)))
     return jobs
 
 
@@ -319,36 +330,36 @@ def _sample_jobs(
     data: Dataset, sizes: Mapping, preset: str, compiled: bool, trained_on: str
 ) -> list[Job]:
     jobs, both = [], ("unconditional", "conditional")
-    sources = {task: evaluation.checkpoint_source(task, preset, trained_on) for task in both}
+    sources = {task: surrogates.checkpoint_source(task, preset, trained_on) for task in both}
     best = samplers.BEST[preset]
     for sampler in _samplers(best):
         fewer = sizes if sampler == best else sizes | sizes["others"]
         tries = sizes["tries"] if samplers.SAMPLERS[sampler].asks_potential else 1
         levels = levels_of(sampler, sizes)
         drawn_by = {
-            task: evaluation.Surrogate(preset, task, sampler, levels, compiled, trained_on)
+            task: surrogates.Surrogate(preset, task, sampler, levels, compiled, trained_on)
             for task in both
         }
         for task, split, row, seed in _again(data, fewer) + _chosen(data, fewer, tries):
             key = Key(preset, task, split, row, seed, sources[task], sampler)
-            jobs.append((key, partial(evaluation.sample, data, row, drawn_by[task], seed)))
+            jobs.append((key, partial(surrogates.sample, data, row, drawn_by[task], seed)))
     return jobs
 
 
 def _surface_jobs(sizes: Mapping) -> list[Job]:
     jobs = []
     for surface, seed in product(SURFACES, range(sizes["surfaces"])):
-        key = Key(evaluation.TRUE_CLOUD, surface, "", 0, seed, evaluation.CLOSED_FORM)
+        key = Key(surfaces.TRUE_CLOUD, surface, "", 0, seed, surfaces.CLOSED_FORM)
         levels = sizes["levels"]
-        job = partial(evaluation.surface_yardsticks, surface, levels, POINTS, seed)
+        job = partial(surfaces.yardsticks, surface, levels, POINTS, seed)
         jobs.append((key, job))
-    for surface, preset in product(SURFACES, evaluation.SURFACE_MODELS):
-        source = evaluation.checkpoint_source(surface, preset)
+    for surface, preset in product(SURFACES, surfaces.MODELS):
+        source = surrogates.checkpoint_source(surface, preset)
         asked = _samplers(samplers.BEST_IN_FREE_SPACE)
         for sampler, seed in product(asked, range(sizes["surfaces"])):
-            surrogate = evaluation.Surrogate(preset, surface, sampler, levels_of(sampler, sizes))
+            surrogate = surrogates.Surrogate(preset, surface, sampler, levels_of(sampler, sizes))
             key = Key(preset, surface, "", 0, seed, source, sampler)
-            jobs.append((key, partial(evaluation.surface_sample, surrogate, POINTS, seed)))
+            jobs.append((key, partial(surfaces.sample, surrogate, POINTS, seed)))
     return jobs
 
 
@@ -361,9 +372,9 @@ def _loss_jobs(data: Dataset, sizes: Mapping, trained_on: str) -> list[Job]:
     }
     jobs = []
     for task, preset in product(replicas, evaluation.MODELS):
-        source = evaluation.checkpoint_source(task, preset, trained_on)
+        source = surrogates.checkpoint_source(task, preset, trained_on)
         asked = (preset, task, 13, sizes["draws"], trained_on)
-        job = partial(evaluation.losses, data, replicas[task], *asked)
+        job = partial(surrogates.losses, data, replicas[task], *asked)
         jobs.append((Key(preset, task, "", 0, 0, source), job))
     return jobs
 

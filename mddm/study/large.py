@@ -9,7 +9,7 @@ import torch
 
 from mddm import lammps, lammps_process, potential, sampling, structure
 from mddm.dataset import Dataset
-from mddm.study import distributions, evaluation, plan
+from mddm.study import distributions, evaluation, plan, surrogates
 from mddm.waves import Q_LONG, Q_MAX, strongest_waves
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def key_of(
-    data: Dataset, row: int, times: int, seed: int, surrogate: evaluation.Surrogate | None = None
+    data: Dataset, row: int, times: int, seed: int, surrogate: surrogates.Surrogate | None = None
 ) -> evaluation.Key:
     """Give the key of a sample's score, or of an anneal's.
 
@@ -55,7 +55,7 @@ def key_of(
 def sample(
     data: Dataset,
     row: int,
-    surrogate: evaluation.Surrogate,
+    surrogate: surrogates.Surrogate,
     times: int,
     key: evaluation.Key,
     kept: Path,

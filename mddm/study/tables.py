@@ -169,7 +169,7 @@ def table_a1(scored: "pd.DataFrame", quoted: "pd.DataFrame") -> "pd.DataFrame":
     """Sum up the scores of sphere and torus, with bootstrap intervals of the mean.
 
     Args:
-        scored: `evaluation.SURFACE_COLUMNS`, one line a cloud.
+        scored: `surfaces.COLUMNS`, one line a cloud.
         quoted: model, task, sinkhorn and source of values from elsewhere.
 
     Returns:

@@ -12,7 +12,7 @@ import numpy as np
 from mddm import lammps, lammps_process, optional, samplers, sampling, structure, trust
 from mddm.dataset import Dataset
 from mddm.potential import energy_scale
-from mddm.study import evaluation, tasks
+from mddm.study import evaluation, surrogates, tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def rows_of(data: Dataset) -> list[int]:
     return list(coldest.values())
 
 
-def sample(data: Dataset, row: int, surrogate: evaluation.Surrogate, seed: int) -> list[dict]:
+def sample(data: Dataset, row: int, surrogate: surrogates.Surrogate, seed: int) -> list[dict]:
     """Score a sample.
 
     Args:

@@ -16,7 +16,7 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from sphinx.errors import ExtensionError
 
-from mddm.study import evaluation, tables
+from mddm.study import surfaces, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -92,7 +92,7 @@ def test_what_is_said_of_the_papers_scores_is_what_the_scores_say():
     best = clouds.groupby(["task", "model"])["sinkhorn"].min().unstack()
     assert "near the best possible denoiser" in said_of("Table A1, Sinkhorn loss")
     assert (best["mddm"] > best["transolver"]).all()
-    assert (best["mddm"] < 3 * best[evaluation.BEST_POSSIBLE]).all()
+    assert (best["mddm"] < 3 * best[surfaces.BEST_POSSIBLE]).all()
 
 
 @pytest.mark.parametrize("name", ["_config.yml", "_toc.yml", "notebooks"])

@@ -7,7 +7,7 @@ import pytest
 
 from mddm import checkpoint, dataset, presets, samplers, study, training
 from mddm.condition import RANGES
-from mddm.study import distributions, evaluation, jobs, large
+from mddm.study import distributions, evaluation, jobs, large, surrogates
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def test_a_sample_of_eight_boxes_is_measured_like_md_and_the_largest_is_kept(
     state = training.TrainingState(presets.Settings(preset="mddm", ranges=RANGES))
     checkpoint.save(study.checkpoint_path("full", "conditional", "mddm"), state)
     row = int(np.flatnonzero(data.split == "test")[0])
-    surrogate = evaluation.Surrogate("mddm", "conditional", "ancestral", 2)
+    surrogate = surrogates.Surrogate("mddm", "conditional", "ancestral", 2)
     key = large.key_of(data, row, 2, seed=1, surrogate=surrogate)
     path = tmp_path / "kept.npz"
     (drawn,) = large.sample(data, row, surrogate, 2, key, path)

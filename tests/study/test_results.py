@@ -27,7 +27,19 @@ from mddm.budget import Candidate
 from mddm.condition import RANGES
 from mddm.relaxing import Relaxing
 from mddm.sampling import last
-from mddm.study import bottom, evaluation, jobs, large, results, rivals, tables, tasks, unseen
+from mddm.study import (
+    bottom,
+    evaluation,
+    jobs,
+    large,
+    results,
+    rivals,
+    surfaces,
+    surrogates,
+    tables,
+    tasks,
+    unseen,
+)
 
 SHIPPED = Path(__file__).parents[2] / "data" / "opp-small.h5"
 
@@ -177,10 +189,10 @@ def project(tmp_path, monkeypatch, small):
     few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
     few |= {"lattices": 1, "drawn": 1, "bottom": 1, "answers": 1, "unseen": 1, "large": 1}
     # It has tests of its own, and takes seconds to list all lattices.
-    monkeypatch.setattr(evaluation.lattices, "search", lambda *_, **__: [])
-    monkeypatch.setattr(evaluation.lattices, "search_many", one_lattice)
-    monkeypatch.setattr(evaluation.lattices, "stable", two_lattices)
-    monkeypatch.setattr(evaluation.budget, "within", answered)
+    monkeypatch.setattr(surrogates.lattices, "search", lambda *_, **__: [])
+    monkeypatch.setattr(surrogates.lattices, "search_many", one_lattice)
+    monkeypatch.setattr(surrogates.lattices, "stable", two_lattices)
+    monkeypatch.setattr(surrogates.budget, "within", answered)
     monkeypatch.setattr(evaluation, "LATTICE_STEPS", 5)
     monkeypatch.setattr(unseen, "N_SAMPLES", 1)
     monkeypatch.setattr(large, "CONDITIONS", (0,))
@@ -258,9 +270,9 @@ def test_one_command_scores_everything_and_a_second_one_nothing(
     assert set(pd.read_csv(folder / "unseen.csv")["model"]) == {"quench", "sample"}
     held = pd.read_csv(folder / "scores-bottom.csv")
     assert held["model"].tolist()[:2] == ["lattice", "MD from the lattice"]
-    surfaces = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
-    assert set(evaluation.SURFACE_MODELS) <= set(surfaces.loc["torus"].index)
-    assert surfaces.loc[("torus", "true cloud"), "n"] == 2
+    clouds = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])
+    assert set(surfaces.MODELS) <= set(clouds.loc["torus"].index)
+    assert clouds.loc[("torus", "true cloud"), "n"] == 2
     curves = pd.read_csv(folder / "figure5.csv")
     assert set(curves["chosen"]) == {"drawn", "best", "worst"}
     assert {"MD", *evaluation.MODELS} <= set(curves["curve"])
@@ -275,14 +287,15 @@ def test_one_command_scores_everything_and_a_second_one_nothing(
     def fails(*_):
         raise AssertionError("scored twice")
 
-    of_models = ("sample", "seeded_sample", "answer", "surface_sample")
-    for name in (*of_models, "losses", "surface_yardsticks"):
-        monkeypatch.setattr(evaluation, name, fails)
+    for name in ("sample", "seeded_sample", "answer", "losses"):
+        monkeypatch.setattr(surrogates, name, fails)
+    for name in ("sample", "yardsticks"):
+        monkeypatch.setattr(surfaces, name, fails)
     of_rivals = ("yardsticks", "look_up", "relaxed_noise", "quench", "lattice_search")
     for name in (*of_rivals, "anneal_at_rest", "replica"):
         monkeypatch.setattr(rivals, name, fails)
     # Nor is a curve of figure 5 drawn again.
-    monkeypatch.setattr(evaluation.Surrogate, "frames", fails)
+    monkeypatch.setattr(surrogates.Surrogate, "frames", fails)
     assert command.main(["results"]) == 0
     pd.testing.assert_frame_equal(pd.read_csv(folder / "figure5.csv"), curves)
 
@@ -377,8 +390,8 @@ def test_committed_score_of_a_model_is_what_its_checkpoint_gives(committed, scor
     asked = (scored["task"] == "conditional") & (scored["sampler"] == sampler)
     raw, relaxed = scored[asked & (scored["split"] == "test")].iloc[:2].to_dict("records")
     levels = jobs.levels_of(sampler, jobs.PROFILES["full"])
-    surrogate = evaluation.Surrogate("mddm", "conditional", sampler, levels)
-    again = evaluation.sample(scored_data, raw["row"], surrogate, raw["seed"])
+    surrogate = surrogates.Surrogate("mddm", "conditional", sampler, levels)
+    again = surrogates.sample(scored_data, raw["row"], surrogate, raw["seed"])
     for found, expected in zip(again[:2], (raw, relaxed), strict=True):
         # Another processor rounds otherwise, and a sample is not the same to the last digit.
         assert found["rdf_mse"] == pytest.approx(expected["rdf_mse"], rel=0.05)
@@ -402,8 +415,8 @@ def test_committed_score_of_a_cloud_is_what_its_checkpoint_gives(committed):
     scored, surface = committed["surfaces"], "torus"
     asked = (scored["task"] == surface) & (scored["sampler"] == samplers.BEST_IN_FREE_SPACE)
     first = scored[asked & (scored["model"] == "transolver")].iloc[0]
-    surrogate = evaluation.Surrogate("transolver", surface, samplers.BEST_IN_FREE_SPACE)
-    (again,) = evaluation.surface_sample(surrogate, jobs.POINTS, int(first["seed"]))
+    surrogate = surrogates.Surrogate("transolver", surface, samplers.BEST_IN_FREE_SPACE)
+    (again,) = surfaces.sample(surrogate, jobs.POINTS, int(first["seed"]))
     assert again["sinkhorn"] == pytest.approx(first["sinkhorn"], rel=0.05)
 
 
@@ -411,7 +424,7 @@ def test_committed_curve_is_what_the_checkpoint_gives(root, scored_data):
     curves = pd.read_csv(root / "data" / "results" / "figure5.csv")
     curve = curves[(curves["curve"] == "mddm-rbf") & (curves["chosen"] == "best")]
     row = int(curve["row"].iloc[0])
-    surrogate = evaluation.Surrogate("mddm-rbf", "conditional", samplers.BEST["mddm-rbf"])
+    surrogate = surrogates.Surrogate("mddm-rbf", "conditional", samplers.BEST["mddm-rbf"])
     final = sampling.last(surrogate.frames(scored_data, row))
     r, g = structure.rdf(final.positions.numpy(), scored_data.box_length)
     assert curve["r"].to_numpy() == pytest.approx(r, rel=1e-4)

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mddm.study import evaluation, tables, tasks
+from mddm.study import evaluation, surfaces, tables, tasks
 
 
 def _entry(model="a", row=0, rdf_mse=0.1, columns=evaluation.COLUMNS, **changes):
@@ -94,9 +94,7 @@ def test_surfaces_are_summed_up_by_model_task_and_sampler():
     losses = [0.1, 0.3, 0.5]
     scored = pd.DataFrame(
         [
-            _entry(
-                columns=evaluation.SURFACE_COLUMNS, task="torus", seed=i, sinkhorn=loss, distance=i
-            )
+            _entry(columns=surfaces.COLUMNS, task="torus", seed=i, sinkhorn=loss, distance=i)
             for i, loss in enumerate(losses)
         ]
     )

@@ -8,7 +8,7 @@ import torch
 
 from mddm import dataset, lammps, samplers, study, trust
 from mddm.sampling import Frame
-from mddm.study import evaluation, tables, tasks, unseen
+from mddm.study import evaluation, surrogates, tables, tasks, unseen
 
 DATA = dataset.read(study.project_root() / "data/opp-small.h5")
 
@@ -131,7 +131,7 @@ def test_the_calibration_that_is_shipped_is_that_of_the_committed_scores():
     assert (shipped.intercept, shipped.factor) == pytest.approx((found.intercept, found.factor))
     assert (shipped.n, shipped.source) == (found.n, found.source)
     drawn = committed[committed["model"] == unseen.SAMPLE]
-    assert set(drawn["source"]) == {evaluation.checkpoint_source("potential", evaluation.OURS)}
+    assert set(drawn["source"]) == {surrogates.checkpoint_source("potential", evaluation.OURS)}
     covered = pd.read_csv(root / "data/results/coverage.csv").set_index(["set", "share"])
     pd.testing.assert_frame_equal(
         covered, unseen.coverage(committed).set_index(["set", "share"]), rtol=1e-4
