@@ -53,7 +53,7 @@ _COLUMNS = {
 _OPTIONAL = ("seed", "kinetic_temperature", "pressure", "drift", "steps")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Configurations of one number of particles in one box, each under a condition of its own.
 

@@ -127,8 +127,27 @@ def relaxed_noise(data: Dataset, row: int, seed: int = 0) -> list[dict]:
     return evaluation.raw_and_relaxed(data, row, at_rest, seconds, named, (at_rest, seconds))
 
 
+def quenched(data: Dataset, row: int, n_steps: int, seed: int) -> tuple[np.ndarray, float]:
+    """Cool a random start from 10 T to T in a few steps of MD, at least 10.
+
+    Returns:
+        (n_particles, 3) positions [length], and seconds of the processor.
+    """
+    clock = lammps_process.process_time()
+    found = lammps.anneal(
+        data.potential(row),
+        float(data.temperature[row]),
+        n_steps,
+        seed,
+        n_particles=data.positions.shape[1],
+        box_length=data.box_length,
+        time_step=float(data.attributes["time_step"]),
+    )
+    return found.positions, lammps_process.process_time() - clock
+
+
 def quench(data: Dataset, row: int, n_steps: int, seed: int = 0) -> list[dict]:
-    """Score the rival: MD of a random start that is cooled from 10 T to T in a few steps.
+    """Score the rival: a quench, as `quenched` makes it.
 
     Args:
         data: the MD data.
@@ -139,21 +158,11 @@ def quench(data: Dataset, row: int, n_steps: int, seed: int = 0) -> list[dict]:
     Returns:
         Two entries, as it is and relaxed.
     """
-    clock = lammps_process.process_time()
-    found = lammps.anneal(
-        data.potential(row),
-        float(data.temperature[row]),
-        n_steps,
-        # Not the start of any row of the data.
-        seed=1_000_000 + 1000 * row + seed,
-        n_particles=data.positions.shape[1],
-        box_length=data.box_length,
-        time_step=float(data.attributes["time_step"]),
-    )
-    seconds = lammps_process.process_time() - clock
+    # Not the start of any row of the data.
+    positions, seconds = quenched(data, row, n_steps, 1_000_000 + 1000 * row + seed)
     named = {"model": evaluation.QUENCH, "n_steps": n_steps, "seed": seed, "calls": n_steps}
     named |= {"source": evaluation.md_source(data)}
-    return evaluation.raw_and_relaxed(data, row, found.positions, seconds, named)
+    return evaluation.raw_and_relaxed(data, row, positions, seconds, named)
 
 
 def lattice_search(data: Dataset, row: int) -> list[dict]:

@@ -5,6 +5,7 @@ Of several samples of a condition and a quench the lowest in energy at rest is t
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from mddm import lammps, lammps_process, optional, samplers, sampling, structure, trust
 from mddm.dataset import Dataset
 from mddm.potential import energy_scale
-from mddm.study import evaluation, surrogates, tasks
+from mddm.study import evaluation, rivals, surrogates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,9 +99,10 @@ def sample(data: Dataset, row: int, surrogate: surrogates.Surrogate, seed: int) 
     """
     clock = lammps_process.process_time()
     final = sampling.last(surrogate.frames(data, row, seed))
+    seconds = lammps_process.process_time() - clock
     named = {"model": SAMPLE, "seed": seed, "sampler": surrogate.sampler, "calls": final.calls}
     named |= {"source": surrogate.source}
-    return [_judged(data, row, final.positions[0].cpu().numpy(), clock, named)]
+    return [_judged(data, row, final.positions[0].cpu().numpy(), seconds, named)]
 
 
 def quench(data: Dataset, row: int, source: str) -> list[dict]:
@@ -111,33 +113,27 @@ def quench(data: Dataset, row: int, source: str) -> list[dict]:
         row: the condition, and the configuration to score against.
         source: of the samples beside it.
     """
-    clock = lammps_process.process_time()
-    found = lammps.anneal(
-        data.potential(row),
-        float(data.temperature[row]),
-        trust.QUENCH_STEPS,
-        # Not that of any other quench that is scored.
-        seed=5_000_000 + row,
-        n_particles=data.positions.shape[1],
-        box_length=data.box_length,
-    )
-    named = {"model": evaluation.QUENCH, "seed": 0, "calls": trust.QUENCH_STEPS, "source": source}
-    return [_judged(data, row, found.positions, clock, named | {"n_steps": trust.QUENCH_STEPS})]
+    n_steps = trust.QUENCH_STEPS
+    # Not that of any other quench that is scored.
+    positions, seconds = rivals.quenched(data, row, n_steps, 5_000_000 + row)
+    named = {"model": evaluation.QUENCH, "seed": 0, "calls": n_steps, "source": source}
+    return [_judged(data, row, positions, seconds, named | {"n_steps": n_steps})]
 
 
-def _judged(data, row, positions, clock, named) -> dict:
-    potential, box_length = data.potential(row), data.box_length
-    at_rest = lammps.minimize(positions, potential, box_length)[1]
-    seconds = lammps_process.process_time() - clock
-    judged = tasks.evaluate(data, row, positions)
-    entry = evaluation.Key._field_defaults | {"row": row, "seconds": seconds}
-    entry |= {column: judged[column] for column in ("rdf_mse", "replica", "ideal_gas")}
+def _judged(data, row, positions, seconds, named) -> dict:
+    potential, clock = data.potential(row), lammps_process.process_time()
+    at_rest = lammps.minimize(positions, potential, data.box_length)[1]
+    seconds += lammps_process.process_time() - clock
+    entry = evaluation.judge(data, row, positions) | {"seconds": seconds}
     entry |= {"potential": str(data.family_of(row)), "temperature": float(data.temperature[row])}
-    entry |= {"scale": energy_scale(potential)}
-    entry["energy_gap"] = at_rest - lammps.minimize(data.positions[row], potential, box_length)[1]
-    entry["crystallinity"] = structure.crystallinity(positions, box_length)
-    entry["md_crystallinity"] = structure.crystallinity(data.positions[row], box_length)
+    entry |= {"scale": energy_scale(potential), "energy_gap": at_rest - _md_at_rest(data, row)}
     return entry | named
+
+
+# The samples of a condition and its quench are scored one after another.
+@lru_cache(maxsize=1)
+def _md_at_rest(data: Dataset, row: int) -> float:
+    return lammps.minimize(data.positions[row], data.potential(row), data.box_length)[1]
 
 
 def answers(scored: "pd.DataFrame") -> "pd.DataFrame":
