@@ -3,6 +3,10 @@
 LAMMPS is loaded when the first system is built, in a process of its own.  Each call runs in a
 fresh instance, on one thread, and depends on its arguments alone: equal seeds give bitwise equal
 results, and a ramp continued from a stored harvest is the ramp that was never broken off.
+
+Time steps and tolerances are for energies of order 1, as the study's are.  Where a potential varies
+by less than a tenth or by more than ten, LAMMPS is given it in that unit: a mass of 1, and times
+and tolerances, are then in it, and the same steps do whatever the unit of energy.
 """
 
 import math
@@ -248,7 +252,8 @@ def minimize(
         positions: (n_particles, 3) array or tensor [length]; any image of a particle will do.
         potential: a smoothed pair potential.
         box_length: edge of the periodic cube [length].
-        tolerance: length of the vector of all forces at which to stop [energy / length].
+        tolerance: length of the vector of all forces at which to stop [energy / length], of the
+            potential in units of order 1 (see the top of this page).
 
     Returns:
         The relaxed positions, (n_particles, 3) float32 in [0, box_length), their potential energy
@@ -262,7 +267,7 @@ def minimize(
     """
     box_length = arguments.box(box_length)
     tolerance = arguments.number("tolerance", tolerance, above=0)
-    with lammps_system.build(positions, potential, box_length, moves=True) as system:
+    with lammps_system.build(positions, potential, box_length, moves=True) as (system, unit):
         system.command(f"minimize 0.0 {tolerance!r} {_ITERATIONS} {10 * _ITERATIONS}")
         force = float(np.linalg.norm(lammps_system.gather(system, "f")))
         if force > tolerance:
@@ -271,7 +276,7 @@ def minimize(
                 f"{tolerance}: what it arrived at is not quite at rest",
                 stacklevel=2,
             )
-        return *lammps_system.rounded(system, box_length), force <= tolerance
+        return *lammps_system.rounded(system, unit, box_length), force <= tolerance
 
 
 def energy_and_forces(
@@ -290,9 +295,9 @@ def energy_and_forces(
             is not the slope of its energy.
         ImportError, RuntimeError: LAMMPS cannot be loaded, or fails.
     """
-    with lammps_system.build(positions, potential, box_length) as system:
+    with lammps_system.build(positions, potential, box_length) as (system, unit):
         system.command("run 0 post no")
-        return system.get_thermo("pe"), lammps_system.gather(system, "f")
+        return unit * system.get_thermo("pe"), unit * lammps_system.gather(system, "f")
 
 
 def version() -> str:
@@ -312,7 +317,8 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
     box_length = arguments.box(box_length)
     clock, trace = time.perf_counter(), []
     settings = {"velocities": start.velocities, "time_step": time_step, "moves": True}
-    with lammps_system.build(start.positions, potential, box_length, **settings) as system:
+    settings["hottest"] = max(max(begin, end) for begin, end, _ in stages)
+    with lammps_system.build(start.positions, potential, box_length, **settings) as (system, unit):
         if minimize_first:
             system.command("minimize 0.0 1e-3 1000 10000")
         system.command(f"reset_timestep {start.n_steps}")
@@ -323,7 +329,7 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
             # Seeds above 900 million are outside the range of LAMMPS's generator.
             noise = rng.integers(1, 900_000_000)
             if damping < math.inf:
-                bath = f"{begin!r} {end!r} {damping!r} {noise} zero yes"
+                bath = f"{begin / unit!r} {end / unit!r} {damping!r} {noise} zero yes"
                 system.command(f"fix bath all langevin {bath}")
             every = 10 if n_steps >= 1000 else 1
             system.command(
@@ -335,15 +341,17 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
                 span = f"start {first} stop {first + n_steps}"
                 system.command(f"run {stop} upto {span} pre {setup} post no")
                 setup = "no"
-                names = ("step", "temp", "pe", "press")
-                trace.append([system.get_thermo(name) for name in names])
+                energies = [unit * system.get_thermo(name) for name in ("temp", "pe", "press")]
+                trace.append([system.get_thermo("step"), *energies])
             _refuse_blow_up(trace[-1], max(begin, end), time_step)
-            kinetic_temperature, pressure = (system.extract_fix("mean", 0, 1, i) for i in (0, 1))
+            kinetic_temperature, pressure = (
+                unit * system.extract_fix("mean", 0, 1, i) for i in (0, 1)
+            )
             system.command("unfix mean")
             if damping < math.inf:
                 system.command("unfix bath")
-        velocities = lammps_system.gather(system, "v")
-        positions, energy = lammps_system.rounded(system, box_length)
+        velocities = unit**0.5 * lammps_system.gather(system, "v")
+        positions, energy = lammps_system.rounded(system, unit, box_length)
         trace = np.array(trace)
         hold = trace[trace[:, 0] > first]
         drift = n_steps * np.polyfit(hold[:, 0], hold[:, 2], 1)[0] if len(hold) > 1 else math.nan

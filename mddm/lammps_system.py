@@ -13,13 +13,15 @@ from torch import Tensor
 
 from mddm import arguments, lammps_process
 from mddm.geometry import wrap
-from mddm.potential import Smoothed, tabulate
+from mddm.potential import CLOSEST, Smoothed, energy_scale, tabulate
 
 # Spacing 1.5e-4 in r squared keeps the linear interpolation of the steepest potential of the
 # paper's grid within 1e-4 of its force, down to r = 0.85, nearer than particles come.
 _TABLE_POINTS = 60_000
 # No two of a thousand random particles come closer than this, by odds of a million to one.
 _TABLE_INNER = 1e-3
+# Energies of order 1.
+_ORDER_1 = (0.1, 10.0)
 # Fastest of 0.2, 0.3, 0.4 and 0.5 at 1000 particles, for ramps as a whole.
 _SKIN = 0.3
 
@@ -33,16 +35,21 @@ def build(
     velocities=None,
     time_step: float = 0.01,
     moves: bool = False,
-) -> Iterator[Any]:
-    """Give a fresh LAMMPS with a system in it.
+    hottest: float = 0.0,
+) -> Iterator[tuple[Any, float]]:
+    """Give a fresh LAMMPS with a system in it, and the unit in which it has energies [energy].
+
+    That is 1 where they are of order 1.  Lengths and the mass, 1, are as they are; all else in
+    LAMMPS is in that unit.
 
     Args:
         positions: (n_particles, 3) array or tensor [length]; any image of a particle will do.
         potential: a smoothed pair potential.
         box_length: edge of the periodic cube [length], above twice the cut-off.
         velocities: (n_particles, 3) array [length / time]; at rest by default.
-        time_step: of the integrator [time].
+        time_step: of the integrator, as LAMMPS has time.
         moves: whether particles will, for which they must repel at contact.
+        hottest: temperature that they will have at most [energy].
 
     Raises:
         TypeError, ValueError: positions of another shape, not finite or with two particles in one
@@ -59,7 +66,10 @@ def build(
         )
     positions, n_particles = wrap(positions, box_length), len(positions)
     _refuse_overlap(positions, box_length)
-    rows = _table(potential, moves)
+    rows, unit = _table(potential, moves), _unit_of(potential, hottest)
+    rows[:, 2:] /= unit
+    if velocities is not None:
+        velocities = (np.asarray(velocities, dtype=float) / unit**0.5).ravel().tolist()
     with lammps_process.instance() as system:
         pair_style = "table/omp" if system.has_style("pair", "table/omp") else "table"
         # The threaded kernel is the faster one even with a single thread.
@@ -93,9 +103,15 @@ def build(
             list(range(1, n_particles + 1)),
             [1] * n_particles,
             positions.flatten().tolist(),
-            None if velocities is None else np.asarray(velocities, dtype=float).ravel().tolist(),
+            velocities,
         )
-        yield system
+        yield system, unit
+
+
+def _unit_of(potential: Smoothed, hottest: float) -> float:
+    varies = energy_scale(potential) if potential.r_cut > CLOSEST else 0.0
+    unit = max(varies, hottest)
+    return 1.0 if unit == 0 or _ORDER_1[0] <= unit <= _ORDER_1[1] else unit
 
 
 def _refuse_overlap(positions: Tensor, box_length: float) -> None:
@@ -131,13 +147,13 @@ def gather(system, name: str) -> np.ndarray:
     return system.gather_atoms(name, 1, 3).reshape(-1, 3)
 
 
-def rounded(system, box_length: float) -> tuple[np.ndarray, float]:
+def rounded(system, unit: float, box_length: float) -> tuple[np.ndarray, float]:
     """Round a system's positions to float32 in [0, box_length).
 
     Returns:
-        The positions, (n_particles, 3), and the energy per particle of exactly these.
+        The positions, (n_particles, 3), and the energy per particle of exactly these [energy].
     """
     positions = wrap(torch.from_numpy(gather(system, "x")).float(), box_length)
     system.scatter_atoms("x", 1, 3, positions.double().flatten().numpy())
     system.command("run 0 post no")
-    return positions.numpy(), system.get_thermo("pe")
+    return positions.numpy(), unit * system.get_thermo("pe")

@@ -20,7 +20,7 @@ from mddm.geometry import minimum_image, neighbor_pairs
 # far the two may be apart, as a part of both and in units of force, but for a few kinks.
 _SLOPE_STEP, _SLOPE_PART, _SLOPE_ERROR, _KINKS = 1e-4, 0.01, 1e-4, 0.01
 # How far apart nearest neighbours are in the closest packing at density 1 [length].
-_CLOSEST = 2 ** (1 / 6)
+CLOSEST = 2 ** (1 / 6)
 CONVENTION = "U(r) = r^-15 + r^-3 cos(k (r - 1.25) - phi)"
 
 
@@ -202,9 +202,9 @@ def energy_scale(potential: Smoothed) -> float:
         TypeError, ValueError: as `tabulate`, or a cut-off that is not beyond them.
     """
     arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
-    if potential.r_cut <= _CLOSEST:
-        raise ValueError(f"r_cut must be above {_CLOSEST:.3f}, got {potential.r_cut}")
-    r = torch.linspace(_CLOSEST, potential.r_cut, 1001, dtype=torch.float64)
+    if potential.r_cut <= CLOSEST:
+        raise ValueError(f"r_cut must be above {CLOSEST:.3f}, got {potential.r_cut}")
+    r = torch.linspace(CLOSEST, potential.r_cut, 1001, dtype=torch.float64)
     energy, _ = tabulate(potential, r)
     return (energy.max() - energy.min()).item()
 
