@@ -5,18 +5,24 @@ numbers of a condition it becomes a potential.
 """
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from mddm import arguments, formulas
-from mddm.potential import CONVENTION, Smoothed, Tabulated
+from mddm.potential import CLOSEST, CONVENTION, Smoothed, Tabulated
 
 # The name of values that were read from a table; its parameters are those of `Tabulated`.
 TABULATED = "tabulated"
 # What data sets of before, and of HOOMD-blue's users, call their potential.
 CONVENTIONS = {CONVENTION: "opp", "U(r) = r^-15 + r^-3 cos(k r - phi)": "opp-hoomd"}
+# The part of what it varies by that a table need not have come to at its end.
+_MUCH = 0.25
 _HOW = "a table of r and U in a file, or a name with parameters, such as morse:alpha=8,epsilon=2"
 
 
@@ -140,26 +146,51 @@ def parse(potential: str) -> Family:
 
     Args:
         potential: a name with parameters, such as "morse:alpha=8,epsilon=2", or the path of a
-            table, see `formulas.read_table`; a table is smoothed as far as it goes.
+            table, see `formulas.read_table`.  A table is smoothed as far as it goes, and a warning
+            tells what that leaves out.
 
     Raises:
         FileNotFoundError: no such file.
-        TypeError, ValueError: an unknown name or parameter, or a file that is no table.
+        TypeError, ValueError: an unknown name or parameter, a name that is a file's, too, a file
+            that is no table, or a table without the distances at which particles meet.
     """
     text = arguments.instance("potential", potential, str)
     name, _, parameters = text.partition(":")
     if Path(text).is_file():
-        table = formulas.read_table(text)
-        r_cut = min(Smoothed.r_cut, float(table.r_max))
-        r_on = r_cut - (Smoothed.r_cut - Smoothed.r_on)
-        points = {"r": table.r, "energy": table.values}
-        return Family(TABULATED, points, r_on, r_cut, max(Smoothed.r_core, float(table.r_min)))
+        if text in formulas.FORMULAS:
+            raise ValueError(
+                f"potential {text!r} is a formula, and a file of that name is here; give ./{text} "
+                f"for the file, or {text}: for the formula"
+            )
+        return _of_table(text)
     if name not in formulas.FORMULAS and (Path(text).suffix or "/" in text):
         raise FileNotFoundError(f"there is no file {text}; potential must be {_HOW}")
-    arguments.choice("potential", name, formulas.FORMULAS)
+    arguments.choice("potential, where it is no file,", name, formulas.FORMULAS)
     pairs = [pair.partition("=") for pair in parameters.split(",") if pair]
     try:
         numbers = {key.strip(): float(value) for key, _, value in pairs}
     except ValueError as error:
         raise ValueError(f"potential {text!r} is not a name and parameters; give {_HOW}") from error
     return Family(name, numbers)
+
+
+def _of_table(path: str) -> Family:
+    table = formulas.read_table(path)
+    r_cut, r_core = min(Smoothed.r_cut, table.r_max), max(Smoothed.r_core, table.r_min)
+    smoothed = Smoothed.r_cut - Smoothed.r_on
+    unit = "lengths are in units in which the number density is 1"
+    if not (table.r_min < CLOSEST and r_core < r_cut - smoothed):
+        raise ValueError(
+            f"{path} goes from r = {table.r_min:g} to {table.r_max:g}, and must go from below "
+            f"{CLOSEST:.2f} to above {r_core + smoothed:g}; {unit}"
+        )
+    beyond = np.abs(table.values[table.r > r_cut])
+    left = float(table.energy(torch.tensor(r_cut, dtype=torch.float64)))
+    varies = np.ptp(table.values[(table.r >= CLOSEST) & (table.r <= r_cut)])
+    told = [f"what lies beyond r = {r_cut:g} is left out; {unit}"] if beyond.any() else []
+    if abs(left) > _MUCH * varies:
+        told.append(f"U is {left:g} at r = {r_cut:g}, and brought to 0 from {r_cut - smoothed:g}")
+    for line in told:
+        warnings.warn(f"{path}: {line}", stacklevel=3)
+    points = {"r": table.r, "energy": table.values}
+    return Family(TABULATED, points, r_cut - smoothed, r_cut, r_core)

@@ -381,17 +381,20 @@ def read_table(path: str | Path) -> Tabulated:
     Raises:
         FileNotFoundError: no such file.
         TypeError: no path.
-        ValueError: no text, lines of other than two or three numbers, a force that is not the
-            slope of the energy, or values that `Tabulated` refuses; the message names the file.
+        ValueError: no text, lines of other than two or three numbers, a distance of 0, a force that
+            is not the slope of the energy, or values that `Tabulated` refuses; the message names
+            the file.
     """
     path = arguments.path(path)
     try:
-        text = path.read_text()
+        # Windows begins a text with a mark of its own.
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file: {error}") from error
+        raise ValueError(f"{path} is no text in UTF-8; save it as such") from error
     lines = [line.split("#")[0].replace(",", " ").split() for line in text.splitlines()]
     lines = [line for line in lines if line]
-    heads = [number for number, line in enumerate(lines) if line[0] == "N"]
+    # The word alone may be the name of a section.
+    heads = [number for number, line in enumerate(lines) if line[0] == "N" and len(line) > 1]
     if heads:
         wanted = arguments.whole(f"N of {path}", _numbers(path, lines[heads[0]][1:2])[0])
         lines = [line[1:] for line in lines[heads[0] + 1 : heads[0] + 1 + wanted]]
@@ -403,6 +406,12 @@ def read_table(path: str | Path) -> Tabulated:
             f"{path} must have two columns, r and U, or three with the force -dU/dr, in every line"
         )
     columns = np.array(rows).T
+    wrong = ~np.isfinite(columns).all(axis=0) | (columns[0] <= 0)
+    if wrong.any():
+        shown = " ".join(f"{value:g}" for value in columns[:, wrong.argmax()])
+        raise ValueError(
+            f"{path}: r must be above 0 and all numbers finite, got {shown!r}; leave that line out"
+        )
     try:
         found = Tabulated(columns[0], columns[1])
     except (TypeError, ValueError) as error:
@@ -429,6 +438,6 @@ def _numbers(path, words):
         return [float(word) for word in words]
     except ValueError as error:
         raise ValueError(
-            f"{path} must hold numbers in columns of r and U; got {' '.join(words)!r}. Put a # "
-            "before lines of words"
+            f"{path} must hold numbers in columns of r and U, with blanks or commas between them; "
+            f"got {' '.join(words)!r}. Put a # before lines of words"
         ) from error

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
@@ -85,7 +86,7 @@ class Tabulated:
 
     Raises:
         TypeError, ValueError: no numbers, too few points, another shape, distances that do not
-            increase from above zero, or values that are not finite.
+            increase from above zero, or values that are not finite or jump as from a hard core.
     """
 
     def __init__(self, r, energy):
@@ -97,11 +98,30 @@ class Tabulated:
                 f"{r.shape} and {values.shape}"
             )
         if (np.diff(r) <= 0).any():
-            raise ValueError("r must be strictly increasing; sort it first")
+            at = (np.diff(r) <= 0).argmax()
+            raise ValueError(
+                f"r must be strictly increasing, and {r[at + 1]:g} follows {r[at]:g}; sort it "
+                "first, and leave out what is there twice"
+            )
         self.r, self.values = r, values
         self.r_min, self.r_max = r[0], r[-1]
         self._spline = CubicSpline(r, values)
         self._slope = self._spline.derivative()
+        self._refuse_ringing()
+
+    def _refuse_ringing(self):
+        # Behind a jump a spline swings, by no more than what matters in any other table.
+        near = sliding_window_view(np.pad(self.values, 1, mode="edge"), 4)
+        middle = self._spline((self.r[1:] + self.r[:-1]) / 2)
+        beyond = np.maximum(middle - near.max(axis=1), near.min(axis=1) - middle)
+        matters = np.ptp(self.values[self.r >= min(1.0, self.r[-2])]) or np.ptp(self.values)
+        if (beyond > np.maximum(matters, np.ptp(near, axis=1))).any():
+            at = np.abs(np.diff(self.values)).argmax()
+            raise ValueError(
+                f"energy must change smoothly, and goes from {self.values[at]:g} to "
+                f"{self.values[at + 1]:g} at r = {self.r[at + 1]:g}, where no spline follows; "
+                "begin the table behind such a jump, or give more points"
+            )
 
     def energy(self, r: Tensor) -> Tensor:
         """Return U(r) [energy] at distances of any shape within the table [length]."""

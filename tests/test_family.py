@@ -74,3 +74,45 @@ def test_a_potential_is_told_in_a_line_a_table_too():
     told = str(Family("opp", {"k": 9.0}))
     assert told == "opp (k = 9, any phi), smoothed from 2.5 to 3"
     assert str(Family("lennard-jones")) == "lennard-jones, smoothed from 2.5 to 3"
+
+
+def _written(path, r, energy):
+    np.savetxt(path, np.stack([r, np.broadcast_to(energy, r.shape)], axis=1))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "words"),
+    [
+        # In Angstrom, and in nanometres.
+        (2.0, 12.0, "from r = 2 to 12, and must go from below 1.12 to above 2.5; lengths are in"),
+        (0.2, 1.2, "from r = 0.2 to 1.2, and must go from below 1.12 to above 1.2; lengths are in"),
+    ],
+)
+def test_a_table_must_hold_the_distances_at_which_particles_meet(tmp_path, first, last, words):
+    r = np.linspace(first, last, 100)
+    with pytest.raises(ValueError, match=rf"mine goes {words} units in which the number density"):
+        parse(_written(tmp_path / "mine", r, r**-6))
+
+
+def test_what_smoothing_takes_from_a_table_is_told(tmp_path, recwarn):
+    r = np.linspace(0.7, 4.0, 331)
+    parse(_written(tmp_path / "short", r[:231], r[:231] ** -12.0))
+    parse(_written(tmp_path / "ended", r, np.where(r < 3, (3 - r.clip(max=3)) ** 3, 0)))
+    assert not recwarn.list
+    parse(_written(tmp_path / "far", r, r**-12.0))
+    parse(_written(tmp_path / "high", r[:231], r[:231] ** -12.0 + 5))
+    beyond, high = (str(told.message) for told in recwarn)
+    assert "far: what lies beyond r = 3 is left out; lengths are in units" in beyond
+    assert "high: U is 5 at r = 3, and brought to 0 from 2.5" in high
+
+
+def test_a_name_that_is_a_file_too_is_not_guessed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    r = np.linspace(0.7, 3.0, 100)
+    _written("morse", r, r**-12.0)
+    with pytest.raises(
+        ValueError, match=r"'morse' is a formula, .* give \./morse .* or morse: for"
+    ):
+        parse("morse")
+    assert (parse("./morse").name, parse("morse:").name) == (TABULATED, "morse")

@@ -129,11 +129,13 @@ LAMMPS = f"# a comment\n\nLJ\nN {len(AT)} R 0.8 3.0\n\n" + columns(range(1, len(
         columns(AT, U),
         "# r U F\n" + columns(AT, U, F),
         columns(AT, U).replace(" ", ","),
+        "\ufeff# from Windows\r\n" + columns(AT, U).replace("\n", "\r\n"),
         LAMMPS + "\n\nANOTHER\nN 2\n\n1 1 0 0\n2 2 0 0\n",
+        LAMMPS.replace("LJ", "N"),
     ],
 )
 def test_tables_are_read(tmp_path, text):
-    (tmp_path / "mine.table").write_text(text)
+    (tmp_path / "mine.table").write_bytes(text.encode())
     found = formulas.read_table(tmp_path / "mine.table")
     r = torch.from_numpy(AT)
     torch.testing.assert_close(found.energy(r), torch.from_numpy(U), rtol=1e-8, atol=1e-8)
@@ -147,8 +149,14 @@ def test_tables_are_read(tmp_path, text):
         (columns(AT, U, F, F), "must have two columns"),
         ("r U\n" + columns(AT, U), "got 'r U'. Put a # before"),
         (columns(AT, U, -F), "third column must be the force -dU/dr; at r = "),
-        (columns(AT[::-1], U), "strictly increasing"),
-        (columns(AT, U).replace("0.8 ", "0.8 nan ", 1), "two columns|finite"),
+        (columns(AT[::-1], U), "strictly increasing, and 2.95 follows 3; sort it"),
+        (columns(AT[[0, 0, 1, 2]], U[:4]), "0.8 follows 0.8; .* leave out what is there twice"),
+        (
+            columns([0, *AT], [np.inf, *U]),
+            "above 0 and all numbers finite, got '0 inf'; leave that",
+        ),
+        (columns(AT, np.where(AT < 1, 1e10, U)), "from 1e\\+10 to 0 at r = 1, .* begin the table"),
+        (columns(AT, U).replace(" ", ";"), "with blanks or commas between them; got '0.8;"),
         (LAMMPS[: len(LAMMPS) // 2].rsplit("\n", 1)[0], "lines it announces"),
     ],
 )
@@ -159,3 +167,9 @@ def test_what_is_no_table_is_refused_by_its_name(tmp_path, text, message):
     assert "mine.table" in str(error.value)
     with pytest.raises(FileNotFoundError):
         formulas.read_table(tmp_path / "nowhere.table")
+
+
+def test_a_table_in_another_encoding_is_refused_by_its_name(tmp_path):
+    (tmp_path / "mine.table").write_text(columns(AT, U), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"mine.table is no text in UTF-8; save it as such"):
+        formulas.read_table(tmp_path / "mine.table")
