@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 _SAMPLE = "mddm sample --k 9 --phi 0.75 --temperature 0.02 --out found.gsd"
@@ -11,11 +12,13 @@ _POTENTIAL = (
     "a file with columns of r, U and perhaps -dU/dr, or a name with its parameters, such as "
     "lennard-jones or morse:alpha=8,epsilon=2"
 )
+_OUT = "a .gsd, .xyz, .extxyz or .data file"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 1 for a failure and 2 for a wrong call."""
     options = _parser().parse_args(arguments)
+    usual, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return options.run(options) or 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
@@ -24,6 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"mddm: {stop or 'stopped; nothing was written'}", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = usual
+
+
+def _one_line(message, *_):
+    return f"mddm: {message}\n"
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Leaves an example on its line, and tells the defaults that there are."""
+
+    def _get_help_string(self, action):
+        told = isinstance(action.default, str | int) and not isinstance(action.default, bool)
+        if told and action.default not in ("", argparse.SUPPRESS):
+            return f"{action.help}; default: %(default)s"
+        return action.help
 
 
 def _parser():
@@ -43,7 +62,7 @@ def _add(commands, name, run, says, example):
         help=says,
         description=says,
         epilog=f"example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,  # an example stays one line
+        formatter_class=_Help,
     )
     parser.set_defaults(run=run)
     return parser
@@ -59,16 +78,19 @@ def _add_sample(commands):
         "--number", action="append", default=[], metavar="NAME=VALUE", help="any other of it"
     )
     parser.add_argument("--potential", help=_POTENTIAL)
-    parser.add_argument("--n-samples", type=int, default=1)
+    parser.add_argument("--n-samples", type=int, default=1, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the next have the next")
     parser.add_argument("--n-particles", type=int, help="default: as in training")
     parser.add_argument("--sampler", help="default: the model's best")
     parser.add_argument("--n-levels", type=int, help="noise levels of the sampler")
     parser.add_argument("--budget", type=float, help="seconds, for samples and then a quench")
-    parser.add_argument("--what", help="of a model of any potential: anneal or stable")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--what",
+        help="of a model of any potential: anneal, what MD comes to, the default; or stable",
+    )
+    parser.add_argument("--device", default="cpu", help="where to compute, cpu or cuda")
     parser.add_argument("--extrapolate", action="store_true", help="outside of what was trained")
-    parser.add_argument("--out", required=True, help="a .gsd, .extxyz or .data file")
+    parser.add_argument("--out", required=True, help=_OUT)
 
 
 def _add_models(commands):
@@ -85,18 +107,22 @@ def _add_lattices(commands):
     parser.add_argument("--per-cell", type=int, default=1, help="particles a cell")
     parser.add_argument("--n-particles", type=int, default=1000, help="in the box")
     parser.add_argument("--box-length", type=float, help="default: for number density 1")
-    parser.add_argument("--shortest", type=float, help="no particles are nearer [length]")
-    parser.add_argument("--out", help="a .gsd, .extxyz or .data file for the lowest one")
+    parser.add_argument(
+        "--shortest",
+        type=float,
+        help="no particles are nearer [length]; default: 0.86 at density 1",
+    )
+    parser.add_argument("--out", help=f"{_OUT}, for the lowest one")
 
 
 def _add_anneal(commands):
     parser = _add(commands, "anneal", _anneal, "cool a random start by molecular dynamics", _ANNEAL)
     parser.add_argument("--potential", required=True, help=_POTENTIAL)
     parser.add_argument("--temperature", type=float, required=True, help="the target [energy]")
-    parser.add_argument("--n-steps", type=int, default=100_000)
+    parser.add_argument("--n-steps", type=int, default=100_000, help="of molecular dynamics")
     parser.add_argument("--n-particles", type=int, default=1000, help="at number density 1")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, help="a .gsd, .extxyz or .data file")
+    parser.add_argument("--seed", type=int, default=0, help="of the random start and of the heat")
+    parser.add_argument("--out", required=True, help=_OUT)
 
 
 def _add_relax(commands):
@@ -105,7 +131,7 @@ def _add_relax(commands):
     parser = _add(commands, "relax", _relax, says, example)
     parser.add_argument("file", help="GSD, extended XYZ, or what else ASE reads")
     parser.add_argument("--potential", required=True, help=_POTENTIAL)
-    parser.add_argument("--out", required=True, help="a .gsd, .extxyz or .data file")
+    parser.add_argument("--out", required=True, help=_OUT)
 
 
 def _add_score(commands):
@@ -147,7 +173,7 @@ def _add_export(commands):
     parser.add_argument("data", help="a data set")
     parser.add_argument("--split", help="only train, test or replica")
     parser.add_argument("--rows", type=int, nargs="+", help="only these rows, from 0")
-    parser.add_argument("--out", required=True, help="a .gsd, .extxyz or .data file")
+    parser.add_argument("--out", required=True, help=_OUT)
 
 
 def _add_check(commands):
@@ -176,7 +202,9 @@ def _add_data(commands):
     taken.add_argument(
         "--temperature", nargs="+", type=float, required=True, help=f"[energy]{each}"
     )
-    taken.add_argument("--split", nargs="+", default=["train"], help=f"train or test{each}")
+    taken.add_argument(
+        "--split", nargs="+", default=["train"], help=f"train, the default, or test{each}"
+    )
     taken.add_argument("--out", required=True, help="an .h5 file")
 
 
@@ -192,9 +220,9 @@ def _add_results(commands):
 def _sample(options):
     from pathlib import Path
 
-    from mddm import export, family, model, trust
+    from mddm import arguments, export, family, model, trust
 
-    export.check(options.out)
+    export.check(options.out, arguments.whole("n_samples", options.n_samples, at_least=1))
     potential = family.parse(options.potential).at({}) if options.potential else None
     names = (
         *("k", "phi", "temperature", "n_samples", "seed", "n_particles", "sampler", "n_levels"),
@@ -210,16 +238,24 @@ def _sample(options):
                 f"--number must be NAME=VALUE, such as alpha=6, got {pair!r}"
             ) from None
     network = model.load(options.model, options.device)
+    if network.card.box_length is None:
+        raise ValueError(
+            f"{network.card.name!r} draws points in free space, and these files hold periodic "
+            "boxes; in Python, mddm.load(...).sample().positions has them"
+        )
     found = network.sample(**asked, potential=potential)
     found.write(options.out)
     for each in found.candidates:
         print(
-            f"{each.name:8} energy at rest {each.energy_at_rest:.4f} a particle, crystallinity "
+            f"{each.name:8} energy at rest {each.energy_at_rest:.5g} a particle, crystallinity "
             f"{each.crystallinity:.2f}, {each.seconds:.1f} s"
         )
     if found.potential is not None:
         for number, energy in enumerate(found.energies):
-            print(f"sample {number}: seed {options.seed + number}, energy {energy:.4f} a particle")
+            name = f"sample {number}: seed {options.seed + number}"
+            if found.candidates:
+                name = f"the {found.candidates[0].name}"
+            print(f"{name}, energy {energy:.5g} a particle")
     print(f"wrote {len(found)} to {options.out}, {found.seconds:.1f} s each")
     if network.card.told == "potential" and len(found) >= trust.FEWEST:
         lowest, difference = network.lowest(found, options.seed)
@@ -234,7 +270,9 @@ def _models(options):
 
     for card in model.models():
         ends = [f"{name} {low:g} to {high:g}" for name, (low, high) in card.ranges.items()]
-        knows = ", ".join(ends + ["any potential"] * (card.told == "potential"))
+        if card.told == "potential":
+            ends.append("in units of how much U varies, any potential")
+        knows = ", ".join(ends)
         box = "free space" if card.box_length is None else f"box of {card.box_length:g}"
         print(
             f"{card.name:28} {card.n_parameters:>8,} parameters  "
@@ -244,11 +282,13 @@ def _models(options):
 
 
 def _lattices(options):
-    from mddm import bases, export, family, lattices
+    from mddm import arguments, bases, export, family, lattices
 
     if options.out:
         export.check(options.out)
-    box_length = options.box_length or options.n_particles ** (1 / 3)
+    box_length = options.box_length
+    if box_length is None:
+        box_length = arguments.whole("n_particles", options.n_particles, at_least=1) ** (1 / 3)
     asked = (family.parse(options.potential).at({}), options.n_particles, box_length)
     how, free_energies = {"shortest": options.shortest}, []
     if options.temperature is not None:
@@ -262,7 +302,8 @@ def _lattices(options):
         found = bases.search(*asked, options.per_cell, options.n, **how)
     print(lattices.table(found, free_energies))
     if options.out:
-        export.write(options.out, found[0].positions, box_length)
+        numbers = {"energy_per_particle": [found[0].energy]}
+        export.write(options.out, found[0].positions, box_length, numbers)
         print(f"wrote the first to {options.out}")
 
 
@@ -275,21 +316,21 @@ def _anneal(options):
     found = lammps.anneal(potential, options.temperature, options.n_steps, options.seed, **size)
     numbers = {"temperature": [options.temperature], "energy_per_particle": [found.energy]}
     export.write(options.out, found.positions, box_length, numbers)
-    print(f"wrote {options.out}, energy {found.energy:.4f} a particle")
+    print(f"wrote {options.out}, energy {found.energy:.5g} a particle")
 
 
 def _relax(options):
     from mddm import export, family
     from mddm.structures import Structures
 
-    export.check(options.out)
     potential = family.parse(options.potential).at({})
     before = Structures(*export.read(options.file), potential=potential)
+    export.check(options.out, len(before))
     after = before.relax()
     numbers = {"energy_per_particle": after.energies}
     export.write(options.out, after.positions, after.box_length, numbers)
     for number, energies in enumerate(zip(before.energies, after.energies, strict=True)):
-        print("frame {}: energy {:.4f} to {:.4f} a particle".format(number, *energies))
+        print("frame {}: energy {:.5g} to {:.5g} a particle".format(number, *energies))
     print(f"wrote {options.out}")
 
 
@@ -310,7 +351,7 @@ def _score(options):
         "crystallinity": found.crystallinity(),
     }
     if potential is not None:
-        columns["energy"] = found.energies
+        columns["energy/particle"] = found.energies
     if reference is not None:
         columns["RDF-MSE"] = [
             structure.rdf_mse(structure.rdf(one, box_length, r_max=r_max)[1], reference)
@@ -321,7 +362,7 @@ def _score(options):
     print(f"g(r) is highest at r = {r[g.argmax()]:.3f}: {g.max():.2f}")
     print("frame " + "".join(f"{name:>16}" for name in columns))
     for number, values in enumerate(zip(*columns.values(), strict=True)):
-        print(f"{number:5} " + "".join(f"{value:16.4f}" for value in values))
+        print(f"{number:5} " + "".join(f"{value:16.5g}" for value in values))
     if reference is not None and min(len(positions), len(others)) > 1:
         curves = [
             [structure.rdf(one, box, r_max=r_max)[1] for one in frames]

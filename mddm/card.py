@@ -56,6 +56,8 @@ class Card:
             )
         arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
         unit = energy_scale(potential)
+        if unit == 0:
+            raise ValueError("potential must vary where particles meet, and is the same everywhere")
         return {name: (low * unit, high * unit) for name, (low, high) in self.ranges.items()}
 
     def take_condition(
@@ -101,7 +103,9 @@ class Card:
         if outside:
             told = f"{'; '.join(outside)}, where {self.name!r} was trained"
             if not extrapolate:
-                raise ValueError(f"{told}; pass extrapolate=True to ask all the same")
+                raise ValueError(
+                    f"{told}; pass extrapolate=True, or --extrapolate, to ask all the same"
+                )
             warnings.warn(f"{told}: the answer is a guess", stacklevel=3)
         return condition
 
@@ -146,7 +150,9 @@ class Card:
         """
         if box_length is None or n_particles == self.n_particles:
             return
-        drawn = "they are drawn as a whole, and more than in training seldom form a crystal"
+        drawn = "they are drawn as a whole"
+        if n_particles > self.n_particles:
+            drawn += ", and more than in training seldom form a crystal"
         if times > 1:
             drawn = (
                 f"{times**3} copies of a smaller sample are drawn again from noise, and a crystal "

@@ -45,27 +45,37 @@ def write(
             taken for something else by readers of extended XYZ.
         OSError: the folder cannot be made or written to, or the disk is full.
     """
-    path = _with_ending(path)
     frames, box_length, information = _checked(positions, box_length, information)
+    path = _for_frames(path, len(frames))
     writers = {".gsd": _write_gsd, ".data": _write_data}
     with files.whole(path) as partial:
         writers.get(path.suffix, _write_xyz)(partial, frames, box_length, information)
 
 
-def check(path: str | Path) -> None:
+def check(path: str | Path, n_frames: int = 1) -> None:
     """Find out whether `write` can write a file, before there is anything to write.
 
+    Args:
+        path: of the file.
+        n_frames: how many it is to hold.
+
     Raises:
-        ValueError: another ending.
+        TypeError, ValueError: another ending, or more frames than such a file holds.
         OSError: the folder cannot be made or written to, or the disk is full.
     """
-    files.check_writable(_with_ending(path))
+    n_frames = arguments.whole("n_frames", n_frames, at_least=1)
+    files.check_writable(_for_frames(path, n_frames))
 
 
-def _with_ending(path):
+def _for_frames(path, n_frames):
     path = arguments.path(path)
     if path.suffix not in FORMATS:
         raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {str(path)!r}")
+    if path.suffix == ".data" and n_frames > 1:
+        raise ValueError(
+            f"a LAMMPS data file holds one configuration, got {n_frames}; write each to a file of "
+            "its own, or all to .extxyz"
+        )
     return path
 
 
@@ -85,7 +95,8 @@ def read(path: str | Path) -> tuple[np.ndarray, float]:
     """Read the configurations of a file that another program wrote.
 
     Args:
-        path: ends in .gsd, or is of a format that ASE reads, such as extended XYZ.
+        path: ends in .gsd, in .data as LAMMPS writes it, or is of a format that ASE reads, such as
+            extended XYZ.
 
     Returns:
         positions: (n_frames, n_particles, 3) in [0, box_length) [length].
@@ -129,8 +140,10 @@ def _load_ase(path):
     with optional.packages():
         import ase.io
 
+    # ASE takes the ending for that of RuNNer.
+    known = {"format": "lammps-data"} if path.suffix == ".data" else {}
     try:
-        images = ase.io.read(path, index=":")
+        images = ase.io.read(path, index=":", **known)
     except ase.io.formats.UnknownFileTypeError as error:
         raise ValueError(f"{path} is of no format that ASE knows: {error}") from error
     # Edges and what is not a right angle; no edge where there is no period.
@@ -197,11 +210,6 @@ def _write_xyz(path, frames, box_length, information):
 
 
 def _write_data(path, frames, box_length, information):
-    if len(frames) != 1:
-        raise ValueError(
-            f"a LAMMPS data file holds one configuration, got {len(frames)}; write each to a file "
-            "of its own, or all to .extxyz"
-        )
     (image,) = _images(frames, box_length, {})
     with optional.packages():
         import ase.io

@@ -59,11 +59,7 @@ def build(
     """
     positions = arguments.positions(positions, ("n_particles", 3)).detach().cpu().double()
     arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
-    box_length = arguments.box(box_length)
-    if not box_length > 2 * potential.r_cut:
-        raise ValueError(
-            f"box_length must be above twice the cut-off ({2 * potential.r_cut}), got {box_length}"
-        )
+    box_length = _fitting(box_length, potential)
     positions, n_particles = wrap(positions, box_length), len(positions)
     _refuse_overlap(positions, box_length)
     rows, unit = _table(potential, moves), _unit_of(potential, hottest)
@@ -114,6 +110,23 @@ def _unit_of(potential: Smoothed, hottest: float) -> float:
     return 1.0 if unit == 0 or _ORDER_1[0] <= unit <= _ORDER_1[1] else unit
 
 
+def check(potential: Smoothed, box_length: float) -> float:
+    """Return the edge of a box in which particles can move, as a number; raise as `build`."""
+    arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
+    _table(potential, moves=True)
+    return _fitting(box_length, potential)
+
+
+def _fitting(box_length: float, potential: Smoothed) -> float:
+    box_length = arguments.box(box_length)
+    if not box_length > 2 * potential.r_cut:
+        raise ValueError(
+            f"box_length must be above twice the cut-off ({2 * potential.r_cut}), got "
+            f"{box_length:.6g}; take more particles"
+        )
+    return box_length
+
+
 def _refuse_overlap(positions: Tensor, box_length: float) -> None:
     tree = cKDTree(positions.numpy(), boxsize=box_length)
     pairs = tree.query_pairs(_TABLE_INNER, output_type="ndarray")
@@ -137,7 +150,8 @@ def _table(potential: Smoothed, moves: bool) -> np.ndarray:
     if moves and force[0] <= 0:
         raise ValueError(
             "potential must repel at contact, or particles fall into each other: its force is "
-            f"{force[0].item():.4g} at r = {_TABLE_INNER}; give Smoothed an r_core where it repels"
+            f"{force[0].item():.4g} at r = {_TABLE_INNER}; begin its table, or the core that "
+            "Smoothed gives it, where it repels"
         )
     return torch.stack([torch.arange(1, len(r) + 1), r, energy, force], dim=1).numpy()
 

@@ -188,7 +188,7 @@ def _neighbors(
 
 
 def table(crystals: Sequence[Crystal], free_energies: Sequence[float] = ()) -> str:
-    """Write crystals as lines of text: energy, symmetry and name, the nearest shells.
+    """Write crystals as lines of text: energy a particle, symmetry and name, the nearest shells.
 
     Args:
         crystals: as from `search`.
@@ -199,7 +199,7 @@ def table(crystals: Sequence[Crystal], free_energies: Sequence[float] = ()) -> s
     """
     free = f"{'free energy':>12}" if free_energies else ""
     lines = [
-        f"{'energy':>9}{free}  {'space group':<12}{'within a tenth of a spacing':<36}neighbours"
+        f"{'energy':>11}{free}  {'space group':<12}{'within a tenth of a spacing':<36}neighbours"
     ]
     for index, crystal in enumerate(crystals):
         exact, near = crystal.symmetry(), crystal.symmetry(STRAINED)
@@ -210,7 +210,7 @@ def table(crystals: Sequence[Crystal], free_energies: Sequence[float] = ()) -> s
         free = ""
         if free_energies:
             value = free_energies[index]
-            free = f"{'unstable':>12}" if math.isnan(value) else f"{value:12.4f}"
+            free = f"{'unstable':>12}" if math.isnan(value) else f"{value:12.5g}"
         named = f"{near.space_group}, {near.name}" if near.name else near.space_group
-        lines.append(f"{crystal.energy:9.4f}{free}  {exact.space_group:<12}{named:<36}{shells}")
+        lines.append(f"{crystal.energy:11.5g}{free}  {exact.space_group:<12}{named:<36}{shells}")
     return "\n".join(lines)

@@ -308,7 +308,7 @@ class Model:
             return seeded.draw(self.denoiser, system.potential, *size, *told, device=self.device)
         size = (1, n_particles, system.box_length, seed, self.device)
         relax = None
-        if system.potential is not None and system.box_length is not None:
+        if sampler.asks_potential:
             temperature = system.condition.get("temperature")
             relax = Relaxing(system.potential, system.box_length, temperature)
         return samplers.draw(self.denoiser, sampler, sigmas, conditions, *size, relax)

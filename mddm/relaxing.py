@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mddm import arguments, lammps
+from mddm import arguments, lammps, lammps_system
 from mddm.potential import Smoothed
 
 
@@ -18,7 +18,8 @@ class Relaxing:
         temperature: at which to hold [energy]; None where nothing is held.
 
     Raises:
-        TypeError, ValueError: another potential than a smoothed one, or a number out of its range.
+        TypeError, ValueError: another potential than a smoothed one, one that is not fit for MD, or
+            a number out of its range.
     """
 
     potential: Smoothed
@@ -26,8 +27,8 @@ class Relaxing:
     temperature: float | None = None
 
     def __post_init__(self):
-        arguments.instance("potential", self.potential, Smoothed, "wrap it: Smoothed(potential)")
-        object.__setattr__(self, "box_length", arguments.box(self.box_length))
+        box_length = lammps_system.check(self.potential, self.box_length)
+        object.__setattr__(self, "box_length", box_length)
         if self.temperature is not None:
             temperature = arguments.number("temperature", self.temperature, above=0)
             object.__setattr__(self, "temperature", temperature)

@@ -66,6 +66,13 @@ def test_one_configuration_is_one_frame(tmp_path):
     assert len(ase.io.read(tmp_path / "x.xyz", index=":", format="extxyz")) == 1
 
 
+def test_a_lammps_file_is_read_back(tmp_path):
+    export.write(tmp_path / "x.data", FRAMES[0], 7.0)
+    positions, box_length = export.read(tmp_path / "x.data")
+    assert box_length == 7.0
+    np.testing.assert_allclose(positions[0], FRAMES[0] % 7.0, atol=1e-5)
+
+
 def test_wrong_arguments_are_named_and_leave_no_file(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"path must end in one of \.gsd"):
         export.write(tmp_path / "x.pdb", FRAMES, 7.0)

@@ -143,8 +143,9 @@ def test_the_command_prints_the_lowest(capsys, tmp_path):
     heading, *lines, wrote = capsys.readouterr().out.splitlines()
     expected = search(Smoothed(OscillatingPair(9.0, 0.7)), 54, 3.9, 2)
     assert heading.split()[0] == "energy"
-    assert [line.split()[0] for line in lines] == [f"{each.energy:.4f}" for each in expected]
+    assert [line.split()[0] for line in lines] == [f"{each.energy:.5g}" for each in expected]
     assert "wrote the first to" in wrote and (tmp_path / "lowest.extxyz").is_file()
+    assert f"energy_per_particle={expected[0].energy}" in (tmp_path / "lowest.extxyz").read_text()
     assert command.main([*asked, "--temperature", "0.02", "--per-cell", "2"]) == 0
     assert "free energy" in capsys.readouterr().out
 

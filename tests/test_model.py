@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from mddm.condition import RANGES, sigma_max
 from mddm.encoding import SCALED_TEMPERATURES
 from mddm.family import Family
 from mddm.formulas import LennardJones
-from mddm.potential import OscillatingPair, Smoothed
+from mddm.potential import OscillatingPair, Smoothed, Tabulated
 from mddm.samplers import BEST, BEST_TOLD, SAMPLERS
 from mddm.sampling import Ancestral, Frame, last
 
@@ -183,6 +184,7 @@ def test_energies_are_of_the_potential_that_is_given():
     assert mine.energies[0] != theirs.energies[0]
 
 
+FALLING = Smoothed(Tabulated([0.5, 1, 2, 3], [-3.0, -2.0, -1.0, 0.0]))
 WRONG = [
     ({}, "k, phi, temperature not given"),
     (ASKED | {"k": 500}, r"k = 500 lies outside of \[1, 15\].*extrapolate=True"),
@@ -197,6 +199,9 @@ WRONG = [
         "has noise levels of its own; leave out n_levels",
     ),
     (ASKED | {"potential": "opp"}, "potential must be a Smoothed"),
+    # What MD will refuse is refused before a sample is drawn for it.
+    (ASKED | {"n_particles": 200, "sampler": "held"}, "above twice the cut-off .*more particles"),
+    (ASKED | {"potential": FALLING, "sampler": "held"}, "must repel at contact"),
 ]
 
 
@@ -252,6 +257,7 @@ def test_a_model_that_is_told_potentials_takes_any():
         ({"potential": mine, "k": 9.0}, "knows temperature and a potential alone; leave out k"),
         ({"potential": mine, "temperature": 0.2}, r"temperature = 0.2 lies outside of"),
         ({"potential": LennardJones()}, "potential must be a Smoothed"),
+        ({"potential": Smoothed(LennardJones(epsilon=0.0))}, "potential must vary where"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             network.sample(**asked | wrong)
@@ -316,7 +322,10 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
     assert command.main(anneal) == 0
     assert command.main(["models"]) == 0
     listed = capsys.readouterr().out
-    assert "k 1 to 15" in listed and "temperature 0.005 to 0.1, any potential" in listed
+    assert (
+        "k 1 to 15" in listed
+        and "temperature 0.005 to 0.1, in units of how much U varies, any" in listed
+    )
 
 
 @pytest.mark.parametrize(
@@ -326,6 +335,11 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
         (["sample", "--model", "mddm", "--number", "k", "--out", "x.gsd"], "NAME=VALUE"),
         (["sample", "--model", "mddm", "--number", "alfa=6", "--out", "x.gsd"], "k, phi, temp"),
         (["sample", "--model", "brag", "--out", "x.gsd"], "name must be one of"),
+        (["sample", "--model", "sphere-mddm", "--out", "x.gsd"], "draws points in free space"),
+        (["sample", "--n-samples", "0", "--out", "x.gsd"], "n_samples must be a whole number"),
+        (["sample", "--n-samples", "2", "--out", "x.data"], "holds one configuration, got 2"),
+        (["lattices", "--potential", "morse", "--box-length", "0"], "box_length must be"),
+        (["lattices", "--potential", "morse", "--n-particles", "-8"], "n_particles must be"),
         (["sample", "--model", "mddm", "--out", "x.pdb"], "path must end in one of"),
         (["score", "nowhere.gsd"], "there is no file nowhere.gsd"),
         (["relax", "x.gsd", "--potential", "nowhere.table", "--out", "y.gsd"], "no file nowhere"),
@@ -375,6 +389,30 @@ def test_every_command_has_an_example_that_it_takes():
         example = each.epilog.removeprefix("example: ")
         assert example.startswith(each.prog)
         assert callable(command._parser().parse_args(example.split()[1:]).run)
+
+
+def test_help_tells_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["anneal", "--help"])
+    told = capsys.readouterr().out
+    assert "default: 100000" in told and "None" not in told
+
+
+def test_a_warning_is_a_line(tmp_path, capsys, monkeypatch):
+    table = tmp_path / "far.table"
+    r = np.linspace(0.6, 4.0, 200)
+    np.savetxt(table, np.stack([r, r**-12.0], axis=1))
+
+    def shown(*warning):
+        print(warnings.formatwarning(*warning[:4]), end="", file=sys.stderr)
+
+    # pytest keeps warnings for itself.
+    monkeypatch.setattr(warnings, "showwarning", shown)
+    assert command.main(["lattices", "--potential", str(table), "-n", "0"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"mddm: {table}: what lies beyond r = 3 is left out; lengths are in")
+    assert second.startswith("mddm: n_best must be a whole number")
+    assert "UserWarning" in warnings.formatwarning("x", UserWarning, "y.py", 1)
 
 
 def test_usage_errors_are_usual():

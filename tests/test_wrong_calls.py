@@ -754,7 +754,7 @@ CALLS = [
         "path": (FOLDER / "y.gsd", [*WRITE, "x.pdb"]),
         **STORED,
     }),
-    (export.check, {"path": (FOLDER / "z.gsd", [*WRITE, "x.pdb"])}),
+    (export.check, {"path": (FOLDER / "z.gsd", [*WRITE, "x.pdb"]), "n_frames": (2, COUNT)}),
     (export.to_ase, STORED),
     (onnx.to_onnx, {"denoiser": (pbcconv.PBCConvDenoiser(), [*OTHER, pbcconv.RadialDenoiser()])}),
     (export.read, {"path": (XYZ, [*READ, TABLE])}),
