@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mddm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        print(f"mddm: {stop or 'stopped; nothing was written'}", file=sys.stderr)
+        print(f"mddm: {str(stop) or 'stopped; no file is half-written'}", file=sys.stderr)
         return 130
     finally:
         warnings.formatwarning = usual

@@ -415,6 +415,16 @@ def test_a_warning_is_a_line(tmp_path, capsys, monkeypatch):
     assert "UserWarning" in warnings.formatwarning("x", UserWarning, "y.py", 1)
 
 
+@pytest.mark.parametrize("words", ["", "kept in x"])
+def test_ctrl_c_is_told_in_a_line(words, capsys, monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt(*filter(None, [words]))
+
+    monkeypatch.setattr(command, "_models", interrupted)
+    assert command.main(["models"]) == 130
+    assert capsys.readouterr().err == f"mddm: {words or 'stopped; no file is half-written'}\n"
+
+
 def test_usage_errors_are_usual():
     with pytest.raises(SystemExit) as stop:
         command.main(["sample"])
