@@ -345,6 +345,10 @@ def _score(options):
     if options.against:
         others, other_box = export.read(options.against)
         r_max = structure.RDF_RANGE * min(box_length, other_box)
+        mine, other = positions.shape[1] / box_length**3, others.shape[1] / other_box**3
+        if abs(mine / other - 1) > 0.01:
+            told = f"of number density {mine:.3g}, and {options.against} of {other:.3g}"
+            print(f"mddm: {options.file} is {told}: their g(r) need not agree", file=sys.stderr)
         _, reference = structure.rdf(others, other_box, r_max=r_max)
     columns = {
         "S at its peak": [structure.bragg_peak(one, box_length) for one in positions],

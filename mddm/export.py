@@ -115,8 +115,8 @@ def read(path: str | Path) -> tuple[np.ndarray, float]:
         frames = load(path)
     except (OSError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
         raise ValueError(f"{path} is no file of configurations: {error}") from error
-    if not frames:
-        raise ValueError(f"{path} has no frame")
+    if not frames or not frames[0][0].size:
+        raise ValueError(f"{path} has no frame with particles")
     # GSD keeps single precision.
     boxes = {tuple(np.round(np.asarray(box, dtype=float), 5)) for _, box in frames}
     if len(boxes) != 1 or len({points.shape for points, _ in frames}) != 1:
@@ -133,7 +133,11 @@ def _load_gsd(path):
         import gsd.hoomd
 
     with gsd.hoomd.open(path, "r") as file:
-        return [(frame.particles.position, frame.configuration.box) for frame in file]
+        # Its box is centred on the origin, ours begins there.
+        return [
+            (frame.particles.position + frame.configuration.box[:3] / 2, frame.configuration.box)
+            for frame in file
+        ]
 
 
 def _load_ase(path):

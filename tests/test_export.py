@@ -66,9 +66,11 @@ def test_one_configuration_is_one_frame(tmp_path):
     assert len(ase.io.read(tmp_path / "x.xyz", index=":", format="extxyz")) == 1
 
 
-def test_a_lammps_file_is_read_back(tmp_path):
-    export.write(tmp_path / "x.data", FRAMES[0], 7.0)
-    positions, box_length = export.read(tmp_path / "x.data")
+@pytest.mark.parametrize("ending", ["gsd", "xyz", "data"])
+def test_what_was_written_is_read_back_in_its_place(tmp_path, ending):
+    path = tmp_path / f"x.{ending}"
+    export.write(path, FRAMES[0], 7.0)
+    positions, box_length = export.read(path)
     assert box_length == 7.0
     np.testing.assert_allclose(positions[0], FRAMES[0] % 7.0, atol=1e-5)
 

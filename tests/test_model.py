@@ -11,7 +11,7 @@ import torch
 
 import mddm
 from mddm import __main__ as command
-from mddm import checkpoint, lammps, model, presets, study, training, trust
+from mddm import checkpoint, export, lammps, model, presets, study, training, trust
 from mddm.budget import Candidate
 from mddm.condition import RANGES, sigma_max
 from mddm.encoding import SCALED_TEMPERATURES
@@ -389,6 +389,18 @@ def test_every_command_has_an_example_that_it_takes():
         example = each.epilog.removeprefix("example: ")
         assert example.startswith(each.prog)
         assert callable(command._parser().parse_args(example.split()[1:]).run)
+
+
+def test_files_of_other_densities_are_compared_with_a_word(tmp_path, capsys):
+    points = np.random.default_rng(0).uniform(0, 4, (64, 3))
+    for name, box_length in (("dense", 4.0), ("thin", 5.0)):
+        export.write(tmp_path / f"{name}.xyz", points, box_length)
+    dense, thin = str(tmp_path / "dense.xyz"), str(tmp_path / "thin.xyz")
+    assert command.main(["score", dense, "--against", dense]) == 0
+    assert not capsys.readouterr().err
+    assert command.main(["score", dense, "--against", thin]) == 0
+    told = f"mddm: {dense} is of number density 1, and {thin} of 0.512: their g(r) need not agree"
+    assert capsys.readouterr().err.strip() == told
 
 
 def test_help_tells_the_defaults(capsys):
