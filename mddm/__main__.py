@@ -451,9 +451,15 @@ def _check(options):
     return 0 if check.report(options.data) else 1
 
 
+def _refuse_no_h5(path):
+    if path is not None and not path.endswith((".h5", ".hdf5")):
+        raise ValueError(f"a data set is an HDF5 file: --out must end in .h5, got {path!r}")
+
+
 def _data_make(options):
     from mddm.study import sweep
 
+    _refuse_no_h5(options.out)
     try:
         made = sweep.make(
             options.what,
@@ -473,6 +479,7 @@ def _data_make(options):
 def _data_import(options):
     from mddm import dataset, family, files, importer
 
+    _refuse_no_h5(options.out)
     files.check_writable(options.out)
     families = [family.parse(text) for text in options.potential]
     made = importer.read_files(options.files, families, options.temperature, options.split)

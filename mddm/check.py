@@ -43,7 +43,11 @@ def check(dataset: Dataset) -> list[Check]:
     low, high = np.array(list(dataset.ranges.values())).reshape(-1, 2).T
     outside = ((dataset.conditions < low) | (dataset.conditions > high)).any(axis=1).sum()
     checks = [
-        Check("conditions", not outside, f"{', '.join(dataset.ranges)}: {outside} out of range")
+        Check(
+            "conditions",
+            not outside,
+            f"{', '.join(dataset.ranges) or 'one'}: {outside} out of range",
+        )
     ]
     # Potentials that conditions do not tell apart are of no grid.
     if dataset.seed is not None and set(dataset.parameters) <= set(dataset.ranges):

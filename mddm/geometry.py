@@ -149,6 +149,7 @@ def nearest_neighbors(
     if n_neighbors >= n_particles:
         raise ValueError(
             f"n_neighbors must be below the number of particles ({n_particles}), got {n_neighbors}"
+            "; take more particles, or a network of fewer neighbors"
         )
     method = arguments.choice("method", method, ("auto", "matrix", "tree"))
     if method == "auto":

@@ -364,6 +364,7 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
         (["train", "--data", SMALL, SMALL, "--out", "x.safetensors"], "about one data set, got 2"),
         (["train", "--task", "torus", "--out", "x.gsd"], "must end in .safetensors"),
         (["data", "make", "smal"], "did you mean 'small'"),
+        (["data", "make", "small", "--out", "x.gsd"], "--out must end in .h5, got 'x.gsd'"),
     ],
 )
 def test_failures_are_one_line_and_leave_nothing(call, message, tmp_path, capsys, monkeypatch):
