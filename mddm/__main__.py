@@ -256,8 +256,9 @@ def _sample(options):
             if found.candidates:
                 name = f"the {found.candidates[0].name}"
             print(f"{name}, energy {energy:.5g} a particle")
-    print(f"wrote {len(found)} to {options.out}, {found.seconds:.1f} s each")
+    print(f"wrote {len(found)} to {options.out}, {found.seconds:.1f} s each", flush=True)
     if network.card.told == "potential" and len(found) >= trust.FEWEST:
+        print(f"a quench of {trust.QUENCH_STEPS:,} steps competes with them", file=sys.stderr)
         lowest, difference = network.lowest(found, options.seed)
         path = Path(options.out)
         path = path.with_name(f"{path.stem}-lowest{path.suffix}")

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 
 from mddm import arguments
 from mddm.crystal import Crystal, bonds, bounded, check_potential, energy, spacing_of
-from mddm.potential import Smoothed
+from mddm.potential import Smoothed, energy_unit
 from mddm.sublattices import SHORTEST, cells
 
 # Step of the grid, in units of the cube root of the volume of a particle.  Steps come in fours, so
@@ -35,7 +35,7 @@ _MOST_STEPS = 2000
 _JIGGLE, _SKIN = 0.02, 0.4
 # Entries of the table that the grid's energies are read from, evenly spaced in r squared.
 _TABLE = 2**16
-# Structures nearer in energy are the same one [energy].
+# Structures nearer in energy are the same one, in units of `potential.energy_unit`.
 _SAME = 1e-5
 
 
@@ -100,7 +100,7 @@ def search(
             f"no lattice of {n_particles // per_cell} cells keeps its sites {shortest:.4g} apart; "
             "give a smaller shortest, or other numbers of particles"
         )
-    return _distinct(found)[:n_best]
+    return _distinct(found, potential)[:n_best]
 
 
 def _search(potential, n_cells, box_length, per_cell, n_best, shortest, rng):
@@ -108,10 +108,10 @@ def _search(potential, n_cells, box_length, per_cell, n_best, shortest, rng):
     whole = cells(n_cells, shortest / spacing_of(n_cells, box_length)) * (box_length / n_cells)
     if per_cell > _MOST_ON_GRID:
         crystals = _scattered(whole, per_cell, potential, box_length, rng)[: _ROUNDS[-1][0]]
-        return _distinct(relax(crystals, potential))[:n_best]
-    filled = []
+        return _distinct(relax(crystals, potential), potential)[:n_best]
+    filled, unit = [], energy_unit(potential)
     for cell in whole:
-        energies, ways = _fill(cell, per_cell, potential, spacing, rng)
+        energies, ways = _fill(cell, per_cell, potential, spacing, unit, rng)
         filled += [(value, cell, basis) for value, basis in zip(energies, ways, strict=True)]
     filled.sort(key=lambda each: each[0])
     crystals = []
@@ -119,8 +119,8 @@ def _search(potential, n_cells, box_length, per_cell, n_best, shortest, rng):
         noise = rng.normal(0, _JIGGLE * spacing, basis.shape) @ np.linalg.inv(cell)
         crystals.append(Crystal(cell, basis + noise, box_length))
     for n_kept, n_steps in _ROUNDS:
-        crystals = _distinct(relax(crystals[:n_kept], potential, n_steps))
-    return _distinct(relax(crystals[: 4 * n_best + 10], potential))[:n_best]
+        crystals = _distinct(relax(crystals[:n_kept], potential, n_steps), potential)
+    return _distinct(relax(crystals[: 4 * n_best + 10], potential), potential)[:n_best]
 
 
 def _scattered(whole, per_cell, potential, box_length, rng):
@@ -131,7 +131,7 @@ def _scattered(whole, per_cell, potential, box_length, rng):
         for start in range(0, _TRIES, _BATCH):
             ways = rng.random((min(_BATCH, _TRIES - start), per_cell, 3))
             crystals += relax([Crystal(cell, way, box_length) for way in ways], potential, _STEPS)
-    return _distinct(crystals)
+    return _distinct(crystals, potential)
 
 
 def relax(
@@ -172,13 +172,15 @@ def relax(
     start, end = (torch.from_numpy(np.concatenate(part)) for part in (starts, ends))
     offset = torch.from_numpy(np.concatenate(offsets))
 
+    unit = energy_unit(potential)
+
     def total(flat):
         at = torch.from_numpy(flat).view(-1, 3)
         vectors = at[end] + offset - at[start]
         r = vectors.norm(dim=-1)
         pull = (potential.force(r) / r)[:, None] * vectors
         slope = torch.zeros_like(at).index_add_(0, start, pull).index_add_(0, end, -pull)
-        return potential.energy(r).sum().item(), slope.flatten().numpy()
+        return potential.energy(r).sum().item() / unit, slope.flatten().numpy() / unit
 
     settings = {"maxiter": n_steps, "maxfun": 2 * n_steps, "ftol": 1e-15, "gtol": 1e-7}
     done = minimize(total, places.ravel(), jac=True, method="L-BFGS-B", options=settings)
@@ -194,16 +196,16 @@ def _relaxed(crystal: Crystal, basis: np.ndarray, potential: Smoothed) -> Crysta
     return Crystal(moved.cell, moved.basis, moved.box_length, energy(moved, potential))
 
 
-def _distinct(crystals: list[Crystal]) -> list[Crystal]:
+def _distinct(crystals: list[Crystal], potential: Smoothed) -> list[Crystal]:
     """Put crystals in order of energy, one of each."""
-    kept = []
+    kept, same = [], _SAME * energy_unit(potential)
     for crystal in sorted(crystals, key=lambda crystal: crystal.energy):
-        if not kept or crystal.energy > kept[-1].energy + _SAME:
+        if not kept or crystal.energy > kept[-1].energy + same:
             kept.append(crystal)
     return kept
 
 
-def _fill(cell, per_cell, potential, spacing, rng):
+def _fill(cell, per_cell, potential, spacing, unit, rng):
     """Fill a cell in some of the best ways.
 
     Returns:
@@ -228,7 +230,7 @@ def _fill(cell, per_cell, potential, spacing, rng):
             break
     pairs = field[apart[places[:, :, None], places[:, None]]].sum(axis=(1, 2))
     energies = (alone - field[0] + pairs / per_cell) / 2
-    _, first = np.unique(np.round(energies, 6), return_index=True)
+    _, first = np.unique(np.round(energies / unit, 6), return_index=True)
     best = first[np.argsort(energies[first])][:_WAYS]
     grid = np.stack(np.unravel_index(places[best], shape), axis=-1) / shape
     return energies[best], grid

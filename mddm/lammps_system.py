@@ -13,15 +13,13 @@ from torch import Tensor
 
 from mddm import arguments, lammps_process
 from mddm.geometry import wrap
-from mddm.potential import CLOSEST, Smoothed, energy_scale, tabulate
+from mddm.potential import Smoothed, energy_unit, tabulate
 
 # Spacing 1.5e-4 in r squared keeps the linear interpolation of the steepest potential of the
 # paper's grid within 1e-4 of its force, down to r = 0.85, nearer than particles come.
 _TABLE_POINTS = 60_000
 # No two of a thousand random particles come closer than this, by odds of a million to one.
 _TABLE_INNER = 1e-3
-# Energies of order 1.
-_ORDER_1 = (0.1, 10.0)
 # Fastest of 0.2, 0.3, 0.4 and 0.5 at 1000 particles, for ramps as a whole.
 _SKIN = 0.3
 
@@ -62,7 +60,7 @@ def build(
     box_length = _fitting(box_length, potential)
     positions, n_particles = wrap(positions, box_length), len(positions)
     _refuse_overlap(positions, box_length)
-    rows, unit = _table(potential, moves), _unit_of(potential, hottest)
+    rows, unit = _table(potential, moves), energy_unit(potential, hottest)
     rows[:, 2:] /= unit
     if velocities is not None:
         velocities = (np.asarray(velocities, dtype=float) / unit**0.5).ravel().tolist()
@@ -102,12 +100,6 @@ def build(
             velocities,
         )
         yield system, unit
-
-
-def _unit_of(potential: Smoothed, hottest: float) -> float:
-    varies = energy_scale(potential) if potential.r_cut > CLOSEST else 0.0
-    unit = max(varies, hottest)
-    return 1.0 if unit == 0 or _ORDER_1[0] <= unit <= _ORDER_1[1] else unit
 
 
 def check(potential: Smoothed, box_length: float) -> float:

@@ -13,7 +13,7 @@ import torch
 
 from mddm import arguments
 from mddm.crystal import Crystal, bounded
-from mddm.potential import Smoothed
+from mddm.potential import Smoothed, energy_unit
 
 # Step of the numerical derivative of the force [length].
 _STEP = 1e-4
@@ -130,7 +130,7 @@ def _dynamical_matrices(crystal: Crystal, potential: Smoothed) -> np.ndarray:
     n = len(crystal.basis)
     net = np.zeros((n, 3))
     np.add.at(net, start, (slope / r)[:, None] * vectors)
-    if np.abs(net).max() > 1e-3:
+    if np.abs(net).max() > 1e-3 * energy_unit(potential):
         raise ValueError(
             "the crystal's particles are not at rest: the largest force is "
             f"{np.abs(net).max():.3g}; relax it first, as bases.search does"

@@ -229,6 +229,26 @@ def energy_scale(potential: Smoothed) -> float:
     return (energy.max() - energy.min()).item()
 
 
+def energy_unit(potential: Smoothed, hottest: float = 0.0) -> float:
+    """Give the unit of energy in which the steps and tolerances of this package will do.
+
+    Args:
+        potential: of one system.
+        hottest: the highest temperature of its particles [energy].
+
+    Returns:
+        `energy_scale`, or the temperature where that is higher; 1 where this is between a tenth
+        and ten, as in all of the study, or where nothing varies [energy].
+
+    Raises:
+        TypeError, ValueError: as `tabulate`, or a temperature below zero.
+    """
+    hottest = arguments.number("hottest", hottest, at_least=0)
+    arguments.instance("potential", potential, Smoothed, "wrap it: Smoothed(potential)")
+    unit = max(energy_scale(potential) if potential.r_cut > CLOSEST else 0.0, hottest)
+    return 1.0 if unit == 0 or 0.1 <= unit <= 10 else unit
+
+
 def tabulate(potential: Smoothed, r: Tensor) -> tuple[Tensor, Tensor]:
     """Evaluate a potential at many distances, and refuse one that is none.
 

@@ -24,13 +24,13 @@ def own_cache(tmp_path_factory):
         yield
 
 
-def wells_at(radii):
+def wells_at(radii, unit=1.0):
     """A potential that is costly everywhere but at the given distances."""
     r = np.linspace(0.5, 2.6, 800)
     u = (0.8 * radii[0] / r) ** 24 + 3
     for radius in radii:
         u -= 4 * np.exp(-(((r - radius) / 0.05) ** 2) / 2)
-    return Smoothed(Tabulated(r, u), r_on=2.3, r_cut=2.5, r_core=0.55)
+    return Smoothed(Tabulated(r, unit * u), r_on=2.3, r_cut=2.5, r_core=0.55)
 
 
 def lennard_jones(r_cut):
@@ -45,6 +45,14 @@ def test_wells_at_the_shells_of_diamond_make_diamond(n_particles, per_cell):
     assert best.symmetry().name == "diamond"
     diamond = Crystal(2 * FCC, np.array([[0, 0, 0], [0.25, 0.25, 0.25]]), 4.0)
     assert best.energy == pytest.approx(energy(diamond, potential), abs=1e-5)
+
+
+def test_the_unit_of_energy_makes_no_difference():
+    radii, units = np.sqrt(SQUARES["diamond"]), (1.0, 2.0**-30)
+    found = [search(wells_at(radii, unit), 8, 2.0, 2, 3) for unit in units]
+    plain, small = ([each.energy for each in crystals] for crystals in found)
+    assert len(plain) == 3
+    assert [2.0**30 * value for value in small] == pytest.approx(plain, abs=1e-4)
 
 
 def test_wells_at_the_shells_of_a15_make_a15(monkeypatch):

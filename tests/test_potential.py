@@ -13,6 +13,7 @@ from mddm.potential import (
     Smoothed,
     Tabulated,
     energy_scale,
+    energy_unit,
     potential_energy,
 )
 
@@ -279,6 +280,16 @@ def test_the_scale_of_the_energy_is_its_range_beyond_close_packed_neighbours():
     assert energy_scale(Smoothed(InversePower())) == pytest.approx(1 / 4)
     with pytest.raises(ValueError, match=r"r_cut must be above 1\.122"):
         energy_scale(Smoothed(InversePower(), r_on=0.9, r_cut=1.1))
+
+
+def test_the_unit_of_energy_is_one_for_what_is_of_order_one():
+    weak = Smoothed(LennardJones(epsilon=0.01))
+    assert energy_unit(weak) == energy_scale(weak) == pytest.approx(0.01)
+    assert energy_unit(weak, hottest=0.05) == 0.05
+    assert energy_unit(weak, hottest=0.5) == energy_unit(Smoothed(LennardJones())) == 1
+    assert energy_unit(Smoothed(LennardJones(epsilon=300.0))) == pytest.approx(300)
+    assert energy_unit(Smoothed(LennardJones(epsilon=0.0))) == 1
+    assert energy_unit(Smoothed(InversePower(), r_on=0.9, r_cut=1.1)) == 1
 
 
 def test_energy_equals_a_double_loop_over_pairs():

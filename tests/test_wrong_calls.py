@@ -296,6 +296,7 @@ CALLS = [
     (SMOOTHED.energy, {"r": (ONE, DISTANCES)}),
     (SMOOTHED.force, {"r": (ONE, DISTANCES)}),
     (potential.energy_scale, {"potential": (SMOOTHED, POTENTIAL)}),
+    (potential.energy_unit, {"potential": (SMOOTHED, POTENTIAL), "hottest": (0.1, NOT_NEGATIVE)}),
     (potential.tabulate, {
         "potential": (SMOOTHED, POTENTIAL),
         "r": (torch.linspace(1, 3, 9).double(), [*no_numbers(SIGMA), ONE, [0.0, 1.0], [-1.0]]),
