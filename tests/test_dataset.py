@@ -496,6 +496,16 @@ def test_shipped_random_potentials_are_as_planned_and_none_is_learned_and_judged
     assert held.attributes["start"] == "lattice" and len(held) == 3 * len(numbers(held))
 
 
+def test_shipped_named_potentials_are_for_tests_alone_and_have_replicas():
+    named = dataset.read(SHIPPED.with_name("named.h5"))
+    assert _failed(named) == set()
+    tests = np.flatnonzero(named.split == "test").tolist()
+    assert {str(named.family_of(row)) for row in tests} == set(map(str, plan.NAMED.values()))
+    assert set(named.split) == {"test", "replica"} and all(
+        len(named.partners(row)) for row in tests
+    )
+
+
 def test_shipped_replica_is_of_the_one_configuration():
     whole = dataset.read(SHIPPED.with_name("opp.h5"))
     replica = dataset.read(SHIPPED.with_name("opp-replica.h5"))

@@ -245,7 +245,9 @@ def _joined(parts: list[dict], command: str) -> dataset.Dataset:
     if start != "random":
         attributes["start"] = start
     if any(family.name != "opp" for family in families):
-        known = {"family": families, "ranges": {"temperature": RANGES["temperature"]}}
+        # Stations are in units of each potential's own scale.
+        reached = (*RANGES["temperature"], *columns["temperature"].tolist())
+        known = {"family": families, "ranges": {"temperature": (min(reached), max(reached))}}
         return dataset.Dataset(**columns, **known, attributes=attributes)
     radii = {name: getattr(Smoothed, name) for name in ("r_core", "r_on", "r_cut")}
     names = ("k", "phi")
