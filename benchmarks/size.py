@@ -57,7 +57,11 @@ def parse_arguments():
     )
     parser.add_argument("--models", nargs="+", default=["bragg", "mddm-rbf"])
     parser.add_argument(
-        "--cells", type=int, nargs="+", default=[8, 16, 32], help="of two particles, along an edge"
+        "--cells",
+        type=int,
+        nargs="+",
+        default=[8, 16, 32, 79],
+        help="of two particles, along an edge",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, help="CSV file; nothing is written by default")
