@@ -1,6 +1,6 @@
 """Time a call of the networks by the number of particles: python benchmarks/size.py.
 
-    python benchmarks/size.py --output data/results/size.csv
+    python benchmarks/size.py --output data/results/size.csv    # a quarter of an hour
 
 A crystal in noise, which has sites to find, on one thread, with the committed weights; times are of
 the processor, the least of several rounds.  "ratio" is the time a particle over that of the first
