@@ -157,6 +157,7 @@ def _add_train(commands):
     parser.add_argument("--profile", default="full", help="the study's own run; or quick: minutes")
     parser.add_argument("--n-steps", type=int, help="default: the profile's")
     parser.add_argument("--batch-size", type=int, help="configurations a step; the profile's")
+    parser.add_argument("--learning-rate", type=float, help="at its highest; the model's")
     parser.add_argument("--precision", default="float32", help="or bfloat16")
     parser.add_argument("--start", help="a checkpoint whose weights are trained further")
     parser.add_argument("--jitter", type=float, help="of potentials that are told; the study's")
@@ -193,6 +194,7 @@ def _add_data(commands):
     make.add_argument("--folder", help="of the runs' files; default: data/WHAT")
     make.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")
     make.add_argument("--workers", type=int, help="processes to start here")
+    make.add_argument("--device", help="cuda: all systems at once on a GPU, without LAMMPS")
     make.add_argument("--as-is", action="store_true", help="assemble what there is; run nothing")
     make.add_argument("--out", help="the data set; default: the study's own")
     says, each = "take configurations from other programs' files", "; one for all files, or each"
@@ -388,7 +390,7 @@ def _train(options):
     from mddm.study import tasks, train
 
     task, model = options.task, options.model
-    names = ("n_steps", "batch_size", "seed", "jitter")
+    names = ("n_steps", "batch_size", "learning_rate", "seed", "jitter")
     asked = {name: getattr(options, name) for name in names}
     asked = {name: value for name, value in asked.items() if value is not None}
     asked = train.budget(options.profile, task, model) | asked
@@ -468,6 +470,7 @@ def _data_make(options):
             output=options.out,
             scheduler=options.scheduler,
             n_workers=options.workers,
+            device=options.device,
             as_is=options.as_is,
             report=lambda line: print(line, flush=True),
         )

@@ -26,9 +26,12 @@ FILES = {
     "named": "data/named.h5",
     "tests": "data/opp-tests.h5",
     "again": "data/opp-again.h5",
+    "drawn": "data/opp-drawn.h5",
     "opp-stable": "data/opp-stable.h5",
     "any-stable": "data/any-stable.h5",
 }
+# Those whose positions are rounded: they are large.
+ROUNDED = ("any", "drawn")
 # So many of the ramps' potentials are annealed faster, too.
 N_LENGTHS = 20
 # Potentials that nobody trains on; sizes are such that their usual densities are 1.
@@ -57,7 +60,7 @@ _WELLS = {
     "r_3": (1.8, 2.7),
 }
 _WELLS_LOG = {f"width_{i}": (0.06, 0.35) for i in (1, 2, 3)} | {"kappa": (1.0, 4.0)}
-_POTENTIAL_SEED = 2501
+_POTENTIAL_SEED, _DRAWN_SEED = 2501, 2502
 # So many of them, the first, are what models that are told potentials are judged by.
 _N_UNSEEN = 16
 # Harvests' temperatures, in units of `potential.energy_scale`.
@@ -241,7 +244,7 @@ def random_potentials(n: int) -> list[Family]:
     return found
 
 
-def any_runs(n: int = 300) -> list[Run]:
+def any_runs(n: int = 750) -> list[Run]:
     """Return the ramps of random potentials, from T = 0.5 to three temperatures.
 
     The first 16 are no training data.
@@ -252,6 +255,24 @@ def any_runs(n: int = 300) -> list[Run]:
             *_FAST, n_kept=len(_HARVESTS),
         )
         for i, family in enumerate(random_potentials(n))
+    ]  # fmt: skip
+
+
+def drawn_runs(n: int = 750) -> list[Run]:
+    """Return ramps to three temperatures of n oscillating potentials between those of the grid.
+
+    They are taken from a Sobol sequence, so that every beginning covers the ranges evenly.
+    """
+    from scipy.stats import qmc
+
+    low, high = np.array([RANGES[name] for name in ("k", "phi")]).T
+    points = qmc.Sobol(2, rng=_DRAWN_SEED).random(1 << (n - 1).bit_length())[:n]
+    return [
+        Run(
+            f"drawn{i:03}", oscillating(*point), _HARVESTS, 40_000 + i, "train",
+            *_SLOW, n_kept=len(_HARVESTS),
+        )
+        for i, point in enumerate(qmc.scale(points, low, high).round(4).tolist())
     ]  # fmt: skip
 
 
@@ -307,8 +328,9 @@ RUNS = {
     "named": named_runs,
     "tests": more_test_runs,
     "again": more_replica_runs,
+    "drawn": drawn_runs,
     "opp-stable": lambda: stable_runs(ramp_runs()),
-    "any-stable": lambda: stable_runs(any_runs(), 30_000 + _N_UNSEEN),
+    "any-stable": lambda: stable_runs(any_runs(300), 30_000 + _N_UNSEEN),
 }
 
 

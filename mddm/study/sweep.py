@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ import numpy as np
 from mddm import arguments, dataset, files, lammps, lattices, optional
 from mddm.condition import RANGES
 from mddm.potential import CONVENTION, Smoothed
-from mddm.study import plan
+from mddm.study import batched, plan
 from mddm.study.plan import Run
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 COMMAND = "mddm data make"
 _SETTINGS = {"n_particles": 1000, "box_length": 10.0, "time_step": 0.01, "damping": 1.0}
+# Rounded positions are multiples of this [length].
+_ROUND = 1 / 4096
 # How long a scheduler may take to answer, and its first worker to come [s].
 _ANSWER, _FIRST_WORKER = 5, 60
 
@@ -41,9 +43,10 @@ def sweep(
     *,
     scheduler: str | None = None,
     n_workers: int | None = None,
+    device: str | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Run what is missing of a sweep, on all cores or on any Dask cluster.
+    """Run what is missing of a sweep, on all cores, on any Dask cluster or side by side on a GPU.
 
     Each finished run is one file in `folder`, never written again; the harvests of unfinished
     runs wait in `folder`/unfinished, which git ignores.  Both are written by this process alone,
@@ -55,6 +58,8 @@ def sweep(
         scheduler: address of a running Dask scheduler; None starts a local cluster with one
             single-threaded process a worker.
         n_workers: processes of that local cluster, one a core by default.
+        device: "cuda" runs all at once there (`batched.ramps`), "cpu" the same code here; None
+            runs LAMMPS.
         report: called with a line of text after each harvest.
 
     Raises:
@@ -62,9 +67,6 @@ def sweep(
         OSError: the folder cannot be written to, the scheduler does not answer or has no workers.
         RuntimeError: some runs failed; the others are finished.
     """
-    with optional.packages():
-        from distributed import LocalCluster, as_completed
-
     if n_workers is not None and (scheduler or n_workers < 1):
         raise ValueError(
             f"n_workers is of processes here, at least 1, or None for one a core, got {n_workers}"
@@ -76,6 +78,12 @@ def sweep(
     report(f"{len(runs) - len(missing)} of {len(runs)} runs were finished before")
     if not missing:
         return
+    if device is not None:
+        _side_by_side(missing, folder, device, report)
+        return
+    with optional.packages():
+        from distributed import LocalCluster, as_completed
+
     harvests = {run.name: _read_unfinished(folder, run) for run in missing}
     total = sum(
         run.steps_after(len(run.temperatures)) - run.steps_after(len(harvests[run.name]))
@@ -111,7 +119,7 @@ def sweep(
                 found = harvests[run.name]
                 found.append(harvest)
                 if len(found) == len(run.temperatures):
-                    _finish(folder, run, harvests.pop(run.name))
+                    _finish(folder, run, harvests.pop(run.name), lammps.version())
                     left -= 1
                 else:
                     _write_unfinished(folder, run, len(found) - 1, harvest)
@@ -129,6 +137,15 @@ def sweep(
             fill()
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}")
+
+
+def _side_by_side(runs, folder, device, report):
+    left, engine = {run.name for run in runs}, batched.version(device)
+    for run, harvests in batched.ramps(runs, device, **_SETTINGS, report=report):
+        _finish(folder, run, harvests, engine)
+        left.remove(run.name)
+    if left:
+        raise RuntimeError(f"{len(left)} runs failed: {', '.join(sorted(left))}")
 
 
 def _connected(cluster, report: Callable[[str], None]) -> "Client":
@@ -153,7 +170,12 @@ def _connected(cluster, report: Callable[[str], None]) -> "Client":
 
 
 def assemble(
-    runs: Sequence[Run], folder: str | Path, command: str, *, partial: bool = False
+    runs: Sequence[Run],
+    folder: str | Path,
+    command: str,
+    *,
+    partial: bool = False,
+    rounded: bool = False,
 ) -> dataset.Dataset:
     """Gather the finished runs of a sweep into a data set.
 
@@ -162,12 +184,17 @@ def assemble(
         folder: with their files.
         command: that made them, to be recorded.
         partial: leave out what is missing instead of refusing.
+        rounded: to round positions to multiples of 1/4096, which takes half as much space.
 
     Raises:
         ValueError: runs are missing, or a file belongs to another sweep.
     """
     finished = _finished(runs, folder, command, partial)
-    return _joined([_columns(run, folder, slice(-run.n_kept, None)) for run in finished], command)
+    made = _joined([_columns(run, folder, slice(-run.n_kept, None)) for run in finished], command)
+    if not rounded:
+        return made
+    steps = np.round(made.positions / _ROUND).astype(np.float32) * np.float32(_ROUND)
+    return replace(made, positions=steps % np.float32(made.box_length))
 
 
 def assemble_lengths(
@@ -331,12 +358,12 @@ def _write_unfinished(folder: Path, run: Run, index: int, harvest: lammps.Harves
     files.write_whole(path, _packed(run=_description(run), **asdict(harvest)))
 
 
-def _finish(folder: Path, run: Run, harvests: list[lammps.Harvest]) -> None:
+def _finish(folder: Path, run: Run, harvests: list[lammps.Harvest], engine: str) -> None:
     names = ("positions", "temperature", "energy", "kinetic_temperature", "pressure", "drift")
     names = (*names, "n_steps")
     columns = {name: np.array([getattr(harvest, name) for harvest in harvests]) for name in names}
     columns["steps"] = columns.pop("n_steps")
-    columns["engine"] = np.full(len(harvests), lammps.version())
+    columns["engine"] = np.full(len(harvests), engine)
     files.write_whole(_path(folder, run), _packed(run=_description(run), **columns))
     for index in range(len(run.temperatures)):
         (folder / "unfinished" / f"{run.name}.{index}.npz").unlink(missing_ok=True)
@@ -356,6 +383,7 @@ def make(
     output: str | Path | None = None,
     scheduler: str | None = None,
     n_workers: int | None = None,
+    device: str | None = None,
     as_is: bool = False,
     report: Callable[[str], None] = print,
 ) -> Path:
@@ -366,7 +394,7 @@ def make(
         root: of the project, that all default paths start from.
         folder: of the runs' files; data/<what> by default.
         output: the data set's file; that of `plan.FILES` by default.
-        scheduler, n_workers, report: as for `sweep`.
+        scheduler, n_workers, device, report: as for `sweep`.
         as_is: assemble what there is and run nothing.
 
     Returns:
@@ -388,11 +416,12 @@ def make(
         # Told before the sweep if they are missing.
         _slowest(ramps, partial=as_is)
     if not as_is:
-        sweep(runs, folder, scheduler=scheduler, n_workers=n_workers, report=report)
+        how = {"scheduler": scheduler, "n_workers": n_workers, "device": device}
+        sweep(runs, folder, **how, report=report)
     if what == "lengths":
         made = assemble_lengths(folder, ramps, partial=as_is)
     else:
-        made = assemble(runs, folder, command, partial=as_is)
+        made = assemble(runs, folder, command, partial=as_is, rounded=what in plan.ROUNDED)
     dataset.write(output, made)
     return output
 

@@ -1,0 +1,280 @@
+"""Many ramps side by side on a GPU, each system a block of its threads: batched.cu.
+
+The protocol, the integrator, the thermostat and the random starts are those of `lammps.ramp`; the
+noise is another, and so is the way down from the random start.  All numbers are of single
+precision.  Compiled as C++ the same code runs on a processor, far more slowly than LAMMPS.
+"""
+
+import ctypes
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from mddm import arguments
+from mddm.geometry import wrap
+from mddm.lammps import Harvest
+from mddm.potential import Smoothed, energy_unit, tabulate
+from mddm.study.plan import Run
+
+_SOURCE = Path(__file__).with_suffix(".cu")
+# As in batched.cu.
+_MOST, _NEAR, _PIECES = 1024, 320, 1024
+# Of a block.
+_THREADS = 1024
+# A system as much hotter than its thermostat has blown up.
+_TOO_HOT = 10
+# A stage is run in this many pieces: points of the trace.
+_TRACE = 20
+# The way down from a random start: so many steps, none of them longer than this [length].
+_DESCENT = (400, 0.03)
+_SKIN = 0.3
+_FIELDS = {
+    "n_systems": ctypes.c_int, "n": ctypes.c_int, "box": ctypes.c_float, "skin": ctypes.c_float,
+    "time_step": ctypes.c_float, "drag": ctypes.c_float, "forces": ctypes.c_void_p,
+    "energies": ctypes.c_void_p, "shapes": ctypes.c_void_p, "x": ctypes.c_void_p,
+    "v": ctypes.c_void_p, "f": ctypes.c_void_p, "temperatures": ctypes.c_void_p,
+    "steps": ctypes.c_void_p, "seeds": ctypes.c_void_p, "reference": ctypes.c_void_p,
+    "near": ctypes.c_void_p, "sums": ctypes.c_void_p, "overflow": ctypes.c_void_p,
+    "descent": ctypes.c_float,
+}  # fmt: skip
+
+
+class _Arguments(ctypes.Structure):
+    _fields_ = list(_FIELDS.items())
+
+
+def version(device: torch.device | str) -> str:
+    """Return the engine's name and where it runs, as data sets record it."""
+    on = arguments.device(device)
+    return f"batched.cu on {torch.cuda.get_device_name(on) if on.type == 'cuda' else 'a processor'}"
+
+
+def ramps(
+    runs: Sequence[Run],
+    device: torch.device | str,
+    *,
+    n_particles: int = 1000,
+    box_length: float = 10.0,
+    time_step: float = 0.01,
+    damping: float = 1.0,
+    report: Callable[[str], None] = print,
+) -> Iterator[tuple[Run, list[Harvest]]]:
+    """Cool many systems at once, as `lammps.ramp` does one, and yield each with its harvests.
+
+    A system that blows up is reported, and not yielded.
+
+    Args:
+        runs: what is to be cooled, from random starts.
+        device: where; every system takes a multiprocessor of a GPU.
+        n_particles: of each system, at most 1024.
+        box_length: edge of the periodic cubes [length].
+        time_step: of the velocity Verlet integrator [time].
+        damping: relaxation time of the Langevin thermostat [time].
+        report: called with a line of text now and then.
+
+    Raises:
+        ValueError: a run that starts at a lattice, too many particles, or a potential that is not
+            fit for MD or whose energies are not of order 1.
+        RuntimeError: a particle has too many neighbours, or the code cannot be compiled or run.
+    """
+    runs = sorted(runs, key=lambda run: -run.steps_after(len(run.temperatures)))
+    if any(run.start != "random" for run in runs):
+        raise ValueError("runs must start at random; make those of lattices without a device")
+    n_particles = arguments.whole("n_particles", n_particles, at_least=2, at_most=_MOST)
+    box_length = arguments.box(box_length)
+    batch = _Batch(runs, arguments.device(device), n_particles, box_length, time_step, damping)
+    plans = [_stages(run) for run in runs]
+    harvests = [[] for _ in runs]
+    batch.descend()
+    for number in range(max(map(len, plans))):
+        stages = [plan[number] if number < len(plan) else None for plan in plans]
+        trace = batch.stage(stages)
+        cut = [stage is not None and stage[3] for stage in stages]
+        positions, velocities, energies, means = batch.harvest() if any(cut) else (None,) * 4
+        for i in np.flatnonzero(cut):
+            _, end, n_steps, _ = stages[i]
+            drift = n_steps * np.polyfit(trace[:, i, 0], trace[:, i, 1], 1)[0]
+            harvests[i].append(
+                Harvest(
+                    positions[i], velocities[i], end, energies[i], *means[i], float(drift),
+                    int(batch.before[i]), float("nan"), trace[:, i],
+                )
+            )  # fmt: skip
+        hot = [stage is not None and max(stage[:2]) for stage in stages]
+        for i in batch.refuse_blow_ups(hot):
+            report(f"FAILED {runs[i].name} blew up before step {batch.before[i]}")
+        report(f"stage {number + 1} of {max(map(len, plans))}")
+    for i, run in enumerate(runs):
+        if not batch.lost[i]:
+            yield run, harvests[i]
+
+
+def _stages(run: Run) -> list[tuple[float, float, int, bool]]:
+    """Give the temperatures and steps of each stage, and whether a harvest follows."""
+    start, (first, *others) = run.start_temperature, run.temperatures
+    hold = run.n_steps_first // 10
+    stages = [
+        (start, start, hold, False),
+        (start, first, run.n_steps_first - 2 * hold, False),
+        (first, first, hold, True),
+    ]
+    hold = run.n_steps_between // 2
+    for before, after in zip(run.temperatures, others, strict=False):
+        stages += [
+            (before, after, run.n_steps_between - hold, False), (after, after, hold, True)
+        ]  # fmt: skip
+    return stages
+
+
+class _Batch:
+    """The state of all systems, and the memory that the code works in."""
+
+    def __init__(self, runs, device, n_particles, box_length, time_step, damping):
+        n_systems, self.device = len(runs), device
+        self.library = _library(device.type)
+        tables = [_tables(run.potential) for run in runs]
+        starts = [_start(run, n_particles, box_length) for run in runs]
+        positions, self.first_velocities = map(torch.stack, zip(*starts, strict=True))
+        seeds = [np.random.SeedSequence(run.seed).generate_state(2, np.uint32) for run in runs]
+        self.before = np.zeros(n_systems, dtype=np.int64)
+        self.lost = np.zeros(n_systems, dtype=bool)
+
+        def new(*shape, dtype=torch.float32):
+            return torch.zeros(n_systems, *shape, dtype=dtype, device=device)
+
+        self.tensors = {
+            **{
+                name: torch.stack([table[name] for table in tables]).float().to(device)
+                for name in ("forces", "energies", "shapes")
+            },
+            "x": positions.to(device),
+            **{name: new(3, n_particles) for name in ("v", "f", "reference")},
+            "near": new(_NEAR, n_particles, dtype=torch.int16),
+            "sums": new(4, dtype=torch.float64),
+            "overflow": new(dtype=torch.int32),
+            "seeds": torch.from_numpy(np.stack(seeds).astype(np.int64)).to(torch.uint32).to(device),
+        }
+        self.numbers = {
+            "n_systems": n_systems, "n": n_particles, "box": box_length, "skin": _SKIN,
+            "time_step": time_step, "drag": 1 / damping, "descent": 0.0,
+        }  # fmt: skip
+
+    def descend(self):
+        """Go down from the random starts, and give the particles their velocities."""
+        n_steps, longest = _DESCENT
+        ones = np.ones(len(self.before))
+        self._run(ones, ones, n_steps * ones, 10 * ones, descent=longest)
+        self.tensors["v"].copy_(self.first_velocities)
+        self.before[:] = 0
+
+    def stage(self, stages) -> np.ndarray:
+        """Run a stage of each system that has one; give steps and energies on the way."""
+        self.tensors["sums"].zero_()
+        runs = np.array([stage is not None for stage in stages]) & ~self.lost
+        begin, end, n_steps = (
+            np.array([stage[k] if stage else 0 for stage in stages], dtype=float) for k in range(3)
+        )
+        every, trace, done = np.where(n_steps >= 1000, 10, 1), [], np.zeros(len(stages))
+        for piece in range(1, _TRACE + 1):
+            after = np.floor(n_steps * piece / _TRACE)
+            part = np.stack([done, after]) / np.maximum(n_steps, 1)
+            hot, cold = begin + (end - begin) * part
+            self._run(hot, cold, np.where(runs, after - done, -1), every)
+            done = after
+            trace.append(np.stack([self.before, self.tensors["sums"][:, 3].cpu()], axis=-1))
+        return np.stack(trace)
+
+    def harvest(self):
+        """Positions and velocities of all, energies of these positions, means over the stage."""
+        box_length, kept = self.numbers["box"], self.tensors["sums"].cpu().numpy()
+        positions = wrap(self.tensors["x"], box_length).transpose(1, 2).contiguous().cpu().numpy()
+        velocities = self.tensors["v"].transpose(1, 2).contiguous().cpu().numpy()
+        means = kept[:, :2] / np.maximum(kept[:, 2:3], 1)
+        return positions, velocities, kept[:, 3].tolist(), means.tolist()
+
+    def refuse_blow_ups(self, hot) -> np.ndarray:
+        kinetic = self.tensors["v"].square().mean((1, 2)).cpu().numpy()
+        lost = ~(kinetic < _TOO_HOT * np.array(hot)) & (np.array(hot) > 0) & ~self.lost
+        self.lost |= lost
+        return np.flatnonzero(lost)
+
+    def _run(self, begin, end, n_steps, every, descent=0.0):
+        def on_device(columns, dtype):
+            return torch.from_numpy(np.stack(columns, axis=-1).astype(dtype)).to(self.device)
+
+        given = {
+            "temperatures": on_device([begin, end], np.float32),
+            "steps": on_device([self.before, n_steps, every], np.int32),
+        }
+        pointers = {name: each.data_ptr() for name, each in (self.tensors | given).items()}
+        asked = _Arguments(**pointers, **self.numbers | {"descent": descent})
+        error = self.library.batched_run(ctypes.byref(asked))
+        if error:
+            raise RuntimeError(f"CUDA could not run the systems: its error is {error}")
+        if self.tensors["overflow"].any():
+            raise RuntimeError(f"a particle has more than {_NEAR} neighbours")
+        self.before += np.maximum(n_steps, 0).astype(np.int64)
+
+
+def _start(run: Run, n_particles: int, box_length: float) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng((run.seed, 0))
+    positions = rng.uniform(0, box_length, (n_particles, 3))
+    velocities = rng.normal(0, run.start_temperature**0.5, positions.shape)
+    velocities -= velocities.mean(axis=0)
+    x, v = (torch.from_numpy(each).float().T.contiguous() for each in (positions, velocities))
+    return wrap(x, box_length), v
+
+
+def _tables(potential: Smoothed) -> dict[str, Tensor]:
+    """Cubics of F(r) / r and U(r), piece by piece of r squared, and what is below them."""
+    if energy_unit(potential) != 1:
+        raise ValueError("potential must have energies of order 1")
+    squares = np.linspace(potential.r_core**2, potential.r_cut**2, _PIECES + 1)
+    r = torch.from_numpy(squares).sqrt()
+    energy, force = tabulate(potential, r)
+    if force[0] <= 0:
+        raise ValueError("potential must repel at contact")
+    step = squares[1] - squares[0]
+
+    def cubics(values):
+        found = CubicSpline(squares, values).c * step ** np.arange(3, -1, -1)[:, None]
+        return torch.from_numpy(found.T.copy())
+
+    shape = [squares[0], squares[-1], energy[0].item(), force[0].item()]
+    return {
+        "forces": cubics((force / r).numpy()),
+        "energies": cubics(energy.numpy()),
+        "shapes": torch.tensor(shape),
+    }
+
+
+@lru_cache(maxsize=2)
+def _library(kind: str) -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "batched.so"
+        if kind == "cuda":
+            major, minor = torch.cuda.get_device_capability()
+            compiler = [
+                "nvcc",
+                f"-arch=sm_{major}{minor}",
+                f"-DTHREADS={_THREADS}",
+                "-Xcompiler",
+                "-fPIC",
+            ]
+        else:
+            compiler = ["g++", "-march=native", "-fopenmp", "-fPIC", "-x", "c++"]
+        command = [*compiler, "-O3", "-shared", str(_SOURCE), "-o", str(path)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            raise RuntimeError(f"{command[0]} is needed to compile {_SOURCE.name}") from error
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"{_SOURCE.name} does not compile: {error.stderr}") from error
+        return ctypes.CDLL(str(path))

@@ -1,0 +1,109 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mddm import lammps
+from mddm.potential import potential_energy
+from mddm.study import batched, plan, sweep
+from mddm.study.plan import Run
+
+WELLS = plan.random_potentials(2)
+RUNS = [
+    Run("opp", plan.oscillating(6.6, 2.4), (0.2, 0.1), 5, "train", 300, 300, 0.5, n_kept=2),
+    Run("wells", WELLS[1], (0.2,), 6, "train", 200, 0, 0.5),
+]
+# With a thermostat that is quick.
+SMALL = {"n_particles": 300, "box_length": 6.7, "damping": 0.1}
+
+
+def _silent(line):
+    pass
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {
+        run.name: harvests for run, harvests in batched.ramps(RUNS, "cpu", **SMALL, report=_silent)
+    }
+
+
+def test_harvests_are_those_of_the_plan_with_energies_of_their_positions(made):
+    assert {name: [each.temperature for each in found] for name, found in made.items()} == {
+        "opp": [0.2, 0.1],
+        "wells": [0.2],
+    }
+    assert [each.n_steps for each in made["opp"]] == [300, 600]
+    for run in RUNS:
+        for each in made[run.name]:
+            assert each.positions.shape == each.velocities.shape == (300, 3)
+            assert each.positions.min() >= 0 and each.positions.max() < SMALL["box_length"]
+            positions = torch.from_numpy(each.positions).double()
+            energy = potential_energy(positions, run.potential, SMALL["box_length"]).mean()
+            assert each.energy == pytest.approx(energy.item(), abs=1e-5)
+            assert 0.8 < each.kinetic_temperature / each.temperature < 1.25
+            assert each.velocities.mean(axis=0) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_same_runs_in_another_company_are_the_same(made):
+    ((_, alone),) = batched.ramps(RUNS[1:], "cpu", **SMALL, report=_silent)
+    assert (alone[0].positions == made["wells"][0].positions).all()
+    other = [replace(RUNS[1], seed=7)]
+    ((_, another),) = batched.ramps(other, "cpu", **SMALL, report=_silent)
+    assert not np.allclose(another[0].positions, alone[0].positions)
+
+
+def test_forces_and_pressures_are_those_of_lammps():
+    batch = batched._Batch(RUNS, torch.device("cpu"), 300, 6.7, 0.01, math.inf)
+    batch.descend()
+    one = np.ones(2)
+    for name in ("v", "f", "sums"):
+        batch.tensors[name].zero_()
+    # Without velocities and forces nothing moves in the first step.
+    batch._run(one, one, one, one)
+    for number, run in enumerate(RUNS):
+        positions = batch.tensors["x"][number].T
+        energy, forces = lammps.energy_and_forces(positions, run.potential, 6.7)
+        assert batch.tensors["f"][number].T.numpy() == pytest.approx(forces, abs=2e-3)
+        assert batch.tensors["sums"][number, 3].item() == pytest.approx(energy, abs=1e-5)
+
+
+def test_without_a_thermostat_energy_is_kept():
+    batch = batched._Batch(RUNS, torch.device("cpu"), 300, 6.7, 0.005, math.inf)
+    batch.descend()
+    batch.tensors["v"].copy_(batch.first_velocities)
+    totals = []
+    for _ in range(3):
+        batch._run(np.ones(2), np.ones(2), 60 * np.ones(2), 10 * np.ones(2))
+        kinetic = batch.tensors["v"].double().square().sum((1, 2)) / 600
+        totals.append(kinetic + batch.tensors["sums"][:, 3])
+    assert torch.stack(totals).std(dim=0).max() < 2e-3
+
+
+def test_what_blows_up_is_reported_and_left_out():
+    said = []
+    hot = replace(RUNS[1], name="hot", temperatures=(1e-4,), n_steps_first=10)
+    found = list(batched.ramps([hot], "cpu", **SMALL, report=said.append))
+    assert not found
+    assert any("FAILED hot blew up" in line for line in said)
+
+
+def test_runs_that_it_cannot_make_are_refused():
+    with pytest.raises(ValueError, match="start at random"):
+        next(batched.ramps([replace(RUNS[0], start="lattice")], "cpu"))
+    with pytest.raises(ValueError, match="n_particles"):
+        next(batched.ramps(RUNS, "cpu", n_particles=2000))
+
+
+def test_a_sweep_side_by_side_has_the_files_of_any_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_SETTINGS", sweep._SETTINGS | SMALL)
+    sweep.sweep(RUNS, tmp_path, device="cpu", report=_silent)
+    said = []
+    sweep.sweep(RUNS, tmp_path, report=said.append)
+    assert said == ["2 of 2 runs were finished before"]
+    whole = sweep.assemble(RUNS[:1], tmp_path, "made", rounded=True)
+    assert whole.temperature.tolist() == [0.2, 0.1]
+    assert "batched.cu" in whole.attributes["engine"]
+    assert (whole.positions * 4096 == (whole.positions * 4096).round()).all()
