@@ -1,7 +1,7 @@
 """What a training run draws its examples from: MD configurations, or any other source."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -57,6 +57,7 @@ class Configurations:
     ranges: Mapping[str, tuple[float, float]] | None = None
     potential: Family | None = None
     told: str = "numbers"
+    _copies: dict = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @classmethod
     def of(cls, *datasets: Dataset, told: str = "numbers") -> "Configurations":
@@ -124,11 +125,17 @@ class Configurations:
         arguments.generator(generator)
         on = {"device": generator.device, "generator": generator}
         chosen = torch.randint(len(self.positions), (batch_size,), **on)
-        x_0 = self.positions.to(generator.device)[chosen]
+        positions, conditions = self._on(generator.device)
+        x_0 = positions[chosen]
         axes = torch.rand(batch_size, 1, 3, **on).argsort(dim=-1).expand_as(x_0)
         mirrored = torch.rand(batch_size, 1, 3, **on) < 0.5
         x_0 = x_0.gather(2, axes)
         x_0 = wrap(torch.where(mirrored, -x_0, x_0), self.box_length)
-        if self.conditions is None:
-            return x_0, None
-        return x_0, self.conditions.to(generator.device)[chosen]
+        return x_0, None if conditions is None else conditions[chosen]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Give positions and conditions on a device, which they are copied to once."""
+        if device not in self._copies:
+            held = self.positions, self.conditions
+            self._copies[device] = [each if each is None else each.to(device) for each in held]
+        return self._copies[device]

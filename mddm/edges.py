@@ -51,12 +51,12 @@ class Edges:
         unit = displacement.index_select(0, order).T / distance[order].clamp(min=1e-6)
         # The long side last: a third of the time.
         self.terms = (powers[:, None] * harmonics(unit)).flatten(0, 1)
-        at_once = len(order) if ranges is _one_range else _EDGES_AT_ONCE
+        self.at_once = len(order) if ranges is _one_range else _EDGES_AT_ONCE
         self.sizes, self.ranges = zip(
             *(
-                (min(at_once, count - start), range_)
+                (min(self.at_once, count - start), range_)
                 for range_, count in enumerate(counts)
-                for start in range(0, count, at_once)
+                for start in range(0, count, self.at_once)
             ),
             strict=True,
         )
@@ -105,7 +105,7 @@ class _Collected(torch.autograd.Function):
             torch.mm(told.T, map_, out=some)
         # What is written has to be still at hand when it is read.
         for some, senders in zip(
-            messages.split(_EDGES_AT_ONCE), edges.senders.split(_EDGES_AT_ONCE), strict=True
+            messages.split(edges.at_once), edges.senders.split(edges.at_once), strict=True
         ):
             some.mul_(sent.index_select(0, senders))
         return functional.embedding_bag(edges.of_receiver, messages, mode="sum")
@@ -141,11 +141,11 @@ def _one_range(distance, radial, batch, of_edges):
     """The same as `_narrow_ranges` with 1 and all functions for powers, in the order given."""
     functions = [radial(distance[:, None])]
     if of_edges is not None:
-        told = of_edges(distance.view(batch, -1), torch.arange(batch).to(distance.device))
+        told = of_edges(distance.view(batch, -1), torch.arange(batch, device=distance.device))
         functions.append(told.flatten(0, 1))
     powers = torch.cat([*functions, torch.ones_like(distance)[:, None]], dim=1).T
     order = torch.arange(len(distance), device=distance.device)
-    return order, [len(distance)], powers, torch.eye(len(powers)).to(powers)[None]
+    return order, [len(distance)], powers, powers.new_ones(len(powers)).diag()[None]
 
 
 def _narrow_ranges(distance, radial, batch, of_edges):

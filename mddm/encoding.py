@@ -111,6 +111,8 @@ class PotentialConditioning(Conditioning):
                 f"ranges must be that of a temperature above 0 beside a potential, got {ranges!r}"
             )
         self.register_buffer("r", _R.float(), persistent=False)
+        # A number, for which a GPU need not be waited for.
+        self.step = self.r[0].item()
         first = int((_R >= _FIRST).nonzero()[0])
         self.whole = slice(first, None, _EVERY)
         self.n_globals = 4 + len(_R[self.whole])
@@ -157,7 +159,7 @@ class PotentialConditioning(Conditioning):
         squashed = [(energy, scale) for scale in ENERGIES] + [(force, scale) for scale in FORCES]
         known = torch.stack([torch.tanh(each / scale) for each, scale in squashed], dim=-1).to(r)
         spread = (2 * sigma.square() + SHARPEST**2).sqrt()[system, None, None].to(r)
-        before, step = self.r.to(r), self.r[0].item()
+        before, step = self.r.to(r), self.step
         r = r[..., None].clamp(min=step)
 
         def density(apart):
@@ -206,7 +208,7 @@ class PotentialConditioning(Conditioning):
         low, high = (math.log(end) for end in _PERIODS)
         angle = 2 * math.pi * (self.r / (low + (high - low) * period).exp() + phase)
         added = (height * angle.cos()).sum(dim=1) * (1 - (self.r / self.r[-1]) ** 4) * amount
-        (slope,) = torch.gradient(added, spacing=self.r[0].item(), dim=1)
+        (slope,) = torch.gradient(added, spacing=self.step, dim=1)
         return torch.cat([numbers, energy + added, force - slope], dim=1).to(condition)
 
     def _parts(self, condition: Tensor | None, batch: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -170,10 +170,16 @@ def find_sites(
     n_grid = density.shape[1]
     flat = density.flatten(1)
     n_kept = min(round(1.2 * n_particles), flat.shape[1])
-    height, index = flat.new_zeros(len(flat), n_kept), sigma.new_zeros(len(flat), n_kept).long()
-    for system, crests in enumerate(_crests(each) for each in density):
-        highest, which = flat[system, crests].topk(min(n_kept, len(crests)))
-        height[system, : len(highest)], index[system, : len(highest)] = highest, crests[which]
+    system, crests = _crests(density)
+    counts = system.bincount(minlength=len(flat))
+    # One after the other in a row of each system.
+    row = torch.arange(len(system), device=system.device) - (counts.cumsum(0) - counts)[system]
+    shape = len(flat), int(counts.max())
+    index = crests.new_zeros(shape).index_put_((system, row), crests)
+    height = flat.new_zeros(shape).index_put_((system, row), flat[system, crests])
+    height, which = height.topk(min(n_kept, shape[1]))
+    missing = 0, n_kept - height.shape[1]
+    height, index = (functional.pad(each, missing) for each in (height, index.gather(1, which)))
     place = torch.stack([index // n_grid**2, index // n_grid % n_grid, index % n_grid], dim=-1)
     # The top of a parabola through each crest and its neighbours on the grid.
     steps = torch.eye(3, dtype=torch.long, device=place.device)
@@ -188,20 +194,27 @@ def find_sites(
     return sites, is_site & (n_sites >= _FEWEST * n_particles) & (n_sites <= _MOST * n_particles)
 
 
-def _crests(density: Tensor) -> Tensor:
-    """Find the points of a periodic grid that none of the 26 about them is above: indices."""
-    n_grid, found = len(density), []
-    for start in range(0, n_grid, _PLANES):
-        planes = torch.arange(start - 1, min(start + _PLANES, n_grid) + 1, device=density.device)
-        slab = density.index_select(0, planes % n_grid)
-        highest = torch.maximum(torch.maximum(slab[:-2], slab[1:-1]), slab[2:])
-        for axis in (1, 2):
+def _crests(density: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the points of periodic grids that none of the 26 about them is above.
+
+    Returns:
+        Systems, in their order, and indices of the points.
+    """
+    n_grid, found = density.shape[1], []
+    at_once = _PLANES if density.device.type == "cpu" else n_grid
+    for start in range(0, n_grid, at_once):
+        planes = torch.arange(start - 1, min(start + at_once, n_grid) + 1, device=density.device)
+        slab = density.index_select(1, planes % n_grid)
+        highest = torch.maximum(torch.maximum(slab[:, :-2], slab[:, 1:-1]), slab[:, 2:])
+        for axis in (2, 3):
             sides = torch.maximum(highest.roll(1, axis), highest.roll(-1, axis))
             highest = torch.maximum(highest, sides)
-        slab = slab[1:-1]
-        crests = ((slab >= highest) & (slab > 0)).flatten().nonzero()[:, 0]
-        found.append(crests + start * n_grid**2)
-    return torch.cat(found)
+        slab = slab[:, 1:-1]
+        system, crests = ((slab >= highest) & (slab > 0)).flatten(1).nonzero().unbind(dim=1)
+        found.append((system, crests + start * n_grid**2))
+    system, crests = (torch.cat(each) for each in zip(*found, strict=True))
+    system, order = system.sort(stable=True)
+    return system, crests[order]
 
 
 def _density(waves: Waves, sigma: Tensor, n_particles: int, box_length: float) -> Tensor:
