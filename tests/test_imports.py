@@ -87,7 +87,7 @@ def test_what_is_installed_is_all_that_the_package_needs(root, monkeypatch):
     models = set(package.glob("trained/*-*.safetensors")) - set(package.glob("trained/*.state.*"))
     assert len(models) >= 15
     needed = {*package.rglob("*.py"), *package.glob("*.js"), *package.glob("*.css")} | models
-    needed.add(package / "trained/trust.json")
+    needed |= {package / "trained/trust.json", package / "study/batched.cu"}
     assert found == needed
 
 

@@ -67,6 +67,10 @@ def sweep(
         OSError: the folder cannot be written to, the scheduler does not answer or has no workers.
         RuntimeError: some runs failed; the others are finished.
     """
+    if device is None:
+        with optional.packages():
+            from distributed import LocalCluster, as_completed
+
     if n_workers is not None and (scheduler or n_workers < 1):
         raise ValueError(
             f"n_workers is of processes here, at least 1, or None for one a core, got {n_workers}"
@@ -81,9 +85,6 @@ def sweep(
     if device is not None:
         _side_by_side(missing, folder, device, report)
         return
-    with optional.packages():
-        from distributed import LocalCluster, as_completed
-
     harvests = {run.name: _read_unfinished(folder, run) for run in missing}
     total = sum(
         run.steps_after(len(run.temperatures)) - run.steps_after(len(harvests[run.name]))
