@@ -115,7 +115,7 @@ class BraggDenoiser(nn.Module):
         taken = {}
         for name, weight in own.items():
             columns, others = self._unconditional(name), other._unconditional(name)
-            kept, adopted = weight[..., columns], known[name][..., others]
+            kept, adopted = weight[..., columns], known[name][..., others].to(weight)
             if kept.shape != adopted.shape:
                 raise ValueError(f"other must be of the same sizes; its {name} is of another")
             taken[name] = torch.zeros_like(weight)

@@ -34,7 +34,7 @@ struct Batch {
     const int *steps;                       // (n_systems, 3): before, now (-1: leave alone), a sample
     const uint32_t *seeds;                  // (n_systems, 2)
     float *reference;                       // (n_systems, 3, n)
-    uint16_t *near;                         // (n_systems, NEAR, n)
+    uint64_t *near;                         // (n_systems, NEAR / 4, n), four neighbours in each
     double *sums;                           // (n_systems, 4): temperatures, pressures, samples, energy
     int *overflow;                          // (n_systems,)
     float descent;                          // above 0: go down the forces, as far as that at most
@@ -68,6 +68,14 @@ ON_DEVICE float nearest(float value) {
 #endif
 }
 
+ON_DEVICE float per_root(float value) {
+#ifdef __CUDACC__
+    return rsqrtf(value);
+#else
+    return 1 / sqrtf(value);
+#endif
+}
+
 ON_DEVICE float wrapped(float value, float box) {
     value -= box * floorf(value / box);
     return value < box ? value : 0.0f;
@@ -95,7 +103,7 @@ struct System {
     int n;
     float box, per_box, core2, cut2, core_energy, core_force, per_piece;
     float *x, *v, *f, *reference;
-    uint16_t *near;
+    uint64_t *near;
 
     ON_DEVICE System(const Batch &all, Shared &shared, int which) : all(all), shared(shared) {
         n = all.n, box = all.box, per_box = 1 / box;
@@ -104,7 +112,7 @@ struct System {
         per_piece = PIECES / (cut2 - core2);
         x = all.x + 3L * n * which, v = all.v + 3L * n * which, f = all.f + 3L * n * which;
         reference = all.reference + 3L * n * which;
-        near = all.near + (long)NEAR * n * which;
+        near = all.near + (long)(NEAR / 4) * n * which;
     }
 
     ON_DEVICE float apart(int i, int j, float (&d)[3]) const {
@@ -123,45 +131,63 @@ struct System {
         int most = 0;
         EACH(i) {
             int count = 0;
+            uint64_t four = 0;
             for (int j = 0; j < n; j++)
                 if (apart(i, j, d) < reach * reach && i != j) {
-                    if (count < NEAR) near[(long)count * n + i] = j;
+                    four |= (uint64_t)j << 16 * (count % 4);
                     count++;
+                    if (count % 4 == 0) {
+                        if (count <= NEAR) near[(count / 4 - 1) * n + i] = four;
+                        four = 0;
+                    }
                 }
-            counts[i] = count < NEAR ? count : NEAR;
             most = count > most ? count : most;
+            // The last four are filled up with the particle itself.
+            for (int k = count; k % 4; k++) four |= (uint64_t)i << 16 * (k % 4);
+            if (count % 4 && count < NEAR) near[count / 4 * n + i] = four;
+            counts[i] = count < NEAR ? (count + 3) / 4 : NEAR / 4;
             for (int axis = 0; axis < 3; axis++) reference[axis * n + i] = shared.x[axis][i];
         }
         return most > NEAR;
     }
 
     ON_DEVICE float look_up(const float4 *table, float s) const {
-        float place = (s - core2) * per_piece;
+        float place = fmaxf(fminf(s, cut2) - core2, 0) * per_piece;
         int piece = (int)place < PIECES ? (int)place : PIECES - 1;
         float t = place - piece;
         float4 c = table[piece];
         return ((c.x * t + c.y) * t + c.z) * t + c.w;
     }
 
-    // The force on a particle, and the sum of F r over its bonds.
+    // The force on a particle, and the sum of F r over its bonds.  Beyond the cut-off it is zero,
+    // where the table ends.
     ON_DEVICE float pull(int i, int count, float (&force)[3]) const {
-        float virial = 0, d[3];
+        float virial = 0;
         force[0] = force[1] = force[2] = 0;
+#pragma unroll 1
         for (int k = 0; k < count; k++) {
-            float s = apart(i, near[(long)k * n + i], d);
-            if (s >= cut2) continue;
-            float g = s < core2 ? core_force / sqrtf(s + 1e-12f) : look_up(shared.table, s);
-            for (int axis = 0; axis < 3; axis++) force[axis] += g * d[axis];
-            virial += g * s;
+            const uint64_t four = near[k * n + i];
+            float s[4], g[4], d[4][3];
+            for (int one = 0; one < 4; one++) s[one] = apart(i, (four >> 16 * one) & 0xffff, d[one]);
+            for (int one = 0; one < 4; one++) g[one] = look_up(shared.table, s[one]);
+            // Seldom, and a branch for each would keep them from being computed together.
+            if (fminf(fminf(s[0], s[1]), fminf(s[2], s[3])) < core2)
+                for (int one = 0; one < 4; one++)
+                    if (s[one] < core2) g[one] = core_force * per_root(s[one] + 1e-12f);
+            for (int one = 0; one < 4; one++) {
+                for (int axis = 0; axis < 3; axis++) force[axis] += g[one] * d[one][axis];
+                virial += g[one] * s[one];
+            }
         }
         return virial;
     }
 
     ON_DEVICE float energy(int i, int count, const float4 *table) const {
         float sum = 0, d[3];
-        for (int k = 0; k < count; k++) {
-            float s = apart(i, near[(long)k * n + i], d);
-            if (s >= cut2) continue;
+        for (int k = 0; k < 4 * count; k++) {
+            int j = (near[k / 4 * n + i] >> 16 * (k % 4)) & 0xffff;
+            float s = apart(i, j, d);
+            if (j == i || s >= cut2) continue;
             sum += s < core2 ? core_energy + core_force * (sqrtf(core2) - sqrtf(s))
                              : look_up(table, s);
         }
@@ -197,7 +223,7 @@ ON_DEVICE void run(const Batch &all, Shared &shared, int *counts, int which) {
                 float way = all.time_step * speed;
                 if (all.descent > 0) {
                     float most = all.descent;
-                    way = fminf(fmaxf(1e-3f * system.f[at], -most), most);
+                    way = fminf(fmaxf(most / 30 * system.f[at], -most), most);
                     speed = 0;
                 }
                 float x = wrapped(shared.x[axis][i] + way, all.box);

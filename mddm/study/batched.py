@@ -32,8 +32,8 @@ _THREADS = 1024
 _TOO_HOT = 10
 # A stage is run in this many pieces: points of the trace.
 _TRACE = 20
-# The way down from a random start: so many steps, none of them longer than this [length].
-_DESCENT = (400, 0.03)
+# The way down from a random start: so many steps, and so many shorter ones [length].
+_DESCENT = {0.03: 300, 0.003: 300, 0.0003: 300}
 _SKIN = 0.3
 _FIELDS = {
     "n_systems": ctypes.c_int, "n": ctypes.c_int, "box": ctypes.c_float, "skin": ctypes.c_float,
@@ -96,7 +96,7 @@ def ramps(
     for number in range(max(map(len, plans))):
         stages = [plan[number] if number < len(plan) else None for plan in plans]
         trace = batch.stage(stages)
-        cut = [stage is not None and stage[3] for stage in stages]
+        cut = [stage is not None and stage[3] for stage in stages] & ~batch.lost
         positions, velocities, energies, means = batch.harvest() if any(cut) else (None,) * 4
         for i in np.flatnonzero(cut):
             _, end, n_steps, _ = stages[i]
@@ -156,7 +156,7 @@ class _Batch:
             },
             "x": positions.to(device),
             **{name: new(3, n_particles) for name in ("v", "f", "reference")},
-            "near": new(_NEAR, n_particles, dtype=torch.int16),
+            "near": new(_NEAR // 4, n_particles, dtype=torch.int64),
             "sums": new(4, dtype=torch.float64),
             "overflow": new(dtype=torch.int32),
             "seeds": torch.from_numpy(np.stack(seeds).astype(np.int64)).to(torch.uint32).to(device),
@@ -168,9 +168,9 @@ class _Batch:
 
     def descend(self):
         """Go down from the random starts, and give the particles their velocities."""
-        n_steps, longest = _DESCENT
         ones = np.ones(len(self.before))
-        self._run(ones, ones, n_steps * ones, 10 * ones, descent=longest)
+        for longest, n_steps in _DESCENT.items():
+            self._run(ones, ones, n_steps * ones, 10 * ones, descent=longest)
         self.tensors["v"].copy_(self.first_velocities)
         self.before[:] = 0
 
