@@ -36,12 +36,12 @@ class Edges:
         of_edges: Callable[[Tensor, Tensor], Tensor] | None = None,
         n_senders: int | None = None,
     ):
-        batch, n_particles, self.n_neighbors = neighbors.shape
+        self.batch, n_particles, self.n_neighbors = neighbors.shape
         displacement = displacement.flatten(0, 2)
         distance = displacement.norm(dim=-1)
         ranges = _narrow_ranges if displacement.device.type == "cpu" else _one_range
-        order, counts, powers, self.functions = ranges(distance, radial, batch, of_edges)
-        first = (n_senders or n_particles) * torch.arange(batch, device=neighbors.device)
+        order, counts, powers, self.functions = ranges(distance, radial, self.batch, of_edges)
+        first = (n_senders or n_particles) * torch.arange(self.batch, device=neighbors.device)
         # A processor looks up by indices of 32 bits in two thirds of the time.
         self.senders = (neighbors + first[:, None, None]).flatten()[order].int()
         self.receivers = order.int() // self.n_neighbors
@@ -51,7 +51,8 @@ class Edges:
         unit = displacement.index_select(0, order).T / distance[order].clamp(min=1e-6)
         # The long side last: a third of the time.
         self.terms = (powers[:, None] * harmonics(unit)).flatten(0, 1)
-        self.at_once = len(order) if ranges is _one_range else _EDGES_AT_ONCE
+        self.whole = ranges is _one_range
+        self.at_once = len(order) if self.whole else _EDGES_AT_ONCE
         self.sizes, self.ranges = zip(
             *(
                 (min(self.at_once, count - start), range_)
@@ -127,7 +128,12 @@ class _Collected(torch.autograd.Function):
         )
         for some, senders, told, map_, to_map, to_told in zip(*pieces, strict=True):
             to_filters = sent.index_select(0, senders).mul_(some)
-            to_map.addmm_(told, to_filters)
+            if edges.whole:
+                # In one, so long a sum might be for few of a GPU's processors.
+                of_systems = told.unflatten(1, (edges.batch, -1)).transpose(0, 1)
+                to_map += (of_systems @ to_filters.unflatten(0, (edges.batch, -1))).sum(dim=0)
+            else:
+                to_map.addmm_(told, to_filters)
             if to_told is not None:
                 to_told.copy_(map_ @ to_filters.T)
             some.mul_(told.T @ map_)

@@ -196,6 +196,9 @@ def _prefers_matrix(positions: Tensor) -> bool:
 
 def _nearest_by_matrix(positions, points, there, n_nearest, box_length):
     among = positions if points is None else points
+    if box_length is not None:
+        # In units of the box, where minimum images take the least time.
+        positions, among = positions / box_length, among / box_length
     batch, n_points, _ = among.shape
     rows = max(1, _MATRIX_ENTRIES // (batch * n_points))
     chunks = []
@@ -204,7 +207,9 @@ def _nearest_by_matrix(positions, points, there, n_nearest, box_length):
         distance2 = positions.new_zeros(batch, centers.shape[1], n_points)
         for axis in range(3):
             delta = among[:, None, :, axis] - centers[:, :, None, axis]
-            distance2 += minimum_image(delta, box_length).square()
+            if box_length is not None:
+                delta -= delta.round()
+            distance2.addcmul_(delta, delta)
         if points is None:
             own = torch.arange(centers.shape[1], device=positions.device)
             distance2[:, own, start + own] = torch.inf
