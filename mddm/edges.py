@@ -39,7 +39,12 @@ class Edges:
         self.batch, n_particles, self.n_neighbors = neighbors.shape
         displacement = displacement.flatten(0, 2)
         distance = displacement.norm(dim=-1)
-        ranges = _narrow_ranges if displacement.device.type == "cpu" else _one_range
+        device = displacement.device.type
+        ranges = _narrow_ranges if device == "cpu" else _one_range
+        self.whole = ranges is _one_range
+        # On a CPU so small products in half precision would take longer than in single.
+        lowered = self.whole and torch.is_autocast_enabled(device)
+        self.dtype = torch.get_autocast_dtype(device) if lowered else displacement.dtype
         order, counts, powers, self.functions = ranges(distance, radial, self.batch, of_edges)
         first = (n_senders or n_particles) * torch.arange(self.batch, device=neighbors.device)
         # A processor looks up by indices of 32 bits in two thirds of the time.
@@ -50,8 +55,7 @@ class Edges:
         self.of_receiver = self.of_receiver.view(-1, self.n_neighbors)
         unit = displacement.index_select(0, order).T / distance[order].clamp(min=1e-6)
         # The long side last: a third of the time.
-        self.terms = (powers[:, None] * harmonics(unit)).flatten(0, 1)
-        self.whole = ranges is _one_range
+        self.terms = (powers[:, None] * harmonics(unit)).flatten(0, 1).to(self.dtype)
         self.at_once = len(order) if self.whole else _EDGES_AT_ONCE
         self.sizes, self.ranges = zip(
             *(
@@ -74,18 +78,18 @@ class Edges:
     @torch.compiler.disable
     def collect(self, sent: Tensor, filter_: nn.Linear) -> Tensor:
         """Sum what the neighbours send, each multiplied by a filter of the edge."""
-        # So small products in half precision would take longer than in single.
         with torch.autocast(sent.device.type, enabled=False):
             return self._collect(sent, filter_)
 
     def _collect(self, sent, filter_):
-        channels, sent = len(filter_.weight), sent.to(filter_.weight)
+        channels = len(filter_.weight)
         weight = filter_.weight.view(channels, -1, N_HARMONICS).permute(1, 2, 0).flatten(1)
         # The last function is 1, and the first harmonic: the bias belongs to them.
         bias = functional.pad(filter_.bias, (0, weight.shape[1] - channels))
         maps = self.functions.flatten(0, 1) @ torch.cat([weight, bias[None]])
         maps = maps.view(len(self.functions), -1, channels)
-        total = _Collected.apply(sent.flatten(0, 1), maps, self.terms, self)
+        told = sent.flatten(0, 1).to(self.dtype), maps.to(self.dtype), self.terms
+        total = _Collected.apply(*told, self).to(filter_.weight)
         return total.view(len(sent), -1, channels) / self.n_neighbors**0.5
 
 
@@ -139,8 +143,9 @@ class _Collected(torch.autograd.Function):
             some.mul_(told.T @ map_)
         # A quarter of the time of index_add_.
         place = edges.senders.long()[:, None].expand_as(to_messages)
-        to_sent = torch.zeros_like(sent).scatter_add_(0, place, to_messages)
-        return to_sent, to_maps, to_terms, None
+        to_sent = edges.functions.new_zeros(sent.shape)
+        to_sent.scatter_add_(0, place, to_messages.to(to_sent.dtype))
+        return to_sent.to(sent.dtype), to_maps, to_terms, None
 
 
 def _one_range(distance, radial, batch, of_edges):
