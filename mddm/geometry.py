@@ -211,8 +211,7 @@ def _nearest_by_matrix(positions, points, there, n_nearest, box_length):
                 delta -= delta.round()
             distance2.addcmul_(delta, delta)
         if points is None:
-            own = torch.arange(centers.shape[1], device=positions.device)
-            distance2[:, own, start + own] = torch.inf
+            distance2.diagonal(start, 1, 2).fill_(torch.inf)
         else:
             distance2.masked_fill_(~there[:, None], torch.inf)
         chunks.append(distance2.topk(n_nearest, dim=-1, largest=False).indices)

@@ -22,7 +22,7 @@ struct float4 { float x, y, z, w; };
 #endif
 
 // Particles of a system at most, its neighbours of one particle, pieces of a potential's table.
-constexpr int MOST = 1024, NEAR = 320, PIECES = 1024;
+constexpr int MOST = 1024, NEAR = 512, PIECES = 1024;
 
 struct Batch {
     int n_systems, n;

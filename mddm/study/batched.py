@@ -25,7 +25,7 @@ from mddm.study.plan import Run
 
 _SOURCE = Path(__file__).with_suffix(".cu")
 # As in batched.cu.
-_MOST, _NEAR, _PIECES = 1024, 320, 1024
+_MOST, _NEAR, _PIECES = 1024, 512, 1024
 # Of a block.
 _THREADS = 1024
 # A system as much hotter than its thermostat has blown up.
@@ -68,7 +68,7 @@ def ramps(
 ) -> Iterator[tuple[Run, list[Harvest]]]:
     """Cool many systems at once, as `lammps.ramp` does one, and yield each with its harvests.
 
-    A system that blows up is reported, and not yielded.
+    A system that blows up, or whose particles fall into each other, is reported and not yielded.
 
     Args:
         runs: what is to be cooled, from random starts.
@@ -82,7 +82,7 @@ def ramps(
     Raises:
         ValueError: a run that starts at a lattice, too many particles, or a potential that is not
             fit for MD or whose energies are not of order 1.
-        RuntimeError: a particle has too many neighbours, or the code cannot be compiled or run.
+        RuntimeError: the code cannot be compiled or run.
     """
     runs = sorted(runs, key=lambda run: -run.steps_after(len(run.temperatures)))
     if any(run.start != "random" for run in runs):
@@ -91,7 +91,7 @@ def ramps(
     box_length = arguments.box(box_length)
     batch = _Batch(runs, arguments.device(device), n_particles, box_length, time_step, damping)
     plans = [_stages(run) for run in runs]
-    harvests = [[] for _ in runs]
+    harvests, told = [[] for _ in runs], np.zeros(len(runs), dtype=bool)
     batch.descend()
     for number in range(max(map(len, plans))):
         stages = [plan[number] if number < len(plan) else None for plan in plans]
@@ -107,9 +107,10 @@ def ramps(
                     int(batch.before[i]), float("nan"), trace[:, i],
                 )
             )  # fmt: skip
-        hot = [stage is not None and max(stage[:2]) for stage in stages]
-        for i in batch.refuse_blow_ups(hot):
-            report(f"FAILED {runs[i].name} blew up before step {batch.before[i]}")
+        batch.lose_what_blew_up([max(stage[:2]) if stage else np.inf for stage in stages])
+        for i in np.flatnonzero(batch.lost & ~told):
+            report(f"FAILED {runs[i].name}: {batch.losses[i]} before step {batch.before[i]}")
+        told |= batch.lost
         report(f"stage {number + 1} of {max(map(len, plans))}")
     for i, run in enumerate(runs):
         if not batch.lost[i]:
@@ -144,7 +145,7 @@ class _Batch:
         positions, self.first_velocities = map(torch.stack, zip(*starts, strict=True))
         seeds = [np.random.SeedSequence(run.seed).generate_state(2, np.uint32) for run in runs]
         self.before = np.zeros(n_systems, dtype=np.int64)
-        self.lost = np.zeros(n_systems, dtype=bool)
+        self.losses = np.full(n_systems, "", dtype=object)
 
         def new(*shape, dtype=torch.float32):
             return torch.zeros(n_systems, *shape, dtype=dtype, device=device)
@@ -165,6 +166,10 @@ class _Batch:
             "n_systems": n_systems, "n": n_particles, "box": box_length, "skin": _SKIN,
             "time_step": time_step, "drag": 1 / damping, "descent": 0.0,
         }  # fmt: skip
+
+    @property
+    def lost(self) -> np.ndarray:
+        return self.losses != ""
 
     def descend(self):
         """Go down from the random starts, and give the particles their velocities."""
@@ -199,11 +204,9 @@ class _Batch:
         means = kept[:, :2] / np.maximum(kept[:, 2:3], 1)
         return positions, velocities, kept[:, 3].tolist(), means.tolist()
 
-    def refuse_blow_ups(self, hot) -> np.ndarray:
+    def lose_what_blew_up(self, hottest):
         kinetic = self.tensors["v"].square().mean((1, 2)).cpu().numpy()
-        lost = ~(kinetic < _TOO_HOT * np.array(hot)) & (np.array(hot) > 0) & ~self.lost
-        self.lost |= lost
-        return np.flatnonzero(lost)
+        self.losses[~self.lost & ~(kinetic < _TOO_HOT * np.array(hottest))] = "it blew up"
 
     def _run(self, begin, end, n_steps, every, descent=0.0):
         def on_device(columns, dtype):
@@ -218,8 +221,8 @@ class _Batch:
         error = self.library.batched_run(ctypes.byref(asked))
         if error:
             raise RuntimeError(f"CUDA could not run the systems: its error is {error}")
-        if self.tensors["overflow"].any():
-            raise RuntimeError(f"a particle has more than {_NEAR} neighbours")
+        crowded = self.tensors["overflow"].cpu().numpy() > 0
+        self.losses[~self.lost & crowded] = f"a particle has more than {_NEAR} neighbours"
         self.before += np.maximum(n_steps, 0).astype(np.int64)
 
 

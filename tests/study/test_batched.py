@@ -87,7 +87,7 @@ def test_what_blows_up_is_reported_and_left_out():
     hot = replace(RUNS[1], name="hot", temperatures=(1e-4,), n_steps_first=10)
     found = list(batched.ramps([hot], "cpu", **SMALL, report=said.append))
     assert not found
-    assert any("FAILED hot blew up" in line for line in said)
+    assert any("FAILED hot: it blew up" in line for line in said)
 
 
 def test_runs_that_it_cannot_make_are_refused():
@@ -107,3 +107,11 @@ def test_a_sweep_side_by_side_has_the_files_of_any_other(tmp_path, monkeypatch):
     assert whole.temperature.tolist() == [0.2, 0.1]
     assert "batched.cu" in whole.attributes["engine"]
     assert (whole.positions * 4096 == (whole.positions * 4096).round()).all()
+
+
+def test_a_system_whose_particles_fall_into_each_other_is_lost_alone():
+    batch = batched._Batch(RUNS, torch.device("cpu"), 600, 8.4, 0.01, 1.0)
+    batch.tensors["x"][0] *= 0.05
+    batch._run(np.ones(2), np.ones(2), np.ones(2), np.ones(2))
+    assert batch.lost.tolist() == [True, False]
+    assert "more than 512 neighbours" in batch.losses[0]
