@@ -13,6 +13,8 @@ from mddm.potential import pair_distances
 
 # With fewer the thermostat still trails behind the ramp while the last temperature is held.
 _SETTLING_STEPS = 10_000
+# Conditions that are so small a part of a grid have been drawn.
+_FEW_OF_GRID = 10
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ def _grid(conditions: np.ndarray) -> Check:
     axes = [np.unique(column) for column in conditions.T]
     size = int(np.prod([len(axis) for axis in axes]))
     distinct = len(np.unique(conditions, axis=0))
+    if size > _FEW_OF_GRID * len(conditions) > 0:
+        return Check(
+            "training conditions",
+            len(conditions) == distinct,
+            f"{distinct} drawn, {len(conditions) - distinct} repeated",
+        )
     return Check(
         "training grid",
         len(conditions) == distinct == size,
@@ -71,6 +79,8 @@ def _replicas(dataset: Dataset) -> Check:
     originals = dataset.take(dataset.split != "replica")
     known = {row.tobytes() for row in originals.conditions}
     replicas = dataset.subset("replica").conditions
+    if len(replicas) and not known:
+        return Check("replicas", True, f"{len(replicas)}, of conditions in another set")
     orphans = sum(row.tobytes() not in known for row in replicas)
     return Check(
         "replicas", orphans == 0, f"{len(replicas)}, {orphans} of no other row's condition"

@@ -102,8 +102,11 @@ def start_from(path: Path | str, state: TrainingState) -> None:
     with _understanding(path, "checkpoint", header):
         found = Settings(**header["settings"])
         names = ["preset", "sigma_min", "sigma_max", "architecture"]
-        adopting = hasattr(state.denoiser, "adopt")
-        names += [] if adopting else ["told", "ranges"]
+        told = ["told", "ranges"]
+        adopting = hasattr(state.denoiser, "adopt") and any(
+            getattr(found, name) != getattr(settings, name) for name in told
+        )
+        names += [] if adopting else told
         changed = [name for name in names if getattr(found, name) != getattr(settings, name)]
     if changed:
         raise ValueError(

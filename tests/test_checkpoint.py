@@ -16,7 +16,7 @@ from small_runs import (
     small_configurations,
 )
 
-from mddm import __version__, checkpoint, presets
+from mddm import __version__, checkpoint, files, presets
 from mddm.presets import Settings
 from mddm.training import TrainingState
 
@@ -26,6 +26,7 @@ TENSORS = {
     "steps": torch.tensor(7),
     "empty": torch.zeros(0, 3),
 }
+WARM = {"temperature": (0.005, 0.1)}
 WRITTEN_BY = {"format": checkpoint.FORMAT, "mddm": __version__}
 HEADER = {"kind": "checkpoint", "step": 3, "settings": {"schedule": "log", "name": "σ ≤ 1"}}
 
@@ -442,3 +443,20 @@ def test_a_truncated_state_is_refused_by_name(tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"state\.safetensors is truncated"):
         checkpoint.load_state(path, settings())
+
+
+def test_a_run_starts_with_all_weights_of_a_network_that_is_told_the_same(tmp_path):
+    path, told = tmp_path / "first.safetensors", {"told": "potential", "ranges": WARM}
+    first = TrainingState(settings(preset="bragg", **told))
+    torch.nn.init.normal_(first.average.module.layers[0].filter.weight)
+    checkpoint.save(path, first)
+    start = {"start": files.file_hash(path), "seed": 1}
+    further = TrainingState(settings(preset="bragg", **told, **start))
+    checkpoint.start_from(path, further)
+    expected = dict(first.average.module.state_dict())
+    for began in (further.denoiser, further.average.module):
+        assert_same_tree(dict(began.state_dict()), expected)
+    # One that is told something else has still to learn what that means.
+    other = TrainingState(settings(preset="bragg", **start))
+    checkpoint.start_from(path, other)
+    assert (other.denoiser.modulation.embed[0].weight == 0).any()

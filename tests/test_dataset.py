@@ -253,6 +253,8 @@ def test_checks_see_what_is_wrong(data):
     }
     assert _failed(data.take([0, 1, 2, 4, 5, 6])) == {"training grid"}
     assert _failed(data.take([0, 1, 2, 3, 5, 6])) == {"replicas"}
+    # Those of another set's conditions have their originals there, and drawn ones make no grid.
+    assert _failed(data.take([5])) == set()
     assert _failed(data.take([0, 1, 2, 3, 4, 5, 6, 6])) == {"duplicates"}
     hot = _changed(data, "kinetic_temperature", 0, 0.03)
     assert _failed(hot) == {"temperatures"}
@@ -481,17 +483,20 @@ def test_shipped_lattices_are_of_the_training_potentials_and_sound():
 
 def test_shipped_random_potentials_are_as_planned_and_none_is_learned_and_judged_by():
     drawn, held = (dataset.read(SHIPPED.with_name(name)) for name in ("any.h5", "any-stable.h5"))
-    assert _failed(drawn) == set()
+    assert _failed(drawn.take(slice(None, None, 20))) == set()
 
     def named(family):
         return frozenset((name, round(value, 4)) for name, value in family.parameters.items())
 
-    known = {named(each): number for number, each in enumerate(plan.random_potentials(300))}
+    planned = plan.any_runs()
+    known = {named(run.family): number for number, run in enumerate(planned)}
 
     def numbers(data):
         return {known[named(data.family_of(row))] for row in range(len(data))}
 
-    assert numbers(drawn) <= set(range(16)) and set(drawn.split) == {"test"}
+    assert numbers(drawn) == set(range(len(planned))) and len(drawn) == 3 * len(planned)
+    assert numbers(drawn.subset("test")) == set(range(16))
+    assert min(numbers(drawn.subset("train"))) >= 16
     assert min(numbers(held)) >= 16 and set(held.split) == {"train"}
     assert held.attributes["start"] == "lattice" and len(held) == 3 * len(numbers(held))
 
@@ -506,11 +511,34 @@ def test_shipped_named_potentials_are_for_tests_alone_and_have_replicas():
     )
 
 
+def test_shipped_drawn_potentials_are_as_planned_and_no_test_condition_is_among_them():
+    drawn = dataset.read(SHIPPED.with_name("opp-drawn.h5"))
+    assert _failed(drawn.take(slice(None, None, 20))) == set()
+    learned = set(zip(drawn.k.tolist(), drawn.phi.tolist(), strict=True))
+    assert learned == {(run.k, run.phi) for run in plan.drawn_runs()}
+    assert set(drawn.split) == {"train"}
+    assert not learned & {(k, phi) for k, phi, _ in plan.test_conditions(100)}
+
+
+def test_shipped_further_tests_and_replicas_are_as_planned():
+    tests, again = (
+        dataset.read(SHIPPED.with_name(name)) for name in ("opp-tests.h5", "opp-again.h5")
+    )
+    assert _failed(tests.take(slice(None, 20))) == _failed(again.take(slice(None, 20))) == set()
+    asked = plan.test_conditions(100)
+    rows = tests.subset("test").conditions.tolist()
+    assert sorted(map(tuple, rows)) == sorted(asked[25:])
+    assert all(len(tests.partners(row)) == 1 for row in np.flatnonzero(tests.split == "test"))
+    found = list(map(tuple, again.conditions.tolist()))
+    assert {condition: found.count(condition) for condition in found} == {
+        asked[i]: 8 for i in plan.CRYSTALS
+    }
+
+
 def test_shipped_replica_is_of_the_one_configuration():
     whole = dataset.read(SHIPPED.with_name("opp.h5"))
     replica = dataset.read(SHIPPED.with_name("opp-replica.h5"))
-    # What it is a replica of is in the other file.
-    assert _failed(replica) == {"replicas"}
+    assert _failed(replica) == set()
     row = tasks.unconditional_row(whole)
     assert tasks.replicas(whole, row, replica).tolist() == [0] and len(replica) == 1
     assert replica.energy[0] == pytest.approx(whole.energy[row], abs=0.01)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import distribution, files, optional, structure
+from mddm import dataset, distribution, files, optional, structure, study
 from mddm.dataset import Dataset
-from mddm.study import evaluation, rivals, tables, tasks
+from mddm.study import evaluation, plan, rivals, tables, tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def compared(data: Dataset, row: int, samples: np.ndarray) -> dict:
     """Compare several structures with the runs of MD of a condition.
 
     Args:
-        data: the MD data.
+        data: the MD data; the further replicas of `plan.FILES` join it.
         row: the condition, with a replica at least.
         samples: (n, n_particles, 3), n at least 2 [length].
 
@@ -108,7 +108,7 @@ def compared(data: Dataset, row: int, samples: np.ndarray) -> dict:
         apart on average, which is the scale of it; auc (`distribution.distinguishability`); n and
         n_md, how many are compared, and the condition.
     """
-    runs = data.positions[[row, *data.partners(row)]]
+    runs = np.concatenate([data.positions[[row, *data.partners(row)]], _again(data, row)])
     box_length, found = data.box_length, {}
     described = {
         "rdf": lambda one: structure.rdf(one, box_length)[1],
@@ -122,6 +122,16 @@ def compared(data: Dataset, row: int, samples: np.ndarray) -> dict:
     found["md_crystallinity"] = structure.crystallinity(data.positions[row], box_length)
     condition = dict(zip(data.ranges, data.conditions[row].tolist(), strict=True))
     return found | condition | {"n": len(samples), "n_md": len(runs)}
+
+
+def _again(data: Dataset, row: int) -> np.ndarray:
+    """Give the further replicas that there are of a condition, (n, n_particles, 3) [length]."""
+    path = study.project_root() / plan.FILES["again"]
+    if not path.is_file():
+        return data.positions[:0]
+    others = dataset.read(path)
+    same = others.ranges == data.ranges and (others.conditions == data.conditions[row]).all(axis=1)
+    return others.positions[np.flatnonzero(same)]
 
 
 def summary(scored: "pd.DataFrame") -> "pd.DataFrame":

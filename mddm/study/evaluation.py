@@ -50,6 +50,8 @@ COLUMNS = (
 MODELS = ("mddm", "mddm-rbf", "bragg", "transolver")
 IDEAL_GAS, LOOKED_UP, QUENCH, ANNEAL = "ideal gas", "look-up", "quench", "MD"
 REPLICA, RELAXED_NOISE = "MD replica", "relaxed noise"
+# Among the potentials that the network told U has learned.
+LOOKED_UP_IN_ALL = f"{LOOKED_UP} in all"
 # The lattice of lowest free energy, held at T by so many MD steps; and the lowest few of them, of
 # which the lowest in energy at rest is a score of its own.
 LATTICE_SEARCH, LATTICE_STEPS, LATTICE_TRIES = "lattice search", 3000, 3

@@ -1,7 +1,7 @@
 """What is scored: which samples of which models, and their rivals, under which conditions."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -179,9 +179,12 @@ def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     for row in choose_rows(data, "test", sizes["test"]):
         key = Key(evaluation.ANNEAL, "conditional", "test", row, 0, source, relaxed=True)
         jobs.append((key, partial(rivals.anneal_at_rest, data, row)))
-        for n_tries in dict.fromkeys((1, sizes["tries"])):
-            key = Key(evaluation.LOOKED_UP, "conditional", "test", row, 0, source, n_tries=n_tries)
-            jobs.append((key, partial(rivals.look_up, data, row, n_tries)))
+        looked_up = {evaluation.LOOKED_UP: None, evaluation.LOOKED_UP_IN_ALL: _drawn(data)}
+        for (name, more), n_tries in product(looked_up.items(), sorted({1, sizes["tries"]})):
+            if name == evaluation.LOOKED_UP or more is not None:
+                of = rivals.look_up_source(data, more)
+                key = Key(name, "conditional", "test", row, 0, of, n_tries=n_tries)
+                jobs.append((key, partial(rivals.look_up, data, row, n_tries, more)))
     for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes):
         key = Key(evaluation.RELAXED_NOISE, task, split, row, seed, source)
         jobs.append((key, partial(rivals.relaxed_noise, data, row, seed)))
@@ -377,6 +380,15 @@ def _loss_jobs(data: Dataset, sizes: Mapping, trained_on: str) -> list[Job]:
         job = partial(surrogates.losses, data, replicas[task], *asked)
         jobs.append((Key(preset, task, "", 0, 0, source), job))
     return jobs
+
+
+@lru_cache(maxsize=1)
+def _drawn(data: Dataset) -> Dataset | None:
+    """Read the potentials between those of the grid, where the data is the study's."""
+    own, path = (study.project_root() / each for each in (study.DATA, plan.FILES["drawn"]))
+    if not (own.is_file() and path.is_file()):
+        return None
+    return dataset.read(path) if dataset.read(own).content_hash == data.content_hash else None
 
 
 def _more_replicas() -> Dataset:

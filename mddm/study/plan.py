@@ -244,7 +244,7 @@ def random_potentials(n: int) -> list[Family]:
     return found
 
 
-def any_runs(n: int = 528) -> list[Run]:
+def any_runs(n: int = 396) -> list[Run]:
     """Return the ramps of random potentials, from T = 0.5 to three temperatures.
 
     The first 16 are no training data.
@@ -258,7 +258,7 @@ def any_runs(n: int = 528) -> list[Run]:
     ]  # fmt: skip
 
 
-def drawn_runs(n: int = 527) -> list[Run]:
+def drawn_runs(n: int = 395) -> list[Run]:
     """Return ramps to three temperatures of n oscillating potentials between those of the grid.
 
     They are taken from a Sobol sequence, so that every beginning covers the ranges evenly.

@@ -58,26 +58,36 @@ def anneal_at_rest(data: Dataset, row: int) -> list[dict]:
     return evaluation.raw_and_relaxed(data, row, data.positions[row], math.nan, named)[1:]
 
 
-def nearest(data: Dataset, row: int, n: int) -> list[np.ndarray]:
+def nearest(data: Dataset, row: int, n: int, *more: Dataset) -> list[np.ndarray]:
     """Look up the structures of several training potentials, those nearest to a condition.
 
     Args:
         data: the MD data.
         row: the condition: none of the training set, or it would find itself.
         n: how many.
+        more: data sets of the same box, whose training rows are looked at as well.
 
     Returns:
         Of each potential the configuration that is nearest, (n_particles, 3) [length].
     """
-    known, found = data.subset("train"), []
-    for _ in range(n):
-        at = known.nearest(*data.conditions[row])
-        found.append(known.positions[at])
-        known = known.take((known.k != known.k[at]) | (known.phi != known.phi[at]))
-    return found
+    several = [each.subset("train") for each in (data, *more)]
+    spread = np.ptp(several[0].conditions, axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    away = [
+        np.linalg.norm((known.conditions - data.conditions[row]) / scale, axis=1)
+        for known in several
+    ]
+    where = [(known, at) for known in several for at in range(len(known))]
+    found = {}
+    for place in np.concatenate(away).argsort(kind="stable"):
+        known, at = where[place]
+        found.setdefault((known.k[at], known.phi[at]), known.positions[at])
+        if len(found) == n:
+            break
+    return list(found.values())
 
 
-def look_up(data: Dataset, row: int, n_tries: int = 1) -> list[dict]:
+def look_up(data: Dataset, row: int, n_tries: int = 1, more: Dataset | None = None) -> list[dict]:
     """Score the answer of someone who has the training set and no model.
 
     That is the configuration of the training condition that is nearest, as it is; or of the
@@ -88,21 +98,28 @@ def look_up(data: Dataset, row: int, n_tries: int = 1) -> list[dict]:
         row: the condition, and the configuration to score against: none of the training set, or
             it would find itself.
         n_tries: how many potentials to look at.
+        more: a data set with more potentials, which the network told U has learned too.
 
     Returns:
         Two entries, as it is and relaxed, with what was spent on all to choose.
     """
     clock = lammps_process.process_time()
-    found = nearest(data, row, n_tries)
+    found = nearest(data, row, n_tries, *([more] if more else []))
     seconds = lammps_process.process_time() - clock
-    named = {"model": evaluation.LOOKED_UP, "seed": 0, "calls": 0, "n_tries": n_tries}
-    named |= {"source": evaluation.md_source(data)}
+    name = evaluation.LOOKED_UP_IN_ALL if more else evaluation.LOOKED_UP
+    named = {"model": name, "seed": 0, "calls": 0, "n_tries": n_tries}
+    named |= {"source": look_up_source(data, more)}
     tries = [evaluation.raw_and_relaxed(data, row, each, seconds, named) for each in found]
     best = min(tries, key=lambda entries: entries[1]["energy_gap"])
     if n_tries == 1:
         return best
     spent = seconds + sum(relaxed["seconds"] - seconds for _, relaxed in tries)
     return [entry | {"seconds": spent} for entry in best]
+
+
+def look_up_source(data: Dataset, more: Dataset | None = None) -> str:
+    """Name where the structures come from that are looked up."""
+    return evaluation.md_source(data) + (f" and {more.content_hash}" if more else "")
 
 
 def relaxed_noise(data: Dataset, row: int, seed: int = 0) -> list[dict]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The test conditions, whose scores there are for other purposes, and the sets of `plan.FILES` with
 # other potentials that the network told U has not learned, as a score's `split` names them.
-TESTS, SETS = "test", ("any", "named")
+TESTS, SETS = "test", ("any", "named", "tests")
 # Samples of each; the quench beside them takes about as long as two.
 N_SAMPLES = 4
 SAMPLE = "sample"

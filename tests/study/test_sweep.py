@@ -128,7 +128,7 @@ def put_down(folder, run):
         harvests.append(
             lammps.Harvest(points, points, temperature, *measured, steps, 0.0, np.zeros((0, 4)))
         )
-    sweep._finish(folder, run, harvests)
+    sweep._finish(folder, run, harvests, "an engine")
 
 
 def test_files_of_another_sweep_are_refused(tmp_path, monkeypatch):
@@ -179,7 +179,7 @@ def test_a_lattice_is_held_at_each_temperature(tmp_path, monkeypatch):
     harvests = [sweep._next_harvest(run, None)]
     harvests.append(sweep._next_harvest(run, harvests[0]))
     assert held == [0.2, 0.1] and [each.temperature for each in harvests] == held
-    sweep._finish(tmp_path, run, harvests)
+    sweep._finish(tmp_path, run, harvests, "an engine")
     found = sweep.assemble([run], tmp_path, "test")
     assert found.attributes["start"] == "lattice" and found.steps.tolist() == [3000, 3000]
     assert found.encoded[:, 2].tolist() == [1, 1]
