@@ -85,6 +85,17 @@ def test_any_ranges_give_the_same_sums(script, inputs, ranges, monkeypatch):
     x_t = inputs[0].clone()
     x_t[:, 1], x_t[:, 2] = x_t[:, 0], x_t[:, 2] + 50
     graph, sent = nearest_neighbors(x_t, 8, None), torch.randn(2, 250, 5)
+    sent.requires_grad_()
     sums = edges.Edges(*graph, radial).collect(sent, filter_)
     expected = script.PlainEdges(*graph, radial).collect(sent, filter_)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5)
+    weights = (sent, *filter_.parameters())
+    found, right = (torch.autograd.grad(each.square().sum(), weights) for each in (sums, expected))
+    torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-3)
+    # Half precision, where a GPU has it, is that of products of matrices.
+    with torch.autocast("cpu", torch.bfloat16):
+        sums = edges.Edges(*graph, radial).collect(sent, filter_)
+    half = torch.autograd.grad(sums.square().sum(), weights)
+    assert sums.dtype == torch.float32
+    for each, exact in zip((sums, *half), (expected, *right), strict=True):
+        assert (each - exact).norm() < 0.02 * exact.norm()
