@@ -21,9 +21,16 @@ _ANSWER = f"{evaluation.OURS} or a quench"
 COLORS = {model: f"C{number}" for number, model in enumerate(evaluation.MODELS)}
 COLORS |= dict.fromkeys([_SEEDED, _HELD], COLORS[evaluation.OURS])
 COLORS |= {evaluation.LOOKED_UP: "C4", evaluation.LATTICE_SEARCH: "C5"}
+COLORS |= {evaluation.LOOKED_UP_IN_ALL: "C9"}
 COLORS |= {evaluation.RELAXED_NOISE: "C6", _ANSWER: "C8", evaluation.TOLD: "tab:purple"}
 MARKERS = {evaluation.QUENCH: "s", evaluation.LOOKED_UP: "D", evaluation.LATTICE_SEARCH: "^"}
-MARKERS |= {_SEEDED: "P", _HELD: "X", evaluation.RELAXED_NOISE: "v", _ANSWER: "*"}
+MARKERS |= {
+    evaluation.LOOKED_UP_IN_ALL: "d",
+    _SEEDED: "P",
+    _HELD: "X",
+    evaluation.RELAXED_NOISE: "v",
+    _ANSWER: "*",
+}
 
 
 def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:
