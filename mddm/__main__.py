@@ -261,11 +261,16 @@ def _sample(options):
     print(f"wrote {len(found)} to {options.out}, {found.seconds:.1f} s each", flush=True)
     if network.card.told == "potential" and len(found) >= trust.FEWEST:
         print(f"a quench of {trust.QUENCH_STEPS:,} steps competes with them", file=sys.stderr)
-        lowest, difference = network.lowest(found, options.seed)
+        answer, difference = network.answer(found, options.seed, what=options.what)
         path = Path(options.out)
-        path = path.with_name(f"{path.stem}-lowest{path.suffix}")
-        lowest.write(path)
-        print(f"wrote the lowest at rest, {difference.lowest}, to {path}\n{difference}")
+        path = path.with_name(f"{path.stem}-answer{path.suffix}")
+        answer.write(path)
+        print(f"wrote the answer, {_which(answer, found)}, to {path}\n{difference}")
+
+
+def _which(answer, found):
+    same = (found.positions == answer.positions).all(axis=(1, 2))
+    return f"sample {same.argmax()}" if same.any() else "the quench"
 
 
 def _models(options):

@@ -237,10 +237,14 @@ class Model:
         seconds = (time.perf_counter() - start) / n_samples
         return replace(found, positions=np.stack(drawn), calls=final.calls, seconds=seconds)
 
-    def lowest(
-        self, found: Structures, seed: int = 0, n_steps: int = trust.QUENCH_STEPS
+    def answer(
+        self,
+        found: Structures,
+        seed: int = 0,
+        n_steps: int = trust.QUENCH_STEPS,
+        what: str = encoding.ANSWERS[0],
     ) -> tuple[Structures, Difference]:
-        """Take the lowest in energy at rest of several samples and a quench: how good is it?
+        """Choose among several samples and a quench (`trust.answer`): how good is what is chosen?
 
         Args:
             found: at least three samples of one condition, drawn from this model, which is one
@@ -248,12 +252,13 @@ class Model:
                 model and its best sampler alone.
             seed: of the quench.
             n_steps: of the quench; what is said is for those of the default.
+            what: the samples were asked for; of "stable" ones the lowest at rest is chosen.
 
         Returns:
-            The lowest, and what it is thought to differ from MD by.
+            What is chosen, and what it is thought to differ from MD by.
 
         Raises:
-            ValueError: another model, or fewer than three samples.
+            ValueError: another model, fewer than three samples, or an unknown `what`.
             ImportError, RuntimeError: LAMMPS is not there or fails.
         """
         if self.card.told != "potential":
@@ -261,18 +266,24 @@ class Model:
                 f"what samples of {self.card.name!r} are worth is in the book, in the chapter on "
                 "evaluation; this is for models that are told potentials"
             )
+        stable = arguments.choice("what", what, encoding.ANSWERS) == "stable"
         potential, box_length = found.known_potential(), found.periodic_box()
         ordered, at_rest = found.crystallinity(), found.relax().energies
         # Before the quench, which takes the longest.
         trust.evidence(ordered, at_rest, 0.0, potential)
         size = {"n_particles": found.positions.shape[1], "box_length": box_length}
         temperature = found.condition["temperature"]
-        quench = lammps.anneal(potential, temperature, n_steps, seed, **size).positions
-        quenched = replace(found, positions=quench[None]).relax().energies[0]
-        known = trust.evidence(ordered, at_rest, quenched, potential)
-        lowest = found.positions[at_rest.argmin()] if known.sampled else quench
+        quench = lammps.anneal(potential, temperature, n_steps, seed, **size).positions[None]
+        quenched = replace(found, positions=quench)
+        energy = quenched.relax().energies
+        known = trust.evidence(ordered, at_rest, energy[0], potential)
+        energies = np.append(at_rest, energy)
+        chosen = trust.answer(np.append(ordered, quenched.crystallinity()), energies)
+        if stable:
+            chosen = int(energies.argmin())
         difference = trust.Calibration.read(TRAINED / trust.FILE).judge(known, found.source)
-        return replace(found, positions=lowest[None]), difference
+        both = np.concatenate([found.positions, quench])
+        return replace(found, positions=both[chosen : chosen + 1]), difference
 
     def _within(self, seconds, system, asked, sampler, sigmas, n_samples, n_particles, seed):
         if n_samples != 1:

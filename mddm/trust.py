@@ -2,7 +2,7 @@
 
 Where a network is sure of a structure, all of its samples come to it; where it is not, they come to
 different ones, of different energies, and where it is at a loss a quench lies lower.  How much MD
-differs from the lowest of all was measured on potentials that the network has not learned.
+differs from the `answer` was measured on potentials that the network has not learned.
 """
 
 import json
@@ -49,7 +49,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Difference:
-    """What the lowest at rest of several samples and a quench is thought to differ from MD by.
+    """What the answer of several samples and a quench is thought to differ from MD by.
 
     Args:
         expected: RDF-MSE to an MD run, the middle of what was found for such answers; nan where it
@@ -62,11 +62,6 @@ class Difference:
     at_most: float
     evidence: Evidence
 
-    @property
-    def lowest(self) -> str:
-        """What it is: "a sample" or "the quench"."""
-        return "a sample" if self.evidence.sampled else "the quench"
-
     def __str__(self):
         said = "not known; that was measured on samples of another model or sampler"
         if math.isfinite(self.expected):
@@ -76,8 +71,36 @@ class Difference:
             )
         return (
             f"RDF-MSE to MD: {said} ({self.evidence.crystalline:.0%} of the samples are crystals, "
-            f"the lowest at rest is {self.lowest})"
+            f"the lowest at rest is {'a sample' if self.evidence.sampled else 'the quench'})"
         )
+
+
+def answer(crystallinity: "ArrayLike", energy_at_rest: "ArrayLike") -> int:
+    """Choose what MD is likeliest to come to among several samples and a quench.
+
+    Samples are drawn from what MD comes to: most of them say whether that is a crystal.  Of all
+    that agree with most, the lowest at rest has the fewest defects.
+
+    Args:
+        crystallinity: (n + 1,) of each sample, see `structure.crystallinity`, and of the quench.
+        energy_at_rest: (n + 1,) potential energy per particle in the nearest minimum [energy].
+
+    Returns:
+        Its index; that of the quench is n.
+
+    Raises:
+        TypeError, ValueError: no sample, or lists of different lengths.
+    """
+    ordered = arguments.array("crystallinity", crystallinity, ("n",)).astype(float)
+    energies = arguments.array("energy_at_rest", energy_at_rest, ("n",)).astype(float)
+    if not len(ordered) == len(energies) > 1:
+        raise ValueError(
+            "crystallinity and energy_at_rest must be of samples and a quench, got "
+            f"{len(ordered)} and {len(energies)}"
+        )
+    crystals = ordered > structure.CRYSTAL
+    agreeing = np.flatnonzero(crystals == (crystals[:-1].mean() > 0.5))
+    return int(agreeing[energies[agreeing].argmin()])
 
 
 def evidence(

@@ -263,7 +263,7 @@ def test_a_model_that_is_told_potentials_takes_any():
             network.sample(**asked | wrong)
 
 
-def test_the_lowest_of_samples_and_a_quench_says_how_far_to_believe_it(monkeypatch, tmp_path):
+def test_the_answer_of_samples_and_a_quench_says_how_far_to_believe_it(monkeypatch, tmp_path):
     network, numbers = mddm.load("potential-mddm"), mddm.load("mddm")
     mine = Smoothed(LennardJones())
     assert network.samplers[0] == BEST_TOLD
@@ -273,22 +273,22 @@ def test_the_lowest_of_samples_and_a_quench_says_how_far_to_believe_it(monkeypat
     source = trust.source_of(network.card.source, "ancestral")
     trust.Calibration(-1.0, slopes, 3.0, 9, 9, source).write(tmp_path / trust.FILE)
     monkeypatch.setattr(model, "TRAINED", tmp_path)
-    lowest, difference = network.lowest(found, seed=3, n_steps=10)
+    chosen, difference = network.answer(found, seed=3, n_steps=10)
     quench = lammps.anneal(mine, 0.02, 10, 3, n_particles=262, box_length=BOX).positions
     rivals = replace(found, positions=np.concatenate([found.positions, quench[None]]))
     best = rivals.relax().energies.argmin()
-    np.testing.assert_array_equal(lowest.positions[0], rivals.positions[best])
+    np.testing.assert_array_equal(chosen.positions[0], rivals.positions[best])
     # Noise has no crystals.
     expected = 1.0 if best < 3 else 0.1
     assert (difference.expected, difference.at_most) == pytest.approx((expected, 3 * expected))
     # What is stable is not what MD comes to, and no other samples are those of the calibration.
     assert network.sample(**asked, what="stable").source == ""
     others = replace(found, source=network.sample(**asked | {"sampler": "paper"}).source)
-    assert others.source and np.isnan(network.lowest(others, n_steps=10)[1].at_most)
+    assert others.source and np.isnan(network.answer(others, n_steps=10)[1].at_most)
     with pytest.raises(ValueError, match="at least 3 samples, got 1 and 1"):
-        network.lowest(replace(found, positions=found.positions[:1]))
+        network.answer(replace(found, positions=found.positions[:1]))
     with pytest.raises(ValueError, match="this is for models that are told potentials"):
-        numbers.lowest(found)
+        numbers.answer(found)
 
 
 # --- the command line --------------------------------------------------------------------------

@@ -23,6 +23,18 @@ def test_evidence_is_how_many_samples_are_crystals_and_how_their_energies_spread
             trust.evidence(*wrong, -3.0, LJ)
 
 
+def test_the_answer_is_the_lowest_of_those_that_agree_with_most_samples():
+    # The last one is the quench.
+    energies = [-3.0, -2.0, -2.1, -2.2, -2.05]
+    assert trust.answer([0.9, 0.1, 0.0, 0.2, 0.0], energies) == 3
+    assert trust.answer([0.9, 0.1, 0.0, 0.2, 0.0], [*energies[:4], -2.3]) == 4
+    assert trust.answer([0.9, 0.8, 0.9, 0.2, 0.0], energies) == 0
+    # Of a crystal that half of them are MD seldom has enough.
+    assert trust.answer([0.9, 0.8, 0.0, 0.2, 0.9], [*energies[:4], -4.0]) == 3
+    with pytest.raises(ValueError, match="of samples and a quench"):
+        trust.answer([0.9], [-3.0])
+
+
 @pytest.fixture(scope="module")
 def known():
     """Answers of 40 potentials, two each: 3 spread 10^(sampled / 2 - crystalline)."""

@@ -1,7 +1,7 @@
 """Samples for potentials that the network told U has not learned: what they are worth.
 
-Of several samples of a condition and a quench the lowest in energy at rest is the answer;
-`calibrate` makes of what the others are like how far to believe it (`mddm.trust`).
+Of several samples of a condition and a quench one is the answer (`trust.answer`); `calibrate`
+makes of what the others are like how far to believe it (`mddm.trust`).
 """
 
 from collections.abc import Sequence
@@ -137,30 +137,42 @@ def _md_at_rest(data: Dataset, row: int) -> float:
 
 
 def answers(scored: "pd.DataFrame") -> "pd.DataFrame":
-    """Take the lowest at rest of each condition, and what the others tell of it.
+    """Take the answer for each condition, and what the others tell of it.
 
     Args:
         scored: `COLUMNS`.
 
     Returns:
-        A line for each condition of enough samples and a quench, with the `COLUMNS` of the lowest
-        and those of `trust.Evidence`; seconds are those of all.
+        A line for each condition of enough samples and a quench, with the `COLUMNS` of what is
+        chosen and those of `trust.Evidence`; seconds are those of all.
     """
     condition = ["split", "row"]
     samples = scored["model"] == SAMPLE
     by = [scored[name] for name in condition]
     enough = samples.groupby(by).transform("sum") >= trust.FEWEST
     scored = scored[enough & (~samples).groupby(by).transform("any")]
+    # The quench comes last.
+    scored = scored.sort_values("model", key=lambda model: model != SAMPLE, kind="stable")
     drawn, groups = scored[scored["model"] == SAMPLE], scored.groupby(condition, sort=False)
-    chosen = scored.loc[groups["energy_gap"].idxmin()].set_index(condition)
+    chosen = [
+        each.index[trust.answer(each["crystallinity"], each["energy_gap"])] for _, each in groups
+    ]
+    chosen = scored.loc[chosen].set_index(condition)
+    lowest = lowest_of(scored).set_index(condition)["model"]
     crystals = (drawn["crystallinity"] > structure.CRYSTAL).astype(float)
     found = chosen.assign(
         seconds=groups["seconds"].sum(),
         crystalline=crystals.groupby([drawn[name] for name in condition]).mean(),
         spread=drawn.groupby(condition)["energy_gap"].std(ddof=0) / chosen["scale"],
-        sampled=(chosen["model"] == SAMPLE).astype(float),
+        sampled=(lowest == SAMPLE).astype(float),
     )
     return found.reset_index()
+
+
+def lowest_of(scored: "pd.DataFrame") -> "pd.DataFrame":
+    """Take of each condition what is the lowest at rest, a line of `COLUMNS`."""
+    by_condition = scored.groupby(["split", "row"], sort=False)["energy_gap"]
+    return scored.loc[by_condition.idxmin()]
 
 
 def are_enough(scored: "pd.DataFrame") -> bool:

@@ -91,7 +91,7 @@ def scored(n=60, noise=0.2, seed=0):
     return pd.DataFrame(lines)
 
 
-def test_the_answer_is_the_lowest_at_rest_and_the_others_tell_of_it():
+def test_the_answer_agrees_with_most_samples_and_the_others_tell_of_it():
     lines = scored(4)
     found = unseen.answers(lines)
     assert found["seed"].tolist() == [0] * 4 and (found["rdf_mse"] < 9).all()
@@ -104,7 +104,11 @@ def test_the_answer_is_the_lowest_at_rest_and_the_others_tell_of_it():
     assert unseen.answers(lines[:2]).empty and not unseen.are_enough(lines[:2])
     lines.loc[3, "energy_gap"] = -9.0
     found = unseen.answers(lines)
-    assert found["sampled"].tolist() == [0, 1, 1, 1] and found["rdf_mse"][0] == 0.5
+    # The lowest is the quench, and no crystal; most samples are.
+    assert found["sampled"].tolist() == [0, 1, 1, 1] and found["seed"][0] == 0
+    assert found["rdf_mse"][0] < 9 and unseen.lowest_of(lines)["rdf_mse"].iloc[0] == 0.5
+    lines.loc[3, "crystallinity"] = 0.9
+    assert unseen.answers(lines)["rdf_mse"][0] == 0.5
 
 
 def test_answers_are_calibrated_on_and_judged_with_their_potential_left_out():
