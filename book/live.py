@@ -26,7 +26,7 @@ MODEL, SAMPLER = "potential-bragg", "quick"
 N_PARTICLES = 500
 BOX_LENGTH = N_PARTICLES ** (1 / 3)
 R_MAX = structure.RDF_RANGE * BOX_LENGTH
-START = {"k": 6.8, "phi": 3.2, "temperature": 0.017}
+START = {"k": 4.0, "phi": 1.9, "temperature": 0.045}
 # What a drawing may begin with, beside the oscillating potential.
 POTENTIALS = {
     "Lennard-Jones": formulas.make("lennard-jones"),
