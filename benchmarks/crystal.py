@@ -3,9 +3,10 @@
     python benchmarks/crystal.py                 # half an hour on one core, resumable
     python benchmarks/crystal.py --samples 32    # more of the network that is kept: two minutes
 
-Each network learns one configuration of MD, a crystal, in the same number of steps.  It is judged
-level by level, beside the best guess of one who knows every site but not that each is taken once,
-and by samples that start from uniform noise.  One thread.
+Each network learns one configuration of MD, a crystal that MD finds late, in the same number of
+steps.  It is judged level by level, beside the best guess of one who knows every site but not that
+each is taken once, and by samples that start from uniform noise, beside that noise itself.  All are
+judged as they come, and at rest.  One thread.
 """
 
 import argparse
@@ -43,6 +44,8 @@ NETWORKS = {
     "and decoys": ("bragg", {}),
 }
 LAST = "and decoys"
+# What they start from, judged as they are.
+START = "uniform noise"
 # Cooling helps a network that has to choose among many crystals; these know one.
 SAMPLER = "corrected"
 LEVELS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
@@ -56,7 +59,7 @@ def parse_arguments():
     )
     parser.add_argument("--data", default="data/opp-lengths.h5", help="relative to the root")
     parser.add_argument("--out", default="data/results", help="folder, relative to the root")
-    parser.add_argument("--condition", nargs=3, type=float, default=(6.6, 2.4, 0.046))
+    parser.add_argument("--condition", nargs=3, type=float, default=(3.8, 1.2, 0.046))
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
     parser.add_argument("--steps", type=int, default=1500, help="of training")
     parser.add_argument("--levels", type=int, default=surrogates.N_LEVELS, help="of sampling")
@@ -74,7 +77,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     losses, samples = folder / "crystal-losses.csv", folder / "crystal-samples.csv"
     if not samples.exists():
-        known(md, row, losses, samples, options.seed)
+        known(md, row, losses, samples, options)
     record = folder / "crystal.json"
     for name in options.networks:
         drawn = pd.read_csv(samples)["network"].eq(name).sum()
@@ -84,20 +87,23 @@ def main():
                 save(state, md, row, record, options)
         elif name == LAST and record.exists():
             # Those that are there have the first seeds.
-            seeds = range(options.seed + drawn, options.seed + options.samples)
-            for entry in draw(md, row, name, *load(record), seeds, options):
+            for entry in draw(md, row, name, *load(record), seeds_of(options)[drawn:], options):
                 append(samples, entry)
 
 
-def known(md, row, losses, samples, seed):
-    """Judge other anneals by MD, and the guess of one who knows every site."""
+def known(md, row, losses, samples, options):
+    """Judge the guess of one who knows every site, anneals by MD, and what samples start from."""
     for sigma in LEVELS:
-        loss = known_sites(md.positions[row], sigma, md.box_length, seed)
+        loss = known_sites(md.positions[row], sigma, md.box_length, options.seed)
         append(losses, {"network": "knows the sites", "sigma": sigma, "loss": f"{loss:.4f}"})
-    for partner in others(md, row):
-        named = {"network": "MD", "made_by": f"{md.steps[partner]:,} steps", "seed": 0}
-        spent = {"calls": int(md.steps[partner]), "seconds": ""}
-        append(samples, named | spent | judge(md, row, md.positions[partner]))
+    for anneal in alike(md, row):
+        named = {"network": "MD", "made_by": f"{md.steps[anneal]:,} steps", "seed": 0}
+        spent = {"calls": int(md.steps[anneal]), "seconds": ""}
+        append(samples, named | spent | judge(md, row, md.positions[anneal]))
+    for seed in seeds_of(options):
+        start = np.random.default_rng(seed).uniform(0, md.box_length, md.positions[row].shape)
+        named = {"network": START, "made_by": "", "seed": seed, "calls": 0, "seconds": ""}
+        append(samples, named | judge(md, row, start))
 
 
 def learn(md, row, name, losses, samples, options):
@@ -110,8 +116,7 @@ def learn(md, row, name, losses, samples, options):
         {"network": name, "sigma": s, "loss": f"{x:.4f}"}
         for s, x in zip(LEVELS, measured.tolist(), strict=True)
     ]
-    seeds = range(options.seed, options.seed + options.samples)
-    drawn = draw(md, row, name, denoiser, state.settings, seeds, options)
+    drawn = draw(md, row, name, denoiser, state.settings, seeds_of(options), options)
     for path, entries in ((losses, lines), (samples, drawn)):
         for entry in entries:
             append(path, entry)
@@ -153,13 +158,16 @@ def checkpoint_beside(path):
 
 def longest(md, condition):
     """Return the row of a condition with the longest anneal."""
-    same = others(md, md.nearest(*condition), itself=True)
-    return int(same[np.argmax(md.steps[same])])
+    return int(max(alike(md, md.nearest(*condition)), key=lambda row: md.steps[row]))
 
 
-def others(md, row, itself=False):
-    same = np.flatnonzero((md.conditions == md.conditions[row]).all(axis=1))
-    return same if itself else same[same != row]
+def alike(md, row):
+    """Return the rows of the same condition, this one among them."""
+    return sorted([row, *md.partners(row)])
+
+
+def seeds_of(options):
+    return range(options.seed, options.seed + options.samples)
 
 
 def source_of(md, row):
