@@ -145,7 +145,7 @@ def jobs_of(
     if what == "large":
         return _large_jobs(data, sizes, compiled, kept.with_name(LARGEST))
     if what == "unseen":
-        return _unseen_jobs(sizes, compiled)
+        return _unseen_jobs(data, sizes, compiled)
     if what == "seeded":
         return _seeded_jobs(data, sizes, compiled, trained_on)
     if what == "answers":
@@ -269,7 +269,7 @@ def _large_jobs(data: Dataset, sizes: Mapping, compiled: bool, kept: Path) -> li
     return jobs
 
 
-def _unseen_jobs(sizes: Mapping, compiled: bool) -> list[Job]:
+def _unseen_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
     surrogate = _told_potentials(sizes, compiled)
     jobs, source = [], surrogate.source
     for split in unseen.SETS:
@@ -286,6 +286,13 @@ def _unseen_jobs(sizes: Mapping, compiled: bool) -> list[Job]:
             key = Key(evaluation.QUENCH, "conditional", split, row, 0, source)
             key = key._replace(n_steps=trust.QUENCH_STEPS)
             jobs.append((key, partial(unseen.quench, asked, row, source)))
+            # Others have nothing near them.
+            alike = asked.ranges == data.ranges
+            sets = ([data], [data, _drawn(data)]) if alike else ()
+            for name, known in zip(unseen.LOOKED_UP, sets, strict=False):
+                if known[-1] is not None:
+                    key = Key(name, "conditional", split, row, 0, rivals.look_up_source(*known))
+                    jobs.append((key, partial(unseen.look_up, asked, row, name, known)))
     return jobs
 
 

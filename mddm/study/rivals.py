@@ -62,7 +62,7 @@ def nearest(data: Dataset, row: int, n: int, *more: Dataset) -> list[np.ndarray]
     """Look up the structures of several training potentials, those nearest to a condition.
 
     Args:
-        data: the MD data.
+        data: the MD data of the condition, with training rows or without.
         row: the condition: none of the training set, or it would find itself.
         n: how many.
         more: data sets of the same box, whose training rows are looked at as well.
@@ -70,7 +70,7 @@ def nearest(data: Dataset, row: int, n: int, *more: Dataset) -> list[np.ndarray]
     Returns:
         Of each potential the configuration that is nearest, (n_particles, 3) [length].
     """
-    several = [each.subset("train") for each in (data, *more)]
+    several = [each for each in (each.subset("train") for each in (data, *more)) if len(each)]
     spread = np.ptp(several[0].conditions, axis=0)
     scale = np.where(spread > 0, spread, 1.0)
     away = [

@@ -24,6 +24,8 @@ TESTS, SETS = "test", ("any", "named", "tests")
 # Samples of each; the quench beside them takes about as long as two.
 N_SAMPLES = 4
 SAMPLE = "sample"
+# Where potentials are of the kind that a training set has.
+LOOKED_UP = (evaluation.LOOKED_UP, evaluation.LOOKED_UP_IN_ALL)
 COLUMNS = (
     *evaluation.KEYS,
     *("potential", "temperature", "scale", "rdf_mse", "replica", "ideal_gas", "energy_gap"),
@@ -49,7 +51,7 @@ def of_tests(data: Dataset, scored: "pd.DataFrame") -> "pd.DataFrame":
     drawn &= tests["seed"] < N_SAMPLES
     quenched = (tests["model"] == evaluation.QUENCH) & (tests["n_steps"] == trust.QUENCH_STEPS)
     # One, as beside all other answers, however many have been run.
-    drawn |= quenched & (tests["seed"] == 0)
+    drawn |= quenched & (tests["seed"] == 0) | tests["model"].isin(LOOKED_UP)
     relaxed = tests["relaxed"].astype(bool)
     by_row = {
         name: tests[(tests["model"] == model) & (relaxed == at_rest)].groupby("row")[column].mean()
@@ -120,6 +122,22 @@ def quench(data: Dataset, row: int, source: str) -> list[dict]:
     return [_judged(data, row, positions, seconds, named | {"n_steps": n_steps})]
 
 
+def look_up(data: Dataset, row: int, name: str, known: Sequence[Dataset]) -> list[dict]:
+    """Score the structure of the training potential that is nearest, like `sample`.
+
+    Args:
+        data: the MD data of the condition.
+        row: the condition, and the configuration to score against.
+        name: what to call it, one of `LOOKED_UP`.
+        known: the data sets that are looked at.
+    """
+    clock = lammps_process.process_time()
+    (positions,) = rivals.nearest(data, row, 1, *known)
+    seconds = lammps_process.process_time() - clock
+    named = {"model": name, "seed": 0, "calls": 0, "source": rivals.look_up_source(*known)}
+    return [_judged(data, row, positions, seconds, named)]
+
+
 def _judged(data, row, positions, seconds, named) -> dict:
     potential, clock = data.potential(row), lammps_process.process_time()
     at_rest = lammps.minimize(positions, potential, data.box_length)[1]
@@ -147,6 +165,7 @@ def answers(scored: "pd.DataFrame") -> "pd.DataFrame":
         chosen and those of `trust.Evidence`; seconds are those of all.
     """
     condition = ["split", "row"]
+    scored = scored[~scored["model"].isin(LOOKED_UP)]
     samples = scored["model"] == SAMPLE
     by = [scored[name] for name in condition]
     enough = samples.groupby(by).transform("sum") >= trust.FEWEST
@@ -170,7 +189,8 @@ def answers(scored: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def lowest_of(scored: "pd.DataFrame") -> "pd.DataFrame":
-    """Take of each condition what is the lowest at rest, a line of `COLUMNS`."""
+    """Take of each condition the lowest at rest of samples and quench, a line of `COLUMNS`."""
+    scored = scored[~scored["model"].isin(LOOKED_UP)]
     by_condition = scored.groupby(["split", "row"], sort=False)["energy_gap"]
     return scored.loc[by_condition.idxmin()]
 

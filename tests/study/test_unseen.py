@@ -58,6 +58,8 @@ def test_the_test_conditions_are_judged_by_the_scores_that_there_are():
         (evaluation.QUENCH, "", 10_000, False, 0.4, 0.6),
         (evaluation.QUENCH, "", 10_000, True, 0.5, 0.2),
         (evaluation.QUENCH, "", 3000, False, 0.7, 0.7),
+        (evaluation.LOOKED_UP_IN_ALL, "", 0, False, 0.3, 0.8),
+        (evaluation.LOOKED_UP_IN_ALL, "", 0, True, 0.3, 0.0),
         (evaluation.REPLICA, "", 0, False, 0.05, 0.0),
         (evaluation.IDEAL_GAS, "", 0, False, 1.5, np.nan),
         (evaluation.ANNEAL, "", 0, True, 0.1, -0.3),
@@ -66,11 +68,30 @@ def test_the_test_conditions_are_judged_by_the_scores_that_there_are():
         line |= {"rdf_mse": error, "energy_gap": gap, "seconds": 3.0 if relaxed else 2.0}
         lines.append(common | line)
     found = unseen.of_tests(DATA, pd.DataFrame(lines))
-    assert found["model"].tolist() == ["sample", "quench"]
+    assert found["model"].tolist() == ["sample", "quench", evaluation.LOOKED_UP_IN_ALL]
     assert tuple(found.columns) == unseen.COLUMNS
-    assert found["rdf_mse"].tolist() == [0.2, 0.4] and found["seconds"].tolist() == [3.0, 3.0]
-    assert found["energy_gap"].tolist() == pytest.approx([0.4, 0.5])
+    assert found["rdf_mse"].tolist() == [0.2, 0.4, 0.3] and (found["seconds"] == 3.0).all()
+    assert found["energy_gap"].tolist() == pytest.approx([0.4, 0.5, 0.3])
     assert (found["replica"] == 0.05).all() and (found["ideal_gas"] == 1.5).all()
+
+
+def test_what_is_looked_up_is_the_nearest_of_all_and_never_the_answer(monkeypatch):
+    row = int(np.flatnonzero(DATA.split == "test")[0])
+    monkeypatch.setattr(lammps, "minimize", lambda *_: (None, -2.5, True))
+    alone, all_ = evaluation.LOOKED_UP, evaluation.LOOKED_UP_IN_ALL
+    (found,) = unseen.look_up(DATA, row, alone, [DATA])
+    nearest = DATA.subset("train").nearest(*DATA.conditions[row])
+    expected = evaluation.judge(DATA, row, DATA.subset("train").positions[nearest])
+    assert found["rdf_mse"] == expected["rdf_mse"] > 0.001
+    # A set in which the condition itself is learned.
+    knowing = replace(DATA, split=np.where(DATA.split == "test", "train", "test"))
+    (in_all,) = unseen.look_up(DATA, row, all_, [DATA, knowing])
+    assert in_all["rdf_mse"] == 0 and in_all["source"] != found["source"]
+    lines = scored(4)
+    looked_up = lines[:1].assign(model=all_, energy_gap=-99.0)
+    both = pd.concat([lines, looked_up], ignore_index=True)
+    pd.testing.assert_frame_equal(unseen.answers(both), unseen.answers(lines))
+    assert (unseen.lowest_of(both)["energy_gap"] > -99).all()
 
 
 def scored(n=60, noise=0.2, seed=0):
