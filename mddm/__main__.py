@@ -194,7 +194,7 @@ def _add_data(commands):
     make.add_argument("--folder", help="of the runs' files; default: data/WHAT")
     make.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")
     make.add_argument("--workers", type=int, help="processes to start here")
-    make.add_argument("--device", help="cuda: all systems at once on a GPU, without LAMMPS")
+    make.add_argument("--device", help="cuda: hundreds of systems at once on a GPU, without LAMMPS")
     make.add_argument("--as-is", action="store_true", help="assemble what there is; run nothing")
     make.add_argument("--out", help="the data set; default: the study's own")
     says, each = "take configurations from other programs' files", "; one for all files, or each"

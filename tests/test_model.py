@@ -365,6 +365,8 @@ def test_a_session_at_the_command_line(tmp_path, capsys):
         (["train", "--task", "torus", "--out", "x.gsd"], "must end in .safetensors"),
         (["data", "make", "smal"], "did you mean 'small'"),
         (["data", "make", "small", "--out", "x.gsd"], "--out must end in .h5, got 'x.gsd'"),
+        (["data", "make", "any", "--device", "gpu"], "device must be one that this machine has"),
+        (["data", "make", "any", "--device", "cpu", "--workers", "2"], "runs all by itself"),
     ],
 )
 def test_failures_are_one_line_and_leave_nothing(call, message, tmp_path, capsys, monkeypatch):

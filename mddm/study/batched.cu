@@ -21,8 +21,8 @@
 struct float4 { float x, y, z, w; };
 #endif
 
-// Particles of a system at most, its neighbours of one particle, pieces of a potential's table.
-constexpr int MOST = 1024, NEAR = 512, PIECES = 1024;
+// Sizes are given to the compiler: MOST particles of a system, NEAR neighbours of one of them, PIECES
+// of a potential's table, THREADS of a block.
 
 struct Batch {
     int n_systems, n;
@@ -302,6 +302,3 @@ extern "C" int batched_run(const Batch *all) {
     return 0;
 #endif
 }
-
-extern "C" int batched_near() { return NEAR; }
-extern "C" int batched_pieces() { return PIECES; }

@@ -6,8 +6,10 @@ precision.  Compiled as C++ the same code runs on a processor, far more slowly t
 """
 
 import ctypes
+import math
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,10 +26,13 @@ from mddm.potential import Smoothed, energy_unit, tabulate
 from mddm.study.plan import Run
 
 _SOURCE = Path(__file__).with_suffix(".cu")
-# As in batched.cu.
-_MOST, _NEAR, _PIECES = 1024, 512, 1024
-# Of a block.
-_THREADS = 1024
+# Particles of a system at most, neighbours of one of them, pieces of a potential's table, and
+# threads of a block.
+_MOST, _NEAR, _PIECES, _THREADS = 1024, 512, 1024, 1024
+# A batch has so many systems for each multiprocessor of a GPU, or core of a processor.
+_EACH = 2
+# How often progress is told [s].
+_TOLD_EVERY = 10
 # A system as much hotter than its thermostat has blown up.
 _TOO_HOT = 10
 # A stage is run in this many pieces: points of the trace.
@@ -51,8 +56,15 @@ class _Arguments(ctypes.Structure):
 
 
 def version(device: torch.device | str) -> str:
-    """Return the engine's name and where it runs, as data sets record it."""
-    on = arguments.device(device)
+    """Return the engine's name and where it runs, as data sets record it.
+
+    Args:
+        device: "cuda", or "cpu".
+
+    Raises:
+        TypeError, ValueError: another device, or one that this machine lacks.
+    """
+    on = _device(device)
     return f"batched.cu on {torch.cuda.get_device_name(on) if on.type == 'cuda' else 'a processor'}"
 
 
@@ -66,36 +78,91 @@ def ramps(
     damping: float = 1.0,
     report: Callable[[str], None] = print,
 ) -> Iterator[tuple[Run, list[Harvest]]]:
-    """Cool many systems at once, as `lammps.ramp` does one, and yield each with its harvests.
+    """Cool many systems side by side, as `lammps.ramp` does one, and yield each with its harvests.
 
-    A system that blows up, or whose particles fall into each other, is reported and not yielded.
+    They are yielded batch by batch: two systems for each multiprocessor of a GPU, which takes one
+    system at a time.  A system that blows up, or whose particles fall into each other, is reported
+    and not yielded.
 
     Args:
-        runs: what is to be cooled, from random starts.
-        device: where; every system takes a multiprocessor of a GPU.
+        runs: what is to be cooled, from random starts, the most urgent first.
+        device: "cuda", or "cpu" for the same code on a processor.
         n_particles: of each system, at most 1024.
         box_length: edge of the periodic cubes [length].
         time_step: of the velocity Verlet integrator [time].
         damping: relaxation time of the Langevin thermostat [time].
-        report: called with a line of text now and then.
+        report: called with a line of text every ten seconds, and for each system that is lost.
+
+    Yields:
+        Harvests as those of `lammps.ramp`, but without their wall time, and with a trace of steps
+        and energies alone since the hold began.
 
     Raises:
-        ValueError: a run that starts at a lattice, too many particles, or a potential that is not
-            fit for MD or whose energies are not of order 1.
+        TypeError, ValueError: a run that starts at a lattice, too many particles, another number
+            out of its range, a device that is not there, or a potential that is not fit for MD or
+            whose energies are not of order 1.
         RuntimeError: the code cannot be compiled or run.
     """
-    runs = sorted(runs, key=lambda run: -run.steps_after(len(run.temperatures)))
     if any(run.start != "random" for run in runs):
         raise ValueError("runs must start at random; make those of lattices without a device")
-    n_particles = arguments.whole("n_particles", n_particles, at_least=2, at_most=_MOST)
-    box_length = arguments.box(box_length)
-    batch = _Batch(runs, arguments.device(device), n_particles, box_length, time_step, damping)
+    on = _device(device)
+    numbers = {
+        "n": arguments.whole("n_particles", n_particles, at_least=2, at_most=_MOST),
+        "box": arguments.box(box_length),
+        "time_step": arguments.number("time_step", time_step, above=0),
+        "drag": 1 / arguments.number("damping", damping, above=0, at_most=math.inf),
+    }
+    total, before, size = sum(map(_n_steps, runs)), 0, _batch_size(on)
+    clock = told = time.perf_counter()
+
+    def progress(of_batch: int) -> None:
+        nonlocal told
+        now, done = time.perf_counter(), before + of_batch
+        if done and now - told >= _TOLD_EVERY:
+            told, minutes = now, (now - clock) * (total - done) / done / 60
+            report(
+                f"{time.strftime('%H:%M:%S')} {done / total:.0%} of all steps; about "
+                f"{minutes:,.1f} min to go"
+            )
+
+    for first in range(0, len(runs), size):
+        together = sorted(runs[first : first + size], key=_n_steps, reverse=True)
+        yield from _cooled(together, _Batch(together, on, numbers), report, progress)
+        before += sum(map(_n_steps, together))
+        report(f"{time.strftime('%H:%M:%S')} {first + len(together)} of {len(runs)} runs are over")
+
+
+def _device(device: torch.device | str) -> torch.device:
+    found = arguments.device(device)
+    if found.type not in ("cpu", "cuda") or found.index:
+        raise ValueError(
+            f"device must be 'cuda', the first GPU, or 'cpu', got {str(device)!r}; "
+            "CUDA_VISIBLE_DEVICES says which GPU is the first"
+        )
+    return found
+
+
+def _batch_size(device: torch.device) -> int:
+    if device.type == "cpu":
+        return _EACH * torch.get_num_threads()
+    return _EACH * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _n_steps(run: Run) -> int:
+    return run.steps_after(len(run.temperatures))
+
+
+def _cooled(runs, batch: "_Batch", report, progress) -> Iterator[tuple[Run, list[Harvest]]]:
     plans = [_stages(run) for run in runs]
     harvests, told = [[] for _ in runs], np.zeros(len(runs), dtype=bool)
     batch.descend()
     for number in range(max(map(len, plans))):
         stages = [plan[number] if number < len(plan) else None for plan in plans]
-        trace = batch.stage(stages)
+        trace = batch.stage(stages, progress)
+        batch.lose_what_blew_up([max(stage[:2]) if stage else np.inf for stage in stages])
+        for i in np.flatnonzero(batch.lost & ~told):
+            report(f"FAILED {runs[i].name}: {batch.losses[i]} before step {batch.before[i]:,}")
+        told |= batch.lost
         cut = [stage is not None and stage[3] for stage in stages] & ~batch.lost
         positions, velocities, energies, means = batch.harvest() if any(cut) else (None,) * 4
         for i in np.flatnonzero(cut):
@@ -107,14 +174,8 @@ def ramps(
                     int(batch.before[i]), float("nan"), trace[:, i],
                 )
             )  # fmt: skip
-        batch.lose_what_blew_up([max(stage[:2]) if stage else np.inf for stage in stages])
-        for i in np.flatnonzero(batch.lost & ~told):
-            report(f"FAILED {runs[i].name}: {batch.losses[i]} before step {batch.before[i]}")
-        told |= batch.lost
-        report(f"stage {number + 1} of {max(map(len, plans))}")
-    for i, run in enumerate(runs):
-        if not batch.lost[i]:
-            yield run, harvests[i]
+    for i in np.flatnonzero(~batch.lost):
+        yield runs[i], harvests[i]
 
 
 def _stages(run: Run) -> list[tuple[float, float, int, bool]]:
@@ -137,11 +198,11 @@ def _stages(run: Run) -> list[tuple[float, float, int, bool]]:
 class _Batch:
     """The state of all systems, and the memory that the code works in."""
 
-    def __init__(self, runs, device, n_particles, box_length, time_step, damping):
-        n_systems, self.device = len(runs), device
+    def __init__(self, runs: Sequence[Run], device: torch.device, numbers: dict[str, float]):
+        n_systems, n_particles, self.device = len(runs), numbers["n"], device
         self.library = _library(device.type)
         tables = [_tables(run.potential) for run in runs]
-        starts = [_start(run, n_particles, box_length) for run in runs]
+        starts = [_start(run, n_particles, numbers["box"]) for run in runs]
         positions, self.first_velocities = map(torch.stack, zip(*starts, strict=True))
         seeds = [np.random.SeedSequence(run.seed).generate_state(2, np.uint32) for run in runs]
         self.before = np.zeros(n_systems, dtype=np.int64)
@@ -162,10 +223,7 @@ class _Batch:
             "overflow": new(dtype=torch.int32),
             "seeds": torch.from_numpy(np.stack(seeds).astype(np.int64)).to(torch.uint32).to(device),
         }
-        self.numbers = {
-            "n_systems": n_systems, "n": n_particles, "box": box_length, "skin": _SKIN,
-            "time_step": time_step, "drag": 1 / damping, "descent": 0.0,
-        }  # fmt: skip
+        self.numbers = {"n_systems": n_systems, "skin": _SKIN, "descent": 0.0} | numbers
 
     @property
     def lost(self) -> np.ndarray:
@@ -179,7 +237,7 @@ class _Batch:
         self.tensors["v"].copy_(self.first_velocities)
         self.before[:] = 0
 
-    def stage(self, stages) -> np.ndarray:
+    def stage(self, stages, progress: Callable[[int], None]) -> np.ndarray:
         """Run a stage of each system that has one; give steps and energies on the way."""
         self.tensors["sums"].zero_()
         runs = np.array([stage is not None for stage in stages]) & ~self.lost
@@ -194,6 +252,7 @@ class _Batch:
             self._run(hot, cold, np.where(runs, after - done, -1), every)
             done = after
             trace.append(np.stack([self.before, self.tensors["sums"][:, 3].cpu()], axis=-1))
+            progress(int(self.before.sum()))
         return np.stack(trace)
 
     def harvest(self):
@@ -260,24 +319,24 @@ def _tables(potential: Smoothed) -> dict[str, Tensor]:
 
 @lru_cache(maxsize=2)
 def _library(kind: str) -> ctypes.CDLL:
+    if kind == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        compiler = ["nvcc", f"-arch=sm_{major}{minor}", "-Xcompiler", "-fPIC"]
+    else:
+        compiler = ["g++", "-march=native", "-fopenmp", "-fPIC", "-x", "c++"]
+    sizes = {"MOST": _MOST, "NEAR": _NEAR, "PIECES": _PIECES, "THREADS": _THREADS}
+    compiler += [f"-D{name}={value}" for name, value in sizes.items()]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "batched.so"
-        if kind == "cuda":
-            major, minor = torch.cuda.get_device_capability()
-            compiler = [
-                "nvcc",
-                f"-arch=sm_{major}{minor}",
-                f"-DTHREADS={_THREADS}",
-                "-Xcompiler",
-                "-fPIC",
-            ]
-        else:
-            compiler = ["g++", "-march=native", "-fopenmp", "-fPIC", "-x", "c++"]
         command = [*compiler, "-O3", "-shared", str(_SOURCE), "-o", str(path)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except FileNotFoundError as error:
-            raise RuntimeError(f"{command[0]} is needed to compile {_SOURCE.name}") from error
+            raise RuntimeError(
+                f"{command[0]} is needed to compile {_SOURCE.name}: put it on the PATH, or name no "
+                "device, which runs LAMMPS"
+            ) from error
         except subprocess.CalledProcessError as error:
-            raise RuntimeError(f"{_SOURCE.name} does not compile: {error.stderr}") from error
+            said = [line for line in error.stderr.splitlines() if "error" in line] or [str(error)]
+            raise RuntimeError(f"{_SOURCE.name} does not compile: {said[0].strip()}") from error
         return ctypes.CDLL(str(path))

@@ -58,18 +58,27 @@ def sweep(
         scheduler: address of a running Dask scheduler; None starts a local cluster with one
             single-threaded process a worker.
         n_workers: processes of that local cluster, one a core by default.
-        device: "cuda" runs all at once there (`batched.ramps`), "cpu" the same code here; None
-            runs LAMMPS.
-        report: called with a line of text after each harvest.
+        device: "cuda" runs hundreds at once on a GPU (`batched.ramps`), "cpu" the same code here,
+            which is slower than LAMMPS; None runs LAMMPS.
+        report: called with a line of text after each harvest, or on a device now and then.
 
     Raises:
-        ValueError: a file in the folder belongs to another sweep, or no workers are asked for.
+        ValueError: a file in the folder belongs to another sweep, no workers are asked for, or a
+            device that is not there, or one and a scheduler or workers.
         OSError: the folder cannot be written to, the scheduler does not answer or has no workers.
         RuntimeError: some runs failed; the others are finished.
     """
+    if device is not None and (scheduler or n_workers is not None):
+        raise ValueError(
+            f"the device {str(device)!r} runs all by itself: name no scheduler and no workers, "
+            "or no device"
+        )
     if device is None:
         with optional.packages():
             from distributed import LocalCluster, as_completed
+    else:
+        # That it is not there is told before anything is written.
+        engine = batched.version(device)
 
     if n_workers is not None and (scheduler or n_workers < 1):
         raise ValueError(
@@ -83,7 +92,7 @@ def sweep(
     if not missing:
         return
     if device is not None:
-        _side_by_side(missing, folder, device, report)
+        _side_by_side(missing, folder, device, engine, report)
         return
     harvests = {run.name: _read_unfinished(folder, run) for run in missing}
     total = sum(
@@ -140,13 +149,15 @@ def sweep(
         raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}")
 
 
-def _side_by_side(runs, folder, device, report):
-    left, engine = {run.name for run in runs}, batched.version(device)
+def _side_by_side(runs, folder, device, engine, report):
+    left = {run.name for run in runs}
     for run, harvests in batched.ramps(runs, device, **_SETTINGS, report=report):
         _finish(folder, run, harvests, engine)
         left.remove(run.name)
     if left:
-        raise RuntimeError(f"{len(left)} runs failed: {', '.join(sorted(left))}")
+        raise RuntimeError(
+            f"{len(left)} runs failed: {', '.join(sorted(left))}; the others are finished"
+        )
 
 
 def _connected(cluster, report: Callable[[str], None]) -> "Client":

@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +20,11 @@ SMALL = {"n_particles": 300, "box_length": 6.7, "damping": 0.1}
 
 def _silent(line):
     pass
+
+
+def _batch(n, box_length, time_step, drag):
+    numbers = {"n": n, "box": box_length, "time_step": time_step, "drag": drag}
+    return batched._Batch(RUNS, torch.device("cpu"), numbers)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def test_the_same_runs_in_another_company_are_the_same(made):
 
 
 def test_forces_and_pressures_are_those_of_lammps():
-    batch = batched._Batch(RUNS, torch.device("cpu"), 300, 6.7, 0.01, math.inf)
+    batch = _batch(300, 6.7, 0.01, 0.0)
     batch.descend()
     one = np.ones(2)
     for name in ("v", "f", "sums"):
@@ -71,7 +75,7 @@ def test_forces_and_pressures_are_those_of_lammps():
 
 
 def test_without_a_thermostat_energy_is_kept():
-    batch = batched._Batch(RUNS, torch.device("cpu"), 300, 6.7, 0.005, math.inf)
+    batch = _batch(300, 6.7, 0.005, 0.0)
     batch.descend()
     batch.tensors["v"].copy_(batch.first_velocities)
     totals = []
@@ -93,8 +97,62 @@ def test_what_blows_up_is_reported_and_left_out():
 def test_runs_that_it_cannot_make_are_refused():
     with pytest.raises(ValueError, match="start at random"):
         next(batched.ramps([replace(RUNS[0], start="lattice")], "cpu"))
-    with pytest.raises(ValueError, match="n_particles"):
-        next(batched.ramps(RUNS, "cpu", n_particles=2000))
+    for name, value in (("n_particles", 2000), ("time_step", 0), ("damping", -1)):
+        with pytest.raises(ValueError, match=name):
+            next(batched.ramps(RUNS, "cpu", **{name: value}))
+    with pytest.raises(ValueError, match="device must be 'cuda', the first GPU, or 'cpu'"):
+        batched.version("meta")
+
+
+def test_a_sweep_that_is_stopped_keeps_the_batches_that_are_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_SETTINGS", sweep._SETTINGS | SMALL)
+    monkeypatch.setattr(batched, "_batch_size", lambda device: 2)
+    monkeypatch.setattr(batched, "_TOLD_EVERY", 0)
+    runs = [replace(RUNS[1], name=f"run{i}", n_steps_first=20 + 10 * i) for i in range(3)]
+    said = []
+
+    def stop(line):
+        said.append(line)
+        if "2 of 3 runs are over" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(runs, tmp_path, device="cpu", report=stop)
+    assert {path.stem for path in tmp_path.glob("*.npz")} == {"run0", "run1"}
+    # 50 of 90 steps are those of the first two.
+    assert any("56% of all steps" in line and "min to go" in line for line in said)
+    said.clear()
+    sweep.sweep(runs, tmp_path, device="cpu", report=said.append)
+    assert said[0] == "2 of 3 runs were finished before"
+    assert "100% of all steps; about 0.0 min to go" in said[-2] and "1 of 1 runs" in said[-1]
+
+
+def test_a_sweep_that_loses_a_run_keeps_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_SETTINGS", sweep._SETTINGS | SMALL)
+    hot = replace(RUNS[1], name="hot", temperatures=(1e-4,), n_steps_first=10)
+    with pytest.raises(RuntimeError, match="1 runs failed: hot; the others are finished"):
+        sweep.sweep([hot, RUNS[1]], tmp_path, device="cpu", report=_silent)
+    assert [path.stem for path in tmp_path.glob("*.npz")] == ["wells"]
+
+
+@pytest.mark.parametrize(
+    "compiler", [None, "#!/bin/sh\necho 'x: error: no such target' >&2\nexit 1\n"]
+)
+def test_a_compiler_that_is_not_there_or_fails_is_told_in_one_line(compiler, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if compiler:
+        (tmp_path / "g++").write_text(compiler)
+        (tmp_path / "g++").chmod(0o755)
+    told = r"does not compile: x: error: no such target$" if compiler else r"^g\+\+ is needed"
+    with pytest.raises(RuntimeError, match=told):
+        batched._library.__wrapped__("cpu")
+
+
+@pytest.mark.parametrize("how", [{"scheduler": "tcp://here:1"}, {"n_workers": 2}])
+def test_a_device_takes_no_scheduler_and_no_workers(how, tmp_path):
+    with pytest.raises(ValueError, match="the device 'cpu' runs all by itself"):
+        sweep.sweep(RUNS, tmp_path / "none", device="cpu", **how)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_sweep_side_by_side_has_the_files_of_any_other(tmp_path, monkeypatch):
@@ -110,7 +168,7 @@ def test_a_sweep_side_by_side_has_the_files_of_any_other(tmp_path, monkeypatch):
 
 
 def test_a_system_whose_particles_fall_into_each_other_is_lost_alone():
-    batch = batched._Batch(RUNS, torch.device("cpu"), 600, 8.4, 0.01, 1.0)
+    batch = _batch(600, 8.4, 0.01, 1.0)
     batch.tensors["x"][0] *= 0.05
     batch._run(np.ones(2), np.ones(2), np.ones(2), np.ones(2))
     assert batch.lost.tolist() == [True, False]
