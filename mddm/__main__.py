@@ -188,13 +188,15 @@ def _add_data(commands):
     example = "mddm data make small"
     parser = _add(commands, "data", None, says, example)
     parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    says = "run what is missing of a sweep of the study, with LAMMPS, and assemble its data set"
+    says = "run what is missing of a sweep of the study, and assemble its data set"
     make = _add(parts, "make", _data_make, says, example)
     make.add_argument("what", help="small, ramps or any; a mistyped one lists all")
     make.add_argument("--folder", help="of the runs' files; default: data/WHAT")
     make.add_argument("--scheduler", help="address of a Dask scheduler; default: all cores here")
     make.add_argument("--workers", type=int, help="processes to start here")
-    make.add_argument("--device", help="cuda: hundreds of systems at once on a GPU, without LAMMPS")
+    make.add_argument(
+        "--device", help="cuda: hundreds of systems at once on a GPU; default: LAMMPS"
+    )
     make.add_argument("--as-is", action="store_true", help="assemble what there is; run nothing")
     make.add_argument("--out", help="the data set; default: the study's own")
     says, each = "take configurations from other programs' files", "; one for all files, or each"

@@ -1,9 +1,11 @@
 """The samples of a condition against its runs of MD, as two distributions (`mddm.distribution`).
 
-Samples are kept where they are scored, and compared with all runs at once afterwards.
+Samples are kept where they are scored, and compared with all runs at once afterwards.  Runs of two
+engines are compared the same way: `engines` and `told_apart`.
 """
 
 import io
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 # Of the positions in a file, relative to the box: finer than any thermal motion.
 _STEPS = 2**16
+# What runs of two engines are compared by.
+MEASURED = ("energy", "kinetic_temperature", "pressure", "crystallinity", "g")
+# Of a permutation test.
+_N_DRAWS = 10_000
 COLUMNS = (
     *evaluation.KEYS,
     *("k", "phi", "temperature", "md_crystallinity", "n", "n_md"),
@@ -159,3 +165,96 @@ def summary(scored: "pd.DataFrame") -> "pd.DataFrame":
             line[f"{column}_md"] = each[f"{column}_md"].mean()
         lines.append(line | {"auc": each["auc"].mean()})
     return pd.DataFrame(lines)
+
+
+def engines(data: Dataset, again: Dataset, n: int | None = None) -> "pd.DataFrame":
+    """List the runs of the conditions that two engines have annealed.
+
+    Args:
+        data: with a run of each test condition and its replicas, those of the first engine.
+        again: replicas of some of these conditions, those of the second.
+        n: how many conditions, the first ones; None for all.
+
+    Returns:
+        A line for each run, those of a condition together: row (of the condition in `data`), k and
+        phi, engine (1 or 2), the `MEASURED`: energy [energy], kinetic_temperature in units of the
+        thermostat's, pressure [energy / length^3], crystallinity, and the curve g.
+    """
+    with optional.packages():
+        import pandas as pd
+
+    known, lines = set(map(tuple, again.conditions.tolist())), []
+    tests = np.flatnonzero(data.split == "test").tolist()
+    for row in [row for row in tests if tuple(data.conditions[row].tolist()) in known][:n]:
+        others = np.flatnonzero((again.conditions == data.conditions[row]).all(axis=1))
+        runs = [(1, data, one) for one in (row, *data.partners(row))]
+        runs += [(2, again, one) for one in others]
+        for engine, of, one in runs:
+            positions, box_length = of.positions[one], of.box_length
+            line = {"row": row, "k": of.k[one], "phi": of.phi[one], "engine": engine}
+            line |= {"energy": of.energy[one], "pressure": of.columns["pressure"][one]}
+            reached = of.columns["kinetic_temperature"][one] / of.temperature[one]
+            line |= {"kinetic_temperature": reached, "g": structure.rdf(positions, box_length)[1]}
+            lines.append(line | {"crystallinity": structure.crystallinity(positions, box_length)})
+    return pd.DataFrame(lines)
+
+
+def told_apart(runs: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
+    """Test whether the runs of two engines are of one distribution, over all conditions at once.
+
+    The conditions are those whose first run is a crystal.  The energy distance between the engines'
+    runs, in units of how far any two are apart, is therefore held against what it is where other
+    runs of the same condition are said to be the first engine's, a crystal first: were they of one
+    distribution, all of these would be equally likely.
+
+    Args:
+        runs: as from `engines`; two of the first engine and more of the second in each condition,
+            and the very first is a crystal.
+        seed: of the draw of runs that take the first engine's place.
+
+    Returns:
+        A line for each of the `MEASURED`: first, second and between, how far two runs are apart on
+        average, both of an engine or one of each, by the absolute difference or the RDF-MSE;
+        shift, the first engine's mean minus the second's in units of the standard deviation of
+        all runs of the condition, with its interval low and high, none for g; and p, how often the
+        distance is as large by chance.
+
+    Source: Phipson and Smyth 2010 for the p of drawn permutations.
+    """
+    with optional.packages():
+        import pandas as pd
+
+    rng, lines = np.random.default_rng(seed), []
+    for name in MEASURED:
+        square, apart, shifts, distances, drawn = name == "g", [], [], [], []
+        for _, each in runs.groupby("row", sort=False):
+            values = np.stack(each[name].to_list()).astype(float).reshape(len(each), -1)
+            first = each["engine"].to_numpy() == 1
+            difference = np.sqrt(((values[:, None] - values) ** 2).mean(axis=-1)) ** (1 + square)
+            within = [difference[part][:, part].sum() / (n * (n - 1)) for part, n in _parts(first)]
+            apart.append([*within, difference[first][:, ~first].mean()])
+            if not square:
+                ahead = values[first].mean() - values[~first].mean()
+                shifts.append(ahead / values.std(ddof=1))
+            pairs, scale = list(combinations(range(len(each)), 2)), distribution.apart(values)
+            of_pairs = [
+                distribution.energy_distance(values[list(pair)], np.delete(values, pair, axis=0))
+                for pair in pairs
+            ]
+            # A pair comes in two orders, and one of them has a crystal first, or both, or none.
+            crystal = tables.is_crystal(each["crystallinity"]).to_numpy()
+            weights = np.array([crystal[list(pair)].sum() for pair in pairs])
+            distances.append(of_pairs[pairs.index(tuple(np.flatnonzero(first)))] / scale)
+            drawn.append(rng.choice(of_pairs, _N_DRAWS, p=weights / weights.sum()) / scale)
+        chance = np.mean(drawn, axis=0) >= np.mean(distances)
+        mean, low, high = (np.nan,) * 3
+        if shifts:
+            mean, (low, high) = np.mean(shifts), tasks.bootstrap_interval(np.array(shifts))
+        line = dict(zip(("first", "second", "between"), np.mean(apart, axis=0), strict=True))
+        line |= {"shift": mean, "low": low, "high": high}
+        lines.append(line | {"p": (1 + chance.sum()) / (1 + _N_DRAWS)})
+    return pd.DataFrame(lines, index=pd.Index(MEASURED, name="measured"))
+
+
+def _parts(first: np.ndarray) -> list[tuple[np.ndarray, int]]:
+    return [(part, int(part.sum())) for part in (first, ~first)]

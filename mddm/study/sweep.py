@@ -3,9 +3,9 @@
 `mddm data make small` makes data/opp-small.h5, `ramps` the slow ramps of data/opp.h5,
 `replica` one more of these for the one configuration of the unconditional task, and `lengths` the
 faster anneals that some of them are held against.  `any` anneals random potentials, `named` those
-of the literature, `tests` and `again` more of the study's test conditions and more often;
-`opp-stable` and `any-stable` hold the lowest lattices of training potentials.  Each can be killed
-at any moment and started again.
+of the literature, `drawn` more oscillating ones, `tests` and `again` more of the study's test
+conditions and more often; `opp-stable` and `any-stable` hold the lowest lattices of training
+potentials.  Each can be killed at any moment and started again.
 """
 
 import io

@@ -18,8 +18,9 @@ from mddm.configurations import Source
 from mddm.study import tasks
 
 PROFILES = ("quick", "full")
-# Steps of the full profile, four configurations each; "potential", and "mddm" on the torus, start
-# with weights that have been trained before.
+# Steps of the full profile, four configurations each, as a CPU can do; "potential", and "mddm" on
+# the torus, start with weights that have been trained before.  The last training of "potential",
+# on a GPU, had batches and steps of its own (book/reproduce.md).
 _N_STEPS = {"unconditional": 10_000, "conditional": 30_000, "potential": 8_000}
 _N_STEPS_SURFACE = 5_000
 # Where the study's own model was given another number, so that it can be made again.
@@ -41,7 +42,7 @@ def budget(profile: str, task: str, model: str) -> dict[str, int]:
     """Tell what a run of a profile takes: its `n_steps`, `batch_size` and `seed`.
 
     Args:
-        profile: "quick", minutes on a CPU, or "full", the study's own.
+        profile: "quick", minutes on a CPU, or "full", the study's own on a CPU.
         task: one of `tasks.TASKS`.
         model: one of `presets.PRESETS`.
 

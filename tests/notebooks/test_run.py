@@ -24,7 +24,7 @@ TINY = {
     "when_md": [{}],
     "wrapped_gaussian": [{}],
     "posterior": [{}],
-    "generate_data": [{"n_steps": 200}],
+    "generate_data": [{"n_steps": 200, "n_compared": 2}],
     "ground_truth": [{"n_conditions": 1}],
     "bottom": [{"n_candidates": 2}],
     "models": [{"n_particles": 125}],

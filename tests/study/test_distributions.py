@@ -65,3 +65,44 @@ def test_crystals_and_glasses_are_summed_up_apart():
     assert found.loc["crystal", ["rdf", "surroundings", "auc"]].tolist() == [0.2, 0.4, 0.7]
     assert found.loc["crystal", "rdf_low"] < 0.2 < found.loc["crystal", "rdf_high"]
     assert np.isnan(found.loc["glass", "rdf_low"])
+
+
+def _runs(n_conditions, shift=0.0, seed=0):
+    """Runs of two engines of which some are crystals, of low energy; the first is always one."""
+    rng, lines = np.random.default_rng(seed), []
+    for row in range(n_conditions):
+        crystal = np.append(True, rng.random(9) < 0.4)
+        engine = np.repeat([1, 2], [2, 8])
+        energy = rng.normal(size=10) - 3 * crystal + shift * (engine == 1)
+        noise = rng.normal(size=(10, 3))
+        for i in range(10):
+            line = {
+                "row": row,
+                "engine": engine[i],
+                "energy": energy[i],
+                "crystallinity": crystal[i],
+            }
+            line |= {"kinetic_temperature": noise[i, 0], "pressure": noise[i, 1], "g": noise[i]}
+            lines.append(line)
+    return pd.DataFrame(lines).astype({"crystallinity": float})
+
+
+def test_engines_are_told_apart_by_what_differs_and_not_by_how_conditions_were_chosen():
+    alike = distributions.told_apart(_runs(20))
+    assert list(alike.index) == list(distributions.MEASURED)
+    assert alike["p"].between(0.02, 1).all()
+    # The first engine has more crystals, for that its conditions were chosen.
+    assert alike.loc["energy", "shift"] < -0.3
+    other = distributions.told_apart(_runs(20, shift=4.0))
+    assert other.loc["energy", "p"] < 0.001 < other.drop("energy")["p"].min()
+    assert other.loc["energy", "low"] < other.loc["energy", "shift"] < other.loc["energy", "high"]
+
+
+def test_runs_of_two_engines_are_listed_by_condition(data, row):
+    rows = [row, *data.partners(row)]
+    found = distributions.engines(data, data.take(rows))
+    assert found["engine"].tolist() == [1] * len(rows) + [2] * len(rows)
+    assert set(found["row"]) == {row} and set(distributions.MEASURED) <= set(found)
+    assert distributions.engines(data, data, 1)["row"].unique().tolist() == [row]
+    assert found["energy"].tolist() == 2 * data.energy[rows].tolist()
+    assert found["kinetic_temperature"].between(0.95, 1.05).all()
