@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mddm import dataset, distribution, files, optional, structure, study
+from mddm import arguments, dataset, distribution, files, optional, structure, study
 from mddm.dataset import Dataset
 from mddm.study import evaluation, plan, rivals, tables, tasks
 
@@ -219,12 +219,23 @@ def told_apart(runs: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
         all runs of the condition, with its interval low and high, none for g; and p, how often the
         distance is as large by chance.
 
+    Raises:
+        ValueError: a condition with other runs than these.
+
     Source: Phipson and Smyth 2010 for the p of drawn permutations.
     """
     with optional.packages():
         import pandas as pd
 
-    rng, lines = np.random.default_rng(seed), []
+    for row, each in runs.groupby("row"):
+        n_first, crystal = (each["engine"] == 1).sum(), tables.is_crystal(each["crystallinity"])
+        if n_first != 2 or len(each) < 4 or not crystal.iloc[0]:
+            raise ValueError(
+                "runs must be two of engine 1, a crystal first, and two or more of engine 2 in "
+                f"each condition; row {row} has {n_first} and {len(each) - n_first}, and its "
+                f"first is {'a' if crystal.iloc[0] else 'no'} crystal"
+            )
+    rng, lines = np.random.default_rng(arguments.seed(seed)), []
     for name in MEASURED:
         square, apart, shifts, distances, drawn = name == "g", [], [], [], []
         for _, each in runs.groupby("row", sort=False):

@@ -93,6 +93,8 @@ def test_engines_are_told_apart_by_what_differs_and_not_by_how_conditions_were_c
     assert alike["p"].between(0.02, 1).all()
     # The first engine has more crystals, for that its conditions were chosen.
     assert alike.loc["energy", "shift"] < -0.3
+    with pytest.raises(ValueError, match="row 0 has 3 and 7, and its first is a crystal"):
+        distributions.told_apart(_runs(1).assign(engine=[1] * 3 + [2] * 7))
     other = distributions.told_apart(_runs(20, shift=4.0))
     assert other.loc["energy", "p"] < 0.001 < other.drop("energy")["p"].min()
     assert other.loc["energy", "low"] < other.loc["energy", "shift"] < other.loc["energy", "high"]
