@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,8 @@ from mddm import lammps
 from mddm.potential import potential_energy
 from mddm.study import batched, plan, sweep
 from mddm.study.plan import Run
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 WELLS = plan.random_potentials(2)
 RUNS = [
