@@ -374,18 +374,20 @@ def test_a_sample_and_a_quench_are_made_and_reported(live):
     size = sum((LIVE / f"{name}.js").stat().st_size for name in ("runtime", "network", "md"))
     check_status(page, f"{size / 1e6:.1f} MB")
     page.get_by_role("slider", name="k, spatial").press("ArrowRight")
-    sync_api.expect(page.locator(".mddm-try output").first).to_have_text("6.9")
+    k, phi, temperature = made.START.values()
+    moved = f"k {k + 0.1:.1f}, φ {phi:.1f}, T {temperature:.3f}"
+    sync_api.expect(page.locator(".mddm-try output").first).to_have_text(f"{k + 0.1:.1f}")
     page.evaluate(SHORT)
     press(page, "Step")
     check_status(page, "Waiting at call 1,")
     assert page.get_by_role("button", name="Quench by MD").is_disabled()
     press(page, "Continue")
-    check_status(page, "A sample at k 6.9, φ 3.2, T 0.017, after 2 calls")
+    check_status(page, f"A sample at {moved}, after 2 calls")
     assert "runtime.js" in page.loaded
     sync_api.expect(page.locator("figure output")).to_contain_text("the result")
     sync_api.expect(page.locator(".mddm-bar")).to_contain_text("potential energy [ε]")
     press(page, "Quench by MD")
-    check_status(page, "A quench at k 6.9, φ 3.2, T 0.017, of")
+    check_status(page, f"A quench at {moved}, of")
     rows = rows_of(page)
     assert [row[0].split()[0] for row in rows] == ["MD", "sample", "quench"]
     for row in rows[1:]:
@@ -466,7 +468,7 @@ def test_a_run_can_be_stopped_by_keyboard(live):
     page.keyboard.press("Enter")
     stop = page.get_by_role("button", name="Stop")
     sync_api.expect(stop).to_be_focused()
-    check_status(page, "MD at k 6.8")
+    check_status(page, f"MD at k {made.START['k']:.1f}")
     page.keyboard.press("Enter")
     check_status(page, "Stopped.")
     assert "runtime.js" not in page.loaded
