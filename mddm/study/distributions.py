@@ -136,8 +136,8 @@ def _again(data: Dataset, row: int) -> np.ndarray:
     if not path.is_file():
         return data.positions[:0]
     others = dataset.read(path)
-    same = others.ranges == data.ranges and (others.conditions == data.conditions[row]).all(axis=1)
-    return others.positions[np.flatnonzero(same)]
+    same = tasks.replicas(data, row, others) if others.ranges == data.ranges else []
+    return others.positions[same]
 
 
 def summary(scored: "pd.DataFrame") -> "pd.DataFrame":
@@ -186,6 +186,7 @@ def engines(data: Dataset, again: Dataset, n: int | None = None) -> "pd.DataFram
     known, lines = set(map(tuple, again.conditions.tolist())), []
     tests = np.flatnonzero(data.split == "test").tolist()
     for row in [row for row in tests if tuple(data.conditions[row].tolist()) in known][:n]:
+        # Of one seed two engines make two runs.
         others = np.flatnonzero((again.conditions == data.conditions[row]).all(axis=1))
         runs = [(1, data, one) for one in (row, *data.partners(row))]
         runs += [(2, again, one) for one in others]

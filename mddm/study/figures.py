@@ -24,13 +24,8 @@ COLORS |= {evaluation.LOOKED_UP: "C4", evaluation.LATTICE_SEARCH: "C5"}
 COLORS |= {evaluation.LOOKED_UP_IN_ALL: "tab:olive"}
 COLORS |= {evaluation.RELAXED_NOISE: "C6", _ANSWER: "C8", evaluation.TOLD: "tab:purple"}
 MARKERS = {evaluation.QUENCH: "s", evaluation.LOOKED_UP: "D", evaluation.LATTICE_SEARCH: "^"}
-MARKERS |= {
-    evaluation.LOOKED_UP_IN_ALL: "d",
-    _SEEDED: "P",
-    _HELD: "X",
-    evaluation.RELAXED_NOISE: "v",
-    _ANSWER: "*",
-}
+MARKERS |= {evaluation.LOOKED_UP_IN_ALL: "d"}
+MARKERS |= {_SEEDED: "P", _HELD: "X", evaluation.RELAXED_NOISE: "v", _ANSWER: "*"}
 
 
 def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:

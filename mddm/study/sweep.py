@@ -205,8 +205,7 @@ def assemble(
     made = _joined([_columns(run, folder, slice(-run.n_kept, None)) for run in finished], command)
     if not rounded:
         return made
-    steps = np.round(made.positions / _ROUND).astype(np.float32) * np.float32(_ROUND)
-    return replace(made, positions=steps % np.float32(made.box_length))
+    return replace(made, positions=np.round(made.positions / _ROUND) * _ROUND % made.box_length)
 
 
 def assemble_lengths(
