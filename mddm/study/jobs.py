@@ -179,12 +179,10 @@ def _yardstick_jobs(data: Dataset, sizes: Mapping) -> list[Job]:
     for row in choose_rows(data, "test", sizes["test"]):
         key = Key(evaluation.ANNEAL, "conditional", "test", row, 0, source, relaxed=True)
         jobs.append((key, partial(rivals.anneal_at_rest, data, row)))
-        looked_up = {evaluation.LOOKED_UP: None, evaluation.LOOKED_UP_IN_ALL: _drawn(data)}
-        for (name, more), n_tries in product(looked_up.items(), sorted({1, sizes["tries"]})):
-            if name == evaluation.LOOKED_UP or more is not None:
-                of = rivals.look_up_source(data, more)
-                key = Key(name, "conditional", "test", row, 0, of, n_tries=n_tries)
-                jobs.append((key, partial(rivals.look_up, data, row, n_tries, more)))
+        for (name, more), n_tries in product(_looked_up(data), sorted({1, sizes["tries"]})):
+            of = rivals.look_up_source(data, *more)
+            key = Key(name, "conditional", "test", row, 0, of, n_tries=n_tries)
+            jobs.append((key, partial(rivals.look_up, data, row, n_tries, *more)))
     for task, split, row, seed in _chosen(data, sizes) + _again(data, sizes):
         key = Key(evaluation.RELAXED_NOISE, task, split, row, seed, source)
         jobs.append((key, partial(rivals.relaxed_noise, data, row, seed)))
@@ -287,12 +285,9 @@ def _unseen_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
             key = key._replace(n_steps=trust.QUENCH_STEPS)
             jobs.append((key, partial(unseen.quench, asked, row, source)))
             # Others have nothing near them.
-            alike = asked.ranges == data.ranges
-            sets = ([data], [data, _drawn(data)]) if alike else ()
-            for name, known in zip(unseen.LOOKED_UP, sets, strict=False):
-                if known[-1] is not None:
-                    key = Key(name, "conditional", split, row, 0, rivals.look_up_source(*known))
-                    jobs.append((key, partial(unseen.look_up, asked, row, name, known)))
+            for name, more in _looked_up(data) if asked.ranges == data.ranges else ():
+                key = Key(name, "conditional", split, row, 0, rivals.look_up_source(data, *more))
+                jobs.append((key, partial(unseen.look_up, asked, row, name, [data, *more])))
     return jobs
 
 
@@ -390,12 +385,17 @@ def _loss_jobs(data: Dataset, sizes: Mapping, trained_on: str) -> list[Job]:
 
 
 @lru_cache(maxsize=1)
-def _drawn(data: Dataset) -> Dataset | None:
-    """Read the potentials between those of the grid, where the data is the study's."""
+def _looked_up(data: Dataset) -> list[tuple[str, list[Dataset]]]:
+    """Name the look-ups, each with the sets that it looks at beside the data.
+
+    The potentials between those of the grid belong to the study's data alone.
+    """
     own, path = (study.project_root() / each for each in (study.DATA, plan.FILES["drawn"]))
-    if not (own.is_file() and path.is_file()):
-        return None
-    return dataset.read(path) if dataset.read(own).content_hash == data.content_hash else None
+    found = [(evaluation.LOOKED_UP, [])]
+    there = own.is_file() and path.is_file()
+    if there and dataset.read(own).content_hash == data.content_hash:
+        found.append((evaluation.LOOKED_UP_IN_ALL, [dataset.read(path)]))
+    return found
 
 
 def _more_replicas() -> Dataset:

@@ -87,7 +87,7 @@ def nearest(data: Dataset, row: int, n: int, *more: Dataset) -> list[np.ndarray]
     return list(found.values())
 
 
-def look_up(data: Dataset, row: int, n_tries: int = 1, more: Dataset | None = None) -> list[dict]:
+def look_up(data: Dataset, row: int, n_tries: int = 1, *more: Dataset) -> list[dict]:
     """Score the answer of someone who has the training set and no model.
 
     That is the configuration of the training condition that is nearest, as it is; or of the
@@ -98,17 +98,17 @@ def look_up(data: Dataset, row: int, n_tries: int = 1, more: Dataset | None = No
         row: the condition, and the configuration to score against: none of the training set, or
             it would find itself.
         n_tries: how many potentials to look at.
-        more: a data set with more potentials, which the network told U has learned too.
+        more: data sets with more potentials, which the network told U has learned too.
 
     Returns:
         Two entries, as it is and relaxed, with what was spent on all to choose.
     """
     clock = lammps_process.process_time()
-    found = nearest(data, row, n_tries, *([more] if more else []))
+    found = nearest(data, row, n_tries, *more)
     seconds = lammps_process.process_time() - clock
     name = evaluation.LOOKED_UP_IN_ALL if more else evaluation.LOOKED_UP
     named = {"model": name, "seed": 0, "calls": 0, "n_tries": n_tries}
-    named |= {"source": look_up_source(data, more)}
+    named |= {"source": look_up_source(data, *more)}
     tries = [evaluation.raw_and_relaxed(data, row, each, seconds, named) for each in found]
     best = min(tries, key=lambda entries: entries[1]["energy_gap"])
     if n_tries == 1:
@@ -117,9 +117,9 @@ def look_up(data: Dataset, row: int, n_tries: int = 1, more: Dataset | None = No
     return [entry | {"seconds": spent} for entry in best]
 
 
-def look_up_source(data: Dataset, more: Dataset | None = None) -> str:
+def look_up_source(data: Dataset, *more: Dataset) -> str:
     """Name where the structures come from that are looked up."""
-    return evaluation.md_source(data) + (f" and {more.content_hash}" if more else "")
+    return " and ".join([evaluation.md_source(data), *(each.content_hash for each in more)])
 
 
 def relaxed_noise(data: Dataset, row: int, seed: int = 0) -> list[dict]:
