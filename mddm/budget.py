@@ -1,33 +1,40 @@
-"""The best structure that some seconds buy: samples, a quench in what is left, the lowest of all.
+"""What some seconds buy: samples, and a quench in what is left.
 
-A sample is cheap and right more often than a quench of its price; where the network is at a loss,
-the quench is better.  Which of them it is, the energy at rest tells.
+A sample is cheap, and a crystal more often than a quench of its price; where MD comes to a glass,
+the quench is closer.  Which of them it is, the samples tell (`trust.answer`).
 """
 
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mddm import arguments, lammps, lattices, structure
+from mddm import arguments, lammps, lattices, structure, trust
 from mddm.potential import Smoothed
-from mddm.sampling import Frame
+from mddm.samplers import Held
+from mddm.sampling import Frame, Sampler
 
 # What a quench spends on getting its random start to rest, and what a structure needs to get to
 # rest, in MD steps of the same time.
-_STARTING, _RELAXING = 3000, 1500
-# MD steps of the shortest quench and of the longest; and what a sample or a lattice is held for.
+_STARTING, _RELAXING = 3000, 400
+# On a particle, root of the mean square, at which a structure is at rest [energy / length]: its
+# energy is right to 1e-4, for a third of the seconds that a minimum takes.
+_AT_REST = 0.03
+# MD steps of the shortest quench and of the longest; and what a lattice is held for.
 _SHORTEST, _LONGEST, _HELD = 100, 300_000, 4000
+# MD steps after which a glass is told from what may become a crystal, and how ordered that is then.
+_BRIEF, _PROMISING = 600, 0.3
 # A quench ends before the budget does, at this part of what is left: some steps take longer.
 _CAREFUL = 0.9
 # Steps by which MD is timed.
-_TIMED = 400
+_TIMED = 200
 # Frames after which the time that a sample takes is guessed.
 _FEW = 5
-# The part of the budget in which another sample is begun.
-_SAMPLED = 0.5
+# The part of the budget in which another sample is begun where so far most are crystals, as many as
+# not, and fewer: those are for nothing where a quench is the answer.
+_SAMPLED = {1: _CAREFUL, 0: 2 / 3, -1: 1 / 4}
 SAMPLE, QUENCH, LATTICE = "sample", "quench", "lattice"
 
 
@@ -52,6 +59,21 @@ class Candidate:
     n_steps: int = 0
 
 
+def brief(sampler: Sampler) -> tuple[Sampler, int]:
+    """Part the MD steps that a sampler holds samples for, so that few of them are lost on glasses.
+
+    Args:
+        sampler: that a sample is to be drawn by.
+
+    Returns:
+        One that holds them for 600 steps, and the steps that are left; of a sampler that holds them
+        for fewer or not at all, the same, and 0.
+    """
+    if not isinstance(sampler, Held) or sampler.n_steps <= _BRIEF:
+        return sampler, 0
+    return replace(sampler, n_steps=_BRIEF), sampler.n_steps - _BRIEF
+
+
 def within(
     budget: float,
     draw: Callable[[int], Iterator[Frame]],
@@ -61,26 +83,31 @@ def within(
     n_particles: int = 1000,
     box_length: float = 10.0,
     seed: int = 0,
+    held_on: int = 0,
     stable: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Candidate]:
-    """Find structures within some seconds, and put the one of lowest energy at rest first.
+    """Find structures within some seconds, and put the answer first.
+
+    Most samples say whether MD comes to a crystal.  If so, all of the seconds are for samples, and
+    the answer is the lowest at rest of the crystals.  If not, it is a quench in what is left.
 
     Args:
         budget: seconds, at least what a quench of 100 steps takes.
-        draw: gives the frames of sample number 0, 1, ..., as from `samplers.draw`.  There is more
-            than one where half of the budget is enough for them; frames are left off where they
-            would take too long.
+        draw: gives the frames of sample number 0, 1, ..., as from `samplers.draw`; they are left
+            off where they would take too long.
         potential: what the structure is of.
         temperature: [energy].
         n_particles, box_length: of the system [length].
         seed: of the quench.
+        held_on: MD steps for which samples that look like crystals are held at the temperature, as
+            from `brief`; or as many as there is time for.
         stable: whether the lattice of lowest free energy, held at the temperature, will do too: the
             answer to what is stable, and not to what MD comes to.
         clock: that the seconds are of.
 
     Returns:
-        The candidates, the lowest in energy at rest first.
+        The candidates: the answer, then all others, the lowest in energy at rest first.
 
     Raises:
         TypeError, ValueError: an argument of another kind or out of its range.
@@ -96,30 +123,37 @@ def within(
     start, found = clock(), []
 
     def add(name, positions, begun, n_steps=0):
-        _, energy, _ = lammps.minimize(positions, potential, box_length)
+        force = _AT_REST * n_particles**0.5
+        _, energy, _ = lammps.minimize(positions, potential, box_length, tolerance=force)
         ordered = structure.crystallinity(positions, box_length)
         spent = clock() - begun
         found.append(Candidate(name, positions, energy, ordered, spent, n_steps))
 
+    def held(positions, n_steps):
+        size = {"box_length": box_length}
+        return lammps.hold(potential, positions, temperature, n_steps, seed, **size).positions
+
     if stable:
         crystal = lattices.stable(potential, n_particles, box_length, temperature, 1)[0].crystal
-        held = lammps.hold(
-            potential, crystal.positions, temperature, _HELD, seed, box_length=box_length
-        )
-        add(LATTICE, held.positions, start, _HELD)
+        add(LATTICE, held(crystal.positions, _HELD), start, _HELD)
     a_step = _seconds_a_step(potential, temperature, n_particles, box_length, clock)
-    number, longest = 0, 0.0
-    while not number or clock() + longest < start + _SAMPLED * budget:
+    number, lead, longest = 0, 0, 0.0
+    while not number or clock() + longest < start + _SAMPLED[np.sign(lead)] * budget:
         begun = clock()
-        sample = _sample(draw(number), start + budget - (_HELD + _RELAXING) * a_step, clock)
+        sample = _sample(draw(number), start + budget - (_BRIEF + _RELAXING) * a_step, clock)
         if sample is None:
             break
+        n_steps = min(held_on, int((start + budget - clock()) / a_step) - _RELAXING)
+        if n_steps > 0 and structure.crystallinity(sample, box_length) > _PROMISING:
+            sample = held(sample, n_steps)
         add(SAMPLE, sample, begun)
-        number, longest = number + 1, max(longest, clock() - begun)
+        is_crystal = found[-1].crystallinity > structure.CRYSTAL
+        number, lead = number + 1, lead + (1 if is_crystal else -1)
+        longest = max(longest, clock() - begun)
     begun = clock()
     left = _CAREFUL * (start + budget - begun) / a_step
     n_steps = int(min(left - _STARTING - _RELAXING, _LONGEST))
-    if n_steps >= _SHORTEST or not found:
+    if (lead <= 0 and n_steps >= _SHORTEST) or not found:
         n_steps = max(n_steps, _SHORTEST)
         quench = lammps.anneal(
             potential,
@@ -133,7 +167,14 @@ def within(
     spent = clock() - start
     if spent > 1.5 * budget:
         warnings.warn(f"a budget of {budget:g} s took {spent:.0f} s", stacklevel=2)
-    return sorted(found, key=lambda candidate: candidate.energy_at_rest)
+    by_energy = sorted(found, key=lambda candidate: candidate.energy_at_rest)
+    if number and not stable:
+        asked = [
+            [getattr(each, name) for each in found] for name in ("crystallinity", "energy_at_rest")
+        ]
+        chosen = found[trust.answer(*asked, quenched=found[-1].name == QUENCH)]
+        by_energy.sort(key=lambda candidate: candidate is not chosen)
+    return by_energy
 
 
 def _sample(frames, deadline, clock) -> np.ndarray | None:

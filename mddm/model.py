@@ -29,7 +29,7 @@ from mddm import (
     seeded,
     trust,
 )
-from mddm.budget import within
+from mddm.budget import brief, within
 from mddm.card import Card
 from mddm.potential import Smoothed
 from mddm.relaxing import Relaxing
@@ -171,9 +171,10 @@ class Model:
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,
                 and what energies are of; by default that of k and phi.  A model that is told
                 potentials needs it, with a temperature.
-            budget: seconds; with it, the answer is the lowest in energy at rest of some samples and
-                a quench in the time that is left, see `budget.within`, and of a lattice, where what
-                is "stable" is asked for.
+            budget: seconds; with it, the answer is the lowest in energy at rest of as many samples
+                as they are enough for where most are crystals, and elsewhere a quench in the time
+                that is left, see `budget.within`.  Where what is "stable" is asked for, it is the
+                lowest of all, and of a lattice.
             what: of a model that is told potentials: "anneal", what MD comes to, the default, or
                 "stable", the crystal that MD may miss.
             n_steps: likewise, MD steps of the anneal; as many as the study's by default.
@@ -291,6 +292,7 @@ class Model:
         if "temperature" not in system.condition:
             raise ValueError(f"a budget needs a temperature, which {self.card.name!r} is not told")
         start = time.perf_counter()
+        sampler, held_on = brief(sampler)
         candidates = within(
             seconds,
             lambda number: self._frames(system, asked, sampler, sigmas, n_particles, seed + number),
@@ -299,6 +301,7 @@ class Model:
             n_particles=n_particles,
             box_length=system.periodic_box(),
             seed=seed,
+            held_on=held_on,
             stable=asked.get("what") == "stable",
         )
         return replace(

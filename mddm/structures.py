@@ -28,7 +28,7 @@ class Structures:
         potential: what their energies are of; None where it is not known.
         calls: of the network, for each of them.
         seconds: for each of them, on average.
-        candidates: of an answer within a budget, the lowest in energy at rest first, which it is.
+        candidates: of an answer within a budget: itself, then the others by energy at rest.
         source: what drew them, see `trust.source_of`; "" for what is no sample of what MD comes to.
     """
 

@@ -1,7 +1,7 @@
 """How far to believe an answer: what it would differ from MD by, told without MD.
 
 Where a network is sure of a structure, all of its samples come to it; where it is not, they come to
-different ones, of different energies, and where it is at a loss a quench lies lower.  How much MD
+different ones, of different energies, and where it fails a quench lies lower.  How much MD
 differs from the `answer` was measured on potentials that the network has not learned.
 """
 
@@ -75,31 +75,40 @@ class Difference:
         )
 
 
-def answer(crystallinity: "ArrayLike", energy_at_rest: "ArrayLike") -> int:
+def answer(
+    crystallinity: "ArrayLike", energy_at_rest: "ArrayLike", *, quenched: bool = True
+) -> int:
     """Choose what MD is likeliest to come to among several samples and a quench.
 
     Samples are drawn from what MD comes to: most of them say whether that is a crystal.  Of all
-    that agree with most, the lowest at rest has the fewest defects.
+    crystals the lowest at rest has the fewest defects.  A glass is what MD was too fast to bring to
+    order, and a quench, which is MD, is closer to that than a sample.
 
     Args:
-        crystallinity: (n + 1,) of each sample, see `structure.crystallinity`, and of the quench.
-        energy_at_rest: (n + 1,) potential energy per particle in the nearest minimum [energy].
+        crystallinity: (n,) of each, see `structure.crystallinity`; the quench comes last.
+        energy_at_rest: (n,) potential energy per particle in the nearest minimum [energy].
+        quenched: whether there is a quench; otherwise the lowest of the samples that agree with
+            most of them is taken.
 
     Returns:
-        Its index; that of the quench is n.
+        Its index.
 
     Raises:
         TypeError, ValueError: no sample, or lists of different lengths.
     """
     ordered = arguments.array("crystallinity", crystallinity, ("n",)).astype(float)
     energies = arguments.array("energy_at_rest", energy_at_rest, ("n",)).astype(float)
-    if not len(ordered) == len(energies) > 1:
+    n_samples = len(ordered) - quenched
+    if len(ordered) != len(energies) or n_samples < 1:
         raise ValueError(
-            "crystallinity and energy_at_rest must be of samples and a quench, got "
+            f"crystallinity and energy_at_rest must be of samples{' and a quench' * quenched}, got "
             f"{len(ordered)} and {len(energies)}"
         )
     crystals = ordered > structure.CRYSTAL
-    agreeing = np.flatnonzero(crystals == (crystals[:-1].mean() > 0.5))
+    is_crystal = crystals[:n_samples].mean() > 0.5
+    if quenched and not is_crystal:
+        return n_samples
+    agreeing = np.flatnonzero(crystals == is_crystal)
     return int(agreeing[energies[agreeing].argmin()])
 
 

@@ -23,16 +23,25 @@ def test_evidence_is_how_many_samples_are_crystals_and_how_their_energies_spread
             trust.evidence(*wrong, -3.0, LJ)
 
 
-def test_the_answer_is_the_lowest_of_those_that_agree_with_most_samples():
+def test_the_answer_is_the_lowest_crystal_where_most_samples_are_crystals_and_else_the_quench():
     # The last one is the quench.
     energies = [-3.0, -2.0, -2.1, -2.2, -2.05]
-    assert trust.answer([0.9, 0.1, 0.0, 0.2, 0.0], energies) == 3
-    assert trust.answer([0.9, 0.1, 0.0, 0.2, 0.0], [*energies[:4], -2.3]) == 4
     assert trust.answer([0.9, 0.8, 0.9, 0.2, 0.0], energies) == 0
+    assert trust.answer([0.2, 0.8, 0.9, 0.9, 0.0], energies) == 3
+    assert trust.answer([0.9, 0.8, 0.9, 0.2, 0.9], [*energies[:4], -4.0]) == 4
+    assert trust.answer([0.9, 0.1, 0.0, 0.2, 0.0], energies) == 4
     # Of a crystal that half of them are MD seldom has enough.
-    assert trust.answer([0.9, 0.8, 0.0, 0.2, 0.9], [*energies[:4], -4.0]) == 3
+    assert trust.answer([0.9, 0.8, 0.0, 0.2, 0.0], energies) == 4
     with pytest.raises(ValueError, match="of samples and a quench"):
         trust.answer([0.9], [-3.0])
+
+
+def test_without_a_quench_the_answer_is_the_lowest_of_those_that_agree_with_most_samples():
+    assert trust.answer([0.9, 0.1, 0.0], [-3.0, -2.0, -2.1], quenched=False) == 2
+    assert trust.answer([0.9, 0.1, 0.8], [-3.0, -3.5, -2.1], quenched=False) == 0
+    assert trust.answer([0.9], [-3.0], quenched=False) == 0
+    with pytest.raises(ValueError, match="must be of samples, got 2 and 1"):
+        trust.answer([0.9, 0.1], [-3.0], quenched=False)
 
 
 @pytest.fixture(scope="module")

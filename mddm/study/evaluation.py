@@ -62,8 +62,8 @@ OURS = "bragg"
 SEEDED = {"seeded at the lowest": 0.0, "seeded": seeded.SPREAD}
 # It, where it is told the potential itself, and no numbers of its formula.
 TOLD = f"{OURS}, told U"
-# A sample or a quench, whichever is lower at rest, within so many seconds of the processor.
-ANSWERS = {f"answer in {seconds} s": float(seconds) for seconds in (30, 10, 100)}
+# What so many seconds of the processor buy of it and a quench, see `budget.within`.
+ANSWERS = {f"answer in {seconds} s": float(seconds) for seconds in (10, 30, 100)}
 # What uses the potential whatever its sampler.
 ASKING = (QUENCH, ANNEAL, REPLICA, LATTICE_SEARCH, RELAXED_NOISE, TOLD, *ANSWERS)
 

@@ -17,7 +17,7 @@ _LEAST = 1.0
 # a circle.
 _SEEDED = f"{evaluation.OURS}, from a lattice"
 _HELD = f"{evaluation.OURS}, held"
-_ANSWER = f"{evaluation.OURS} or a quench"
+_ANSWER = f"{evaluation.TOLD}, or a quench"
 COLORS = {model: f"C{number}" for number, model in enumerate(evaluation.MODELS)}
 COLORS |= dict.fromkeys([_SEEDED, _HELD], COLORS[evaluation.OURS])
 COLORS |= {evaluation.LOOKED_UP: "C4", evaluation.LATTICE_SEARCH: "C5"}

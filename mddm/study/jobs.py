@@ -24,12 +24,14 @@ from mddm.study import (
 )
 from mddm.study.evaluation import Key
 
-# A file of scores each; the columns of the last six are their own.
+# A file of scores each; the last seven are not of conditions of the data, or their columns are
+# their own.
 GROUPS = (
     *("yardsticks", "quench", "lattices", *evaluation.MODELS, "told", "seeded", "answers"),
-    *("surfaces", "losses", "bottom", "unseen", "distributions", "large"),
+    *("tests", "surfaces", "losses", "bottom", "unseen", "distributions", "large"),
 )
 COLUMNS = {
+    "tests": evaluation.COLUMNS,
     "surfaces": surfaces.COLUMNS,
     "losses": surrogates.LOSS_COLUMNS,
     "bottom": bottom.COLUMNS,
@@ -44,14 +46,16 @@ LARGEST = "sample-large.npz"
 QUENCH_STEPS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 # Lengths of which as many are run as a model has samples, and the lowest at rest is a score too.
 SEVERAL_QUENCHES = (1000, 10_000)
+# Beside the answers within budgets on the further test conditions; a shorter one is among "unseen".
+LONG_QUENCH = 30_000
 # How much of each is scored: conditions of each split, samples of the one configuration and clouds
 # of a surface; conditions of each split that lattices are searched for, conditions that are
 # quenched, and in how many of the numbers of steps; noise levels of a sample (500 are the paper's;
 # the corrector spends its calls better on fewer); draws for the loss at each level; polished
 # samples of each condition, of which the lowest at rest is a score of its own, as of quenches and
 # of structures that are looked up, and samples that begin at a lattice that is drawn; within how
-# many budgets an answer is sought; how often a box is repeated along each axis.  "others" is what
-# samplers other than the best are asked for.
+# many budgets an answer is sought, and within how many on the further test conditions; how often a
+# box is repeated along each axis.  "others" is what samplers other than the best are asked for.
 PROFILES = {
     "quick": {
         **{"train": 2, "test": 2, "unconditional": 2, "surfaces": 2, "others": {}, "lattices": 2},
@@ -59,6 +63,7 @@ PROFILES = {
         "drawn": 1,
         "bottom": 1,
         "answers": 1,
+        "tests": 0,
         "unseen": 1,
         "large": 0,
     },
@@ -67,7 +72,8 @@ PROFILES = {
         **{"quenched": 25, "quenches": len(QUENCH_STEPS), "levels": 500, "draws": 16, "tries": 4},
         **{"best levels": surrogates.N_LEVELS, "lattices": 100, "drawn": 2},
         "bottom": 12,
-        "answers": 2,
+        "answers": 3,
+        "tests": 2,
         "unseen": 100,
         "large": large.SHOWN,
     },
@@ -149,7 +155,9 @@ def jobs_of(
     if what == "seeded":
         return _seeded_jobs(data, sizes, compiled, trained_on)
     if what == "answers":
-        return _answer_jobs(data, sizes, compiled, trained_on)
+        return _answer_jobs(data, sizes, compiled)
+    if what == "tests":
+        return _more_test_jobs(sizes, compiled)
     if what == "bottom":
         return _bottom_jobs(data, sizes)
     if what == "surfaces":
@@ -302,15 +310,29 @@ def _seeded_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str)
     return jobs
 
 
-def _answer_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str) -> list[Job]:
-    sampler = samplers.BEST_AT_T[evaluation.OURS]
-    drawn_by = (evaluation.OURS, "conditional", sampler, sizes["best levels"])
-    surrogate = surrogates.Surrogate(*drawn_by, compiled, trained_on)
-    jobs = []
+def _answer_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
+    jobs, surrogate = [], _told_potentials(sizes, compiled)
     for name in list(evaluation.ANSWERS)[: sizes["answers"]]:
         for row in choose_rows(data, "test", sizes["test"]):
             key = Key(name, "conditional", "test", row, 0, surrogate.source)
             jobs.append((key, partial(surrogates.answer, data, row, surrogate, name)))
+    return jobs
+
+
+def _more_test_jobs(sizes: Mapping, compiled: bool) -> list[Job]:
+    path = study.project_root() / plan.FILES["tests"]
+    if not sizes["tests"] or not path.is_file():
+        return []
+    jobs, asked, surrogate = [], dataset.read(path), _told_potentials(sizes, compiled)
+    named = ("conditional", "tests")
+    for name in list(evaluation.ANSWERS)[: sizes["tests"]]:
+        for row in unseen.rows_of(asked):
+            key = Key(name, *named, row, 0, surrogate.source)
+            jobs.append((key, partial(surrogates.answer, asked, row, surrogate, name)))
+    source = evaluation.md_source(asked)
+    for row in unseen.rows_of(asked):
+        key = Key(evaluation.QUENCH, *named, row, 0, source, n_steps=LONG_QUENCH)
+        jobs.append((key, partial(rivals.quench, asked, row, LONG_QUENCH)))
     return jobs
 
 

@@ -6,7 +6,7 @@ of `evaluation.COLUMNS`, but for `losses`.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -63,7 +63,7 @@ class Surrogate:
     Args:
         preset: one of `presets.PRESETS`.
         task: one of `tasks.TASKS`.
-        sampler: one of `samplers.SAMPLERS`.
+        sampler: one of `samplers.SAMPLERS`, or a name of them.
         n_levels: noise levels of the sampler, between the ends that the network was trained on.
         compiled: whether PyTorch compiles the network at its first call, which takes a minute or
             more; worth it for many samples of "bragg" on a CPU.
@@ -72,7 +72,7 @@ class Surrogate:
 
     preset: str
     task: str
-    sampler: str
+    sampler: str | sampling.Sampler
     n_levels: int = N_LEVELS
     compiled: bool = False
     trained_on: str = ""
@@ -266,9 +266,11 @@ def answer(data: Dataset, row: int, surrogate: Surrogate, name: str, seed: int =
         FileNotFoundError: the checkpoint has not been made.
     """
     clock, calls = lammps_process.process_time(), {}
+    sampler, held_on = budget.brief(samplers.SAMPLERS[surrogate.sampler])
+    drawn_by = replace(surrogate, sampler=sampler)
 
     def draw(number):
-        for frame in surrogate.frames(data, row, seed + number):
+        for frame in drawn_by.frames(data, row, seed + number):
             calls[number] = frame.calls
             yield frame
 
@@ -281,6 +283,7 @@ def answer(data: Dataset, row: int, surrogate: Surrogate, name: str, seed: int =
         box_length=data.box_length,
         # Not that of a quench that is scored by itself.
         seed=3_000_000 + 1000 * row + seed,
+        held_on=held_on,
         clock=lammps_process.process_time,
     )
     seconds = lammps_process.process_time() - clock

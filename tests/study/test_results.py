@@ -176,7 +176,8 @@ def project(tmp_path, monkeypatch, small):
     for name in ("paper-table1.csv", "paper-table-a1.csv"):
         shutil.copy(SHIPPED.parent / "results" / name, tmp_path / "data" / "results")
     shutil.copy(small.with_name("opp-replica.h5"), tmp_path / "data")
-    shutil.copy(small, tmp_path / "data" / "any.h5")
+    for name in ("any.h5", "opp-tests.h5"):
+        shutil.copy(small, tmp_path / "data" / name)
     (tmp_path / "README.md").write_text(f"before\n{tables.BEGIN}\n{tables.END}\nafter\n")
     monkeypatch.setattr(study, "project_root", lambda: tmp_path)
     for task, preset in product(tasks.TASKS, evaluation.MODELS):
@@ -188,6 +189,7 @@ def project(tmp_path, monkeypatch, small):
     few = {"train": 1, "test": 2, "unconditional": 1, "surfaces": 2, "others": {"train": 0}}
     few |= {"quenched": 1, "quenches": 1, "levels": 2, "best levels": 2, "draws": 1, "tries": 2}
     few |= {"lattices": 1, "drawn": 1, "bottom": 1, "answers": 1, "unseen": 1, "large": 1}
+    few |= {"tests": 1}
     # It has tests of its own, and takes seconds to list all lattices.
     monkeypatch.setattr(surrogates.lattices, "search", lambda *_, **__: [])
     monkeypatch.setattr(surrogates.lattices, "search_many", one_lattice)
@@ -202,6 +204,7 @@ def project(tmp_path, monkeypatch, small):
     monkeypatch.setattr(trust, "QUENCH_STEPS", 10)
     monkeypatch.setattr(bottom, "HELD_STEPS", 5)
     monkeypatch.setattr(bottom, "HEATED_STEPS", 4)
+    monkeypatch.setattr(jobs, "LONG_QUENCH", 10)
     monkeypatch.setattr(jobs, "PROFILES", {"quick": few, "full": few})
     monkeypatch.setattr(jobs, "POINTS", 60)
     # It has tests of its own.
@@ -266,9 +269,11 @@ def test_one_command_scores_everything_and_a_second_one_nothing(
     at_rest = in_box[in_box["relaxed"].astype(bool)]
     assert (at_rest["above_lowest"] >= -1e-9).all() and in_box["above_lowest"].isna().any()
     assert {"seeded", "seeded at the lowest"} <= set(in_box["sampler"])
-    assert {"answer in 30 s", "bragg, told U"} <= set(in_box["model"])
+    assert {"answer in 10 s", "bragg, told U"} <= set(in_box["model"])
     judged = set(pd.read_csv(folder / "unseen.csv")["model"])
     assert judged == {"quench", "sample", evaluation.LOOKED_UP}
+    more = pd.read_csv(folder / "scores-tests.csv")
+    assert set(more["model"]) == {"quench", "answer in 10 s"} and set(more["split"]) == {"tests"}
     held = pd.read_csv(folder / "scores-bottom.csv")
     assert held["model"].tolist()[:2] == ["lattice", "MD from the lattice"]
     clouds = pd.read_csv(folder / "table-a1.csv").set_index(["task", "model"])

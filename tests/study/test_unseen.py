@@ -112,7 +112,7 @@ def scored(n=60, noise=0.2, seed=0):
     return pd.DataFrame(lines)
 
 
-def test_the_answer_agrees_with_most_samples_and_the_others_tell_of_it():
+def test_the_answer_is_what_most_samples_are_and_the_others_tell_of_it():
     lines = scored(4)
     found = unseen.answers(lines)
     assert found["seed"].tolist() == [0] * 4 and (found["rdf_mse"] < 9).all()
