@@ -127,6 +127,44 @@ def quench_of_price(scored: "pd.DataFrame", seconds: float, column: str = "rdf_m
     return reached.apply(lambda values: np.interp(np.log(seconds), at, values), axis=1)
 
 
+def within_budgets(sets: "Mapping[str, pd.DataFrame]") -> "pd.DataFrame":
+    """Compare answers within budgets with quenches that take as long, condition by condition.
+
+    Args:
+        sets: of each set of conditions, by its name, `evaluation.COLUMNS` of answers and quenches
+            as they are, one try each.
+
+    Returns:
+        A line for each budget and set, and for all sets together where there are several: the
+        answer's name, `conditions`, RDF-MSE and its median, those of the quench, and as from
+        `paired`, of the answer's minus the quench's, the mean, `behind`, its interval, n_ahead, n.
+
+    Raises:
+        ValueError: a set has no quenches, or relaxed ones.
+    """
+    with optional.packages():
+        import pandas as pd
+
+    lines = []
+    for name in evaluation.ANSWERS:
+        beside = {}
+        for conditions, scored in sets.items():
+            answers = scored[scored["model"] == name]
+            if len(answers):
+                quenches = quench_of_price(scored, answers["seconds"].mean())
+                beside[conditions] = of_conditions(answers), quenches
+        if len(beside) > 1:
+            beside["all"] = [pd.concat(each) for each in zip(*beside.values(), strict=True)]
+        for conditions, (ours, theirs) in beside.items():
+            line = {"answer": name, "conditions": conditions}
+            line |= {"rdf_mse": ours.mean(), "median": ours.median()}
+            line |= {"quench": theirs.mean(), "quench_median": theirs.median()}
+            apart = paired(ours, theirs)
+            kept = {each: apart[each] for each in ("ci_low", "ci_high", "n_ahead", "n")}
+            lines.append(line | {"behind": apart["mean"]} | kept)
+    return pd.DataFrame(lines)
+
+
 def paired(ours: "pd.Series", rival: "pd.Series") -> dict[str, float]:
     """Compare two answers condition by condition.
 

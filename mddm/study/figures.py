@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mddm import samplers
 from mddm.study import evaluation
 
 if TYPE_CHECKING:
@@ -26,6 +27,48 @@ COLORS |= {evaluation.RELAXED_NOISE: "C6", _ANSWER: "C8", evaluation.TOLD: "tab:
 MARKERS = {evaluation.QUENCH: "s", evaluation.LOOKED_UP: "D", evaluation.LATTICE_SEARCH: "^"}
 MARKERS |= {evaluation.LOOKED_UP_IN_ALL: "d"}
 MARKERS |= {_SEEDED: "P", _HELD: "X", evaluation.RELAXED_NOISE: "v", _ANSWER: "*"}
+
+
+def prices(ax: "Axes", summed: "pd.DataFrame") -> "Axes":
+    """Draw how close to MD what asks the potential comes, against the seconds that it takes.
+
+    Quenches of all lengths are joined, and so are answers within budgets, and one sample and the
+    best of several.  A replica is a line across.  What takes less than a second stands at the edge.
+
+    Args:
+        ax: where to draw.
+        summed: as from `tables.table_1`.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    lines = summed[(summed["task"] == "conditional") & (summed["split"] == "test")]
+    lines = lines[(lines["reference"] == "all") & ~lines["relaxed"].astype(bool)]
+    known = (evaluation.LOOKED_UP, evaluation.LOOKED_UP_IN_ALL, evaluation.REPLICA)
+    several = lines["n_tries"] > 1
+    shown = lines["model"].isin((evaluation.QUENCH, *evaluation.ANSWERS, *known)) & ~several
+    shown |= (lines["model"] == evaluation.TOLD) & (lines["sampler"] == samplers.BEST_TOLD)
+    lines = lines[shown]
+    if lines.empty:
+        raise ValueError("summed must have conditional scores on the test conditions")
+    series = lines["model"].mask(lines["model"].isin(evaluation.ANSWERS), _ANSWER)
+    for label, group in lines.groupby(series, sort=False):
+        look = {"color": COLORS.get(label, "0.3"), "label": label}
+        if label == evaluation.REPLICA:
+            ax.axhline(group["rdf_mse"].iloc[0], linestyle="--", linewidth=1.2, **look)
+            continue
+        drawn = group.assign(x=group["seconds_per_sample"].clip(lower=_LEAST)).sort_values("x")
+        ends = np.abs(drawn[["ci_low", "ci_high"]].sub(drawn["rdf_mse"], axis=0))
+        marked = {"marker": MARKERS.get(label, "o"), "markersize": 7, "linewidth": 1.2}
+        ax.errorbar(drawn["x"], drawn["rdf_mse"], ends.T, elinewidth=1, **marked, **look)
+    ax.set(xscale="log", ylim=(0, None))
+    ax.set(xlabel="processor seconds for one structure", ylabel="RDF-MSE to MD")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.legend(fontsize=9)
+    return ax
 
 
 def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:

@@ -61,6 +61,31 @@ def test_a_quench_of_the_same_price_lies_between_those_that_were_run():
         comparison.quench_of_price(mixed, 10)
 
 
+def test_answers_within_budgets_stand_beside_quenches_of_their_price_set_by_set():
+    ten, thirty = list(evaluation.ANSWERS)[:2]
+
+    def set_of(first, budgets):
+        rows = range(first, first + 3)
+        lines = [
+            _entry("quench", row, n_steps=n_steps, seconds=seconds, rdf_mse=error)
+            for n_steps, seconds, error in ((10, 1.0, 0.6), (1000, 100.0, 0.2))
+            for row in rows
+        ]
+        for name, seconds, error in budgets:
+            lines += [_entry(name, row, seconds=seconds, rdf_mse=error) for row in rows]
+        return pd.DataFrame(lines)
+
+    first = set_of(0, [(thirty, 100.0, 0.3), (ten, 10.0, 0.1)])
+    further = set_of(3, [(ten, 10.0, 0.5)])
+    found = comparison.within_budgets({"test": first, "further": further})
+    names = found[["answer", "conditions"]].to_numpy().tolist()
+    assert names == [[ten, "test"], [ten, "further"], [ten, "all"], [thirty, "test"]]
+    assert found["rdf_mse"].tolist() == pytest.approx([0.1, 0.5, 0.3, 0.3])
+    assert found["quench"].tolist() == pytest.approx([0.4, 0.4, 0.4, 0.2])
+    assert found["behind"].tolist() == pytest.approx([-0.3, 0.1, -0.1, 0.1])
+    assert found["n_ahead"].tolist() == [3, 0, 3, 0] and found["n"].tolist() == [3, 3, 6, 3]
+
+
 def test_two_are_compared_condition_by_condition_and_potentials_drawn_whole():
     def scored(errors):
         lines = [_entry(row=row, k=row // 2, rdf_mse=error) for row, error in errors]

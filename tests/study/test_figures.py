@@ -41,3 +41,32 @@ def test_crystals_that_form_stand_over_their_seconds_hollow_where_no_potential_i
     with pytest.raises(ValueError, match="axes must be two and found not empty; got 2, 0"):
         figures.forming(axes, found[0][:0])
     plt.close(figure)
+
+
+def test_how_close_to_md_stands_over_the_seconds_that_it_takes():
+    lines = [
+        {"model": "quench", "n_steps": 300, "rdf_mse": 0.2, "seconds_per_sample": 30.0},
+        {"model": "quench", "n_steps": 30, "rdf_mse": 0.4, "seconds_per_sample": 3.0},
+        {"model": "quench", "n_tries": 4, "rdf_mse": 0.9, "seconds_per_sample": 3.0},
+        {"model": "answer in 10 s", "rdf_mse": 0.1, "seconds_per_sample": 9.0},
+        {"model": "look-up", "rdf_mse": 0.3, "seconds_per_sample": 0.01},
+        {"model": "MD replica", "rdf_mse": 0.15},
+        {"model": "bragg, told U", "sampler": "quick", "rdf_mse": 0.9},
+    ]
+    common = {"task": "conditional", "split": "test", "reference": "all", "relaxed": False}
+    common |= {"n_tries": 1, "sampler": ""}
+    summed = pd.DataFrame([common | line for line in lines])
+    summed = summed.assign(ci_low=summed["rdf_mse"] / 2, ci_high=2 * summed["rdf_mse"])
+    figure, ax = plt.subplots()
+    assert figures.prices(ax, summed) is ax
+    handles, labels = ax.get_legend_handles_labels()
+    assert set(labels) == {"quench", "bragg, told U, or a quench", "look-up", "MD replica"}
+    drawn = {
+        label: handle[0].get_xydata().tolist()
+        for handle, label in zip(handles, labels, strict=True)
+        if label != "MD replica"
+    }
+    assert drawn["quench"] == [[3, 0.4], [30, 0.2]] and drawn["look-up"] == [[1, 0.3]]
+    with pytest.raises(ValueError, match="must have conditional scores"):
+        figures.prices(ax, summed[:0])
+    plt.close(figure)
