@@ -140,7 +140,10 @@ def within(
     number, lead, longest = 0, 0, 0.0
     while not number or clock() + longest < start + _SAMPLED[np.sign(lead)] * budget:
         begun = clock()
-        sample = _sample(draw(number), start + budget - (_BRIEF + _RELAXING) * a_step, clock)
+        # A first sample that is left off costs a quench instead.
+        instead = 0.0 if found else (_STARTING + _SHORTEST + _RELAXING) * a_step
+        deadline = start + budget - (_BRIEF + _RELAXING) * a_step
+        sample = _sample(draw(number), deadline, instead, clock)
         if sample is None:
             break
         n_steps = min(held_on, int((start + budget - clock()) / a_step) - _RELAXING)
@@ -177,12 +180,12 @@ def within(
     return by_energy
 
 
-def _sample(frames, deadline, clock) -> np.ndarray | None:
+def _sample(frames, deadline, instead, clock) -> np.ndarray | None:
     start = clock()
     for number, frame in enumerate(frames, start=1):
-        a_frame = (clock() - start) / number
+        left = (clock() - start) / number * frame.n_left
         # What has come to its last frame is not thrown away for a guess.
-        if number >= _FEW and frame.n_left > 1 and clock() + a_frame * frame.n_left > deadline:
+        if number >= _FEW and frame.n_left > 1 and clock() + left > deadline and left > instead:
             return None
     return frame.positions[0].cpu().numpy()
 

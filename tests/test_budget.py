@@ -139,6 +139,14 @@ def test_a_sample_that_would_take_too_long_is_left_off(md):
     assert within(clock, 43.0, each=4.0)[0].name == "sample"
 
 
+def test_a_sample_is_not_left_off_where_a_quench_instead_would_take_longer(md):
+    clock, _ = md
+    with pytest.warns(UserWarning, match=r"a budget of 3 s took 8 s"):
+        found = within(clock, 3.0, each=0.7)
+    # Five frames are left where a fifth one has come, and a quench of 100 steps takes 3.5 s.
+    assert [each.name for each in found] == ["sample"]
+
+
 def test_a_sample_is_not_left_off_at_its_last_frame(md):
     clock, _ = md
 
