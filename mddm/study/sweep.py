@@ -413,7 +413,7 @@ def make(
 
     Raises:
         FileExistsError: the output is there, and not of this sweep.
-        ValueError: no such sweep.
+        ValueError: no such sweep, or as it is and said how to run it.
         ValueError, OSError, RuntimeError: as `sweep` and `assemble`.
     """
     runs, root = plan.RUNS[arguments.choice("what", what, plan.RUNS)](), Path(root)
@@ -421,13 +421,15 @@ def make(
     folder = Path(folder or root / "data" / what)
     output = Path(output or root / plan.FILES[what])
     _check_output(output, command)
+    how = {"scheduler": scheduler, "n_workers": n_workers, "device": device}
+    if as_is and set(how.values()) != {None}:
+        raise ValueError("as it is, nothing is run: leave out scheduler, workers and device")
     if what == "lengths":
         whole = root / plan.FILES["ramps"]
         ramps = whole if whole.exists() else root / "data" / "ramps"
         # Told before the sweep if they are missing.
         _slowest(ramps, partial=as_is)
     if not as_is:
-        how = {"scheduler": scheduler, "n_workers": n_workers, "device": device}
         sweep(runs, folder, **how, report=report)
     if what == "lengths":
         made = assemble_lengths(folder, ramps, partial=as_is)

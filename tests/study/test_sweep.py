@@ -240,6 +240,8 @@ def test_what_is_in_the_way_is_told_before_the_work(tmp_path, monkeypatch):
         sweep.make("small", tmp_path, output="/proc/none/mine.h5")
     with pytest.raises(ValueError, match=r"20 of 20 runs are missing in .*ramps"):
         sweep.make("lengths", tmp_path)
+    with pytest.raises(ValueError, match="as it is, nothing is run: leave out"):
+        sweep.make("small", tmp_path, output=tmp_path / "new.h5", device="cuda", as_is=True)
     # Its own may be made anew.
     with pytest.raises(ValueError, match="30 of 30 runs are missing"):
         monkeypatch.setattr(sweep, "sweep", lambda *_, **__: None)
