@@ -172,10 +172,9 @@ def within(
         warnings.warn(f"a budget of {budget:g} s took {spent:.0f} s", stacklevel=2)
     by_energy = sorted(found, key=lambda candidate: candidate.energy_at_rest)
     if number and not stable:
-        asked = [
-            [getattr(each, name) for each in found] for name in ("crystallinity", "energy_at_rest")
-        ]
-        chosen = found[trust.answer(*asked, quenched=found[-1].name == QUENCH)]
+        ordered = [each.crystallinity for each in found]
+        at_rest = [each.energy_at_rest for each in found]
+        chosen = found[trust.answer(ordered, at_rest, quenched=found[-1].name == QUENCH)]
         by_energy.sort(key=lambda candidate: candidate is not chosen)
     return by_energy
 
