@@ -48,8 +48,8 @@ def prices(ax: "Axes", summed: "pd.DataFrame") -> "Axes":
     lines = summed[(summed["task"] == "conditional") & (summed["split"] == "test")]
     lines = lines[(lines["reference"] == "all") & ~lines["relaxed"].astype(bool)]
     known = (evaluation.LOOKED_UP, evaluation.LOOKED_UP_IN_ALL, evaluation.REPLICA)
-    several = lines["n_tries"] > 1
-    shown = lines["model"].isin((evaluation.QUENCH, *evaluation.ANSWERS, *known)) & ~several
+    asking = (evaluation.QUENCH, evaluation.LATTICE_SEARCH, *evaluation.ANSWERS)
+    shown = lines["model"].isin((*known, *asking)) & (lines["n_tries"] == 1)
     shown |= (lines["model"] == evaluation.TOLD) & (lines["sampler"] == samplers.BEST_TOLD)
     lines = lines[shown]
     if lines.empty:
