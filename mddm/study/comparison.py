@@ -72,7 +72,9 @@ def forming_in_words(found: "pd.DataFrame") -> "pd.DataFrame":
         "seconds": seconds.to_numpy(),
     }
     words = pd.DataFrame(columns, index=names + mark)
-    return words.iloc[np.lexsort([found["seconds"], found["model"]])]
+    # Answers by their budgets, which as words are in another order.
+    series = found["model"].mask(found["model"].isin(evaluation.ANSWERS), "answer")
+    return words.iloc[np.lexsort([found["seconds"], series])]
 
 
 def _in_brackets(value: float, low: float, high: float, digits: int) -> str:
