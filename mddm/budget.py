@@ -13,7 +13,7 @@ import numpy as np
 
 from mddm import arguments, lammps, lattices, structure, trust
 from mddm.potential import Smoothed
-from mddm.samplers import Held
+from mddm.samplers import SAMPLERS, Held
 from mddm.sampling import Frame, Sampler
 
 # What a quench spends on getting its random start to rest, and what a structure needs to get to
@@ -25,7 +25,7 @@ _AT_REST = 0.03
 # MD steps of the shortest quench and of the longest; and what a lattice is held for.
 _SHORTEST, _LONGEST, _HELD = 100, 300_000, 4000
 # MD steps after which a glass is told from what may become a crystal, and how ordered that is then.
-_BRIEF, _PROMISING = 600, 0.3
+_BRIEF, _PROMISING = SAMPLERS["settled"].n_steps, 0.3
 # A quench ends before the budget does, at this part of what is left: some steps take longer.
 _CAREFUL = 0.9
 # Steps by which MD is timed.
@@ -66,8 +66,8 @@ def brief(sampler: Sampler) -> tuple[Sampler, int]:
         sampler: that a sample is to be drawn by.
 
     Returns:
-        One that holds them for 600 steps, and the steps that are left; of a sampler that holds them
-        for fewer or not at all, the same, and 0.
+        One that holds them for as many steps as `settled` does, and the steps that are left; of a
+        sampler that holds them for no more or not at all, the same, and 0.
     """
     if not isinstance(sampler, Held) or sampler.n_steps <= _BRIEF:
         return sampler, 0

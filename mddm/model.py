@@ -167,7 +167,7 @@ class Model:
             sampler: one of `samplers`, or one with settings of your own, see `mddm.samplers`; by
                 default the first of them, the best.
             n_levels: noise levels of the sampler: 40 by default, the paper's 500 for its own;
-                "quick", "chilled" and "held" have theirs.
+                "quick", "chilled", "settled" and "held" have theirs.
             potential: what a sampler that asks it relaxes under, whose lattices "seeded" begins at,
                 and what energies are of; by default that of k and phi.  A model that is told
                 potentials needs it, with a temperature.
