@@ -331,7 +331,8 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
             if damping < math.inf:
                 bath = f"{begin / unit!r} {end / unit!r} {damping!r} {noise} zero yes"
                 system.command(f"fix bath all langevin {bath}")
-            every = 10 if n_steps >= 1000 else 1
+            # A step at which the pressure is measured takes half as long again.
+            every = min(max(n_steps // 100, 1), 10)
             system.command(
                 f"fix mean all ave/time {every} 1 {every} c_thermo_temp c_thermo_press ave running"
             )

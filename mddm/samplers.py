@@ -346,7 +346,7 @@ SAMPLERS: dict[str, Sampler] = {
     # The same beginning; molecular dynamics of some seconds does the rest.
     "held": Held(_CHILLED, 4_000, force=0.3),
     # For long enough to bring thermal motion and to tell a crystal from a glass, and no longer.
-    "settled": Held(_CHILLED, 600, force=0.3),
+    "settled": Held(_CHILLED, 600, force=1.0),
     # Noise of about the width of thermal motion, and no correctors: what a network that errs at
     # every level does the least harm by.
     "thermalised": Polished(_COOLED, finish=Ancestral(), top=0.05),

@@ -204,7 +204,7 @@ def project(tmp_path, monkeypatch, small):
     monkeypatch.setattr(trust, "QUENCH_STEPS", 10)
     monkeypatch.setattr(bottom, "HELD_STEPS", 5)
     monkeypatch.setattr(bottom, "HEATED_STEPS", 4)
-    monkeypatch.setattr(jobs, "MORE_QUENCH_STEPS", (10,))
+    monkeypatch.setattr(jobs, "LONG_QUENCH", 10)
     monkeypatch.setattr(jobs, "PROFILES", {"quick": few, "full": few})
     monkeypatch.setattr(jobs, "POINTS", 60)
     # It has tests of its own.
