@@ -5,6 +5,7 @@ with a quench of the same price where seconds are.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,6 +128,33 @@ def quench_of_price(scored: "pd.DataFrame", seconds: float, column: str = "rdf_m
     reached = lines.pivot_table(index=_CONDITION, columns="n_steps", values=column)[price.index]
     at = np.log(price.to_numpy())
     return reached.apply(lambda values: np.interp(np.log(seconds), at, values), axis=1)
+
+
+def answered(folder: Path) -> "dict[str, pd.DataFrame]":
+    """Gather the answers within budgets, and the quenches of the same conditions.
+
+    Args:
+        folder: of scores.
+
+    Returns:
+        `evaluation.COLUMNS` by set of conditions, "test" and "further", as far as they are scored;
+        of structures as they are, one try each.
+    """
+    with optional.packages():
+        import pandas as pd
+
+    files = {name: folder / f"scores-{name}.csv" for name in ("answers", "quench", "tests")}
+    found = {name: tables.read_scores(path) for name, path in files.items() if path.exists()}
+    sets = {}
+    if {"answers", "quench"} <= set(found):
+        both = pd.concat([found["answers"], found["quench"]])
+        sets["test"] = both[(both["split"] == "test") & (both["n_tries"] == 1)]
+    if "tests" in found:
+        further, unseen = found["tests"], tables.read_scores(folder / "scores-unseen.csv")
+        quenches = unseen[(unseen["split"] == "tests") & (unseen["model"] == evaluation.QUENCH)]
+        of_row = further.drop_duplicates("row")[_CONDITION]
+        sets["further"] = pd.concat([further, quenches.merge(of_row, on="row")])
+    return {name: each[~each["relaxed"].astype(bool)] for name, each in sets.items()}
 
 
 def within_budgets(sets: "Mapping[str, pd.DataFrame]") -> "pd.DataFrame":

@@ -45,6 +45,29 @@ def test_what_forms_is_told_with_what_it_took_as_it_is_and_at_rest():
     assert words.iloc[1].tolist()[0] == "100"
 
 
+def test_answers_are_gathered_with_the_quenches_of_their_conditions(tmp_path):
+    def write(name, lines):
+        tables.write_csv(tmp_path / f"scores-{name}.csv", pd.DataFrame(lines))
+
+    assert comparison.answered(tmp_path) == {}
+    ten = next(iter(evaluation.ANSWERS))
+    write("answers", _pair(ten, 3, at_rest={}))
+    several = _entry("quench", 3, n_steps=10, n_tries=4)
+    write("quench", [*_pair("quench", 3, at_rest={}, n_steps=10), several])
+    further = {"split": "tests", "k": 7.5}
+    write("tests", [_entry(ten, 5, **further), _entry("quench", 5, n_steps=30, **further)])
+    shorter = _entry("quench", 5, n_steps=10, split="tests", potential="a")
+    others = [_entry("sample", 5, split="tests"), _entry("quench", 5, n_steps=10, split="any")]
+    write(
+        "unseen",
+        [{k: v for k, v in one.items() if k not in ("k", "phi")} for one in (shorter, *others)],
+    )
+    found = comparison.answered(tmp_path)
+    assert found["test"][["model", "n_steps"]].to_numpy().tolist() == [[ten, 0], ["quench", 10]]
+    assert found["further"]["n_steps"].tolist() == [0, 30, 10]
+    assert found["further"]["k"].tolist() == [7.5] * 3
+
+
 def test_a_quench_of_the_same_price_lies_between_those_that_were_run():
     lines = [
         _entry("quench", row, n_steps=n_steps, seconds=seconds, rdf_mse=error)
