@@ -13,50 +13,15 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from mddm import arguments, lammps_process, lammps_system
+from mddm import arguments, lammps_process, lammps_system, protocol
 from mddm.potential import Smoothed
+from mddm.protocol import Harvest
 
-# A system as much hotter than its thermostat has blown up.
-_TOO_HOT = 10
 # At most so many steps of a minimisation, and ten evaluations of all forces for each.
 _ITERATIONS = 20_000
-# A stage is run in this many pieces: points of the trace, and chances to be interrupted.
-_PIECES = 20
-
-
-@dataclass(frozen=True)
-class Harvest:
-    """One configuration that MD arrived at, with what is needed to run on from it.
-
-    Args:
-        positions: (n_particles, 3) float32 in [0, box_length) [length].
-        velocities: (n_particles, 3) float32 [length / time].
-        temperature: the thermostat's target [energy].
-        energy: potential energy per particle of exactly these positions [energy].
-        kinetic_temperature: mean over the last hold [energy].
-        pressure: mean over the last hold [energy / length^3].
-        drift: change of the potential energy per particle over the last hold, by a straight
-            line through it [energy]: what is still going on.
-        n_steps: MD steps since the random start.
-        wall_time: time spent on them [s].
-        trace: (n_points, 4) of step, kinetic temperature, potential energy per particle and
-            pressure, since the previous harvest.
-    """
-
-    positions: np.ndarray
-    velocities: np.ndarray
-    temperature: float
-    energy: float
-    kinetic_temperature: float
-    pressure: float
-    drift: float
-    n_steps: int
-    wall_time: float
-    trace: np.ndarray
 
 
 def anneal(
@@ -103,15 +68,9 @@ def anneal(
     n_steps = arguments.whole("n_steps", n_steps, at_least=10)
     n_particles = arguments.whole("n_particles", n_particles, at_least=2)
     seed, box_length = arguments.seed(seed), arguments.box(box_length)
-    rng = np.random.default_rng((seed, 0))
-    positions = rng.uniform(0, box_length, (n_particles, 3))
-    hold = n_steps // 10
-    stages = [
-        (start_temperature, start_temperature, hold),
-        (start_temperature, temperature, n_steps - 2 * hold),
-        (temperature, temperature, hold),
-    ]
-    start = _start(positions, start_temperature, rng)
+    rng = protocol.generator(seed)
+    start = protocol.random_start(n_particles, box_length, start_temperature, rng)
+    stages = protocol.anneal(start_temperature, temperature, n_steps)
     return _run(potential, stages, start, rng, box_length, time_step, damping, minimize_first=True)
 
 
@@ -142,9 +101,9 @@ def hold(
     temperature = arguments.number("temperature", temperature, above=0)
     n_steps, seed = arguments.whole("n_steps", n_steps, at_least=1), arguments.seed(seed)
     positions = arguments.positions(positions, ("n_particles", 3)).detach().cpu().numpy()
-    rng = np.random.default_rng((seed, 0))
-    start = _start(positions, temperature, rng)
-    stages = [(temperature, temperature, n_steps)]
+    rng = protocol.generator(seed)
+    start = protocol.start(positions, temperature, rng)
+    stages = [protocol.Stage(temperature, temperature, n_steps)]
     return _run(potential, stages, start, rng, box_length, time_step, damping)
 
 
@@ -178,12 +137,8 @@ def cool(
     arguments.instance("previous", previous, Harvest)
     temperature = arguments.number("temperature", temperature, above=0)
     n_steps, seed = arguments.whole("n_steps", n_steps, at_least=2), arguments.seed(seed)
-    rng = np.random.default_rng((seed, previous.n_steps))
-    hold = n_steps // 2
-    stages = [
-        (previous.temperature, temperature, n_steps - hold),
-        (temperature, temperature, hold),
-    ]
+    rng = protocol.generator(seed, previous.n_steps)
+    stages = protocol.cool(previous.temperature, temperature, n_steps)
     return _run(potential, stages, previous, rng, box_length, time_step, damping)
 
 
@@ -306,45 +261,40 @@ def version() -> str:
         return f"LAMMPS {system.version()}"
 
 
-def _start(positions: np.ndarray, temperature: float, rng: np.random.Generator) -> Harvest:
-    velocities, unknown = rng.normal(0, temperature**0.5, positions.shape), (math.nan,) * 4
-    return Harvest(positions, velocities, temperature, *unknown, 0, 0.0, np.empty(0))
-
-
 def _run(potential, stages, start, rng, box_length, time_step, damping, minimize_first=False):
     time_step = arguments.number("time_step", time_step, above=0)
     damping = arguments.number("damping", damping, above=0, at_most=math.inf)
     box_length = arguments.box(box_length)
     clock, trace = time.perf_counter(), []
     settings = {"velocities": start.velocities, "time_step": time_step, "moves": True}
-    settings["hottest"] = max(max(begin, end) for begin, end, _ in stages)
+    settings["hottest"] = max(stage.hottest for stage in stages)
     with lammps_system.build(start.positions, potential, box_length, **settings) as (system, unit):
         if minimize_first:
             system.command("minimize 0.0 1e-3 1000 10000")
         system.command(f"reset_timestep {start.n_steps}")
         system.command("velocity all zero linear")
         system.command("fix move all nve")
-        for begin, end, n_steps in stages:
+        for stage in stages:
+            (begin, end, n_steps), every = stage, stage.every
             first = int(system.get_thermo("step"))
             # Seeds above 900 million are outside the range of LAMMPS's generator.
             noise = rng.integers(1, 900_000_000)
             if damping < math.inf:
                 bath = f"{begin / unit!r} {end / unit!r} {damping!r} {noise} zero yes"
                 system.command(f"fix bath all langevin {bath}")
-            # A step at which the pressure is measured takes half as long again.
-            every = min(max(n_steps // 100, 1), 10)
             system.command(
                 f"fix mean all ave/time {every} 1 {every} c_thermo_temp c_thermo_press ave running"
             )
             # A stage is set up once: a new set-up would draw the noise of its first step again.
             setup = "yes"
-            for stop in first + np.unique(np.linspace(0, n_steps, _PIECES + 1, dtype=int))[1:]:
+            pieces = np.linspace(0, n_steps, protocol.PIECES + 1, dtype=int)
+            for stop in first + np.unique(pieces)[1:]:
                 span = f"start {first} stop {first + n_steps}"
                 system.command(f"run {stop} upto {span} pre {setup} post no")
                 setup = "no"
                 energies = [unit * system.get_thermo(name) for name in ("temp", "pe", "press")]
                 trace.append([system.get_thermo("step"), *energies])
-            _refuse_blow_up(trace[-1], max(begin, end), time_step)
+            _refuse_blow_up(trace[-1], stage, time_step)
             kinetic_temperature, pressure = (
                 unit * system.extract_fix("mean", 0, 1, i) for i in (0, 1)
             )
@@ -355,7 +305,6 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
         positions, energy = lammps_system.rounded(system, unit, box_length)
         trace = np.array(trace)
         hold = trace[trace[:, 0] > first]
-        drift = n_steps * np.polyfit(hold[:, 0], hold[:, 2], 1)[0] if len(hold) > 1 else math.nan
         return Harvest(
             positions,
             velocities.astype(np.float32),
@@ -363,18 +312,18 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
             energy,
             kinetic_temperature,
             pressure,
-            float(drift),
+            stage.drift(hold[:, 0], hold[:, 2]),
             first + n_steps,
             start.wall_time + time.perf_counter() - clock,
             trace,
         )
 
 
-def _refuse_blow_up(last: list[float], hottest: float, time_step: float) -> None:
+def _refuse_blow_up(last: list[float], stage: protocol.Stage, time_step: float) -> None:
     step, temperature, *_ = last
-    if not temperature < _TOO_HOT * hottest:
+    if stage.has_blown_up(temperature):
         raise FloatingPointError(
             f"the system blew up before step {step:.0f}: its kinetic temperature is "
-            f"{temperature:.4g}, where the thermostat is at {hottest:.4g}; take a time_step below "
-            f"{time_step}, or a lower temperature"
+            f"{temperature:.4g}, where the thermostat is at {stage.hottest:.4g}; take a time_step "
+            f"below {time_step}, or a lower temperature"
         )

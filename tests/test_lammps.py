@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mddm import lammps, lammps_process, lammps_system
+from mddm import lammps, lammps_process, lammps_system, protocol
 from mddm.formulas import LennardJones
 from mddm.potential import OscillatingPair, Smoothed, Tabulated, potential_energy
 
@@ -76,7 +76,7 @@ def test_thermostat_holds_the_target():
 
 def test_trace_does_not_disturb_the_run(quench, monkeypatch):
     # Each interruption that sets LAMMPS up anew would draw the thermostat's noise once more.
-    monkeypatch.setattr(lammps, "_PIECES", 1)
+    monkeypatch.setattr(protocol, "PIECES", 1)
     straight = lammps.anneal(POTENTIAL, 0.02, 600, seed=3, **SMALL)
     assert len(straight.trace) < len(quench.trace)
     np.testing.assert_array_equal(straight.positions, quench.positions)

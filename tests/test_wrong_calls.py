@@ -54,6 +54,7 @@ from mddm import (
     viewer,
     waves,
 )
+from mddm.protocol import Harvest
 from mddm.relaxing import Relaxing
 from mddm.structures import Structures
 from mddm.study import tasks, train
@@ -87,7 +88,7 @@ LEFT_OUT = {
     phonons: {"Vibrations"},
     study: {"project_root", "device"},
     sublattices: {"cache_folder"},
-    lammps: {"version", "Harvest"},
+    lammps: {"version"},
     plotting: {"set_style"},
     potential: {"PairPotential"},
     noise: {"Denoiser"},
@@ -140,7 +141,7 @@ SMOOTHED = potential.Smoothed(potential.OscillatingPair(6.6, 2.4))
 ROW = [*NO_NUMBER, -1, 1.5, 10**6]
 DATA_FILE = Path(__file__).parents[1] / "data" / "opp-small.h5"
 DATA = dataset.read(DATA_FILE)
-HARVEST = lammps.Harvest(
+HARVEST = Harvest(
     7 * np.stack(np.meshgrid(*[np.arange(4) / 4] * 3), -1).reshape(-1, 3),
     np.zeros((64, 3)), 0.02, -1.0, 0.02, 0.0, 0.0, 0, 0.0, np.empty(0),
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """Many ramps side by side on a GPU, each system a block of its threads: batched.cu.
 
-The protocol, the integrator, the thermostat and the random starts are those of `lammps.ramp`; the
-noise is another, and so is the way down from the random start.  All numbers are of single
-precision.  Compiled as C++ the same code runs on a processor, far more slowly than LAMMPS.
+Integrator and thermostat are those of `lammps.ramp`; the noise is another, and so is the way down
+from the random start.  All numbers are of single precision.  Compiled as C++ the same code runs on
+a processor, far more slowly than LAMMPS.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from mddm import arguments
+from mddm import arguments, protocol
 from mddm.geometry import wrap
-from mddm.lammps import Harvest
 from mddm.potential import Smoothed, energy_unit, tabulate
+from mddm.protocol import Harvest, Stage
 from mddm.study.plan import Run
 
 _SOURCE = Path(__file__).with_suffix(".cu")
@@ -33,10 +34,6 @@ _MOST, _NEAR, _PIECES, _THREADS = 1024, 512, 1024, 1024
 _EACH = 2
 # How often progress is told [s].
 _TOLD_EVERY = 10
-# A system as much hotter than its thermostat has blown up.
-_TOO_HOT = 10
-# A stage is run in this many pieces: points of the trace.
-_TRACE = 20
 # The way down from a random start: so many steps, and so many shorter ones [length].
 _DESCENT = {0.03: 300, 0.003: 300, 0.0003: 300}
 _SKIN = 0.3
@@ -156,43 +153,32 @@ def _cooled(runs, batch: "_Batch", report, progress) -> Iterator[tuple[Run, list
     plans = [_stages(run) for run in runs]
     harvests, told = [[] for _ in runs], np.zeros(len(runs), dtype=bool)
     batch.descend()
-    for number in range(max(map(len, plans))):
-        stages = [plan[number] if number < len(plan) else None for plan in plans]
+    for now in zip_longest(*plans, fillvalue=(None, False)):
+        stages, ends = zip(*now, strict=True)
         trace = batch.stage(stages, progress)
-        batch.lose_what_blew_up([max(stage[:2]) if stage else np.inf for stage in stages])
+        batch.lose_what_blew_up(stages)
         for i in np.flatnonzero(batch.lost & ~told):
             report(f"FAILED {runs[i].name}: {batch.losses[i]} before step {batch.before[i]:,}")
         told |= batch.lost
-        cut = [stage is not None and stage[3] for stage in stages] & ~batch.lost
+        cut = np.array(ends) & ~batch.lost
         positions, velocities, energies, means = batch.harvest() if any(cut) else (None,) * 4
         for i in np.flatnonzero(cut):
-            _, end, n_steps, _ = stages[i]
-            drift = n_steps * np.polyfit(trace[:, i, 0], trace[:, i, 1], 1)[0]
+            drift = stages[i].drift(*trace[:, i].T)
             harvests[i].append(
                 Harvest(
-                    positions[i], velocities[i], end, energies[i], *means[i], float(drift),
-                    int(batch.before[i]), float("nan"), trace[:, i],
+                    positions[i], velocities[i], stages[i].end, energies[i], *means[i], drift,
+                    int(batch.before[i]), math.nan, trace[:, i],
                 )
             )  # fmt: skip
     for i in np.flatnonzero(~batch.lost):
         yield runs[i], harvests[i]
 
 
-def _stages(run: Run) -> list[tuple[float, float, int, bool]]:
-    """Give the temperatures and steps of each stage, and whether a harvest follows."""
-    start, (first, *others) = run.start_temperature, run.temperatures
-    hold = run.n_steps_first // 10
-    stages = [
-        (start, start, hold, False),
-        (start, first, run.n_steps_first - 2 * hold, False),
-        (first, first, hold, True),
-    ]
-    hold = run.n_steps_between // 2
-    for before, after in zip(run.temperatures, others, strict=False):
-        stages += [
-            (before, after, run.n_steps_between - hold, False), (after, after, hold, True)
-        ]  # fmt: skip
-    return stages
+def _stages(run: Run) -> list[tuple[Stage, bool]]:
+    """Give each stage of a run, and whether a harvest follows."""
+    ways = [protocol.anneal(run.start_temperature, run.temperatures[0], run.n_steps_first)]
+    ways += [protocol.cool(*pair, run.n_steps_between) for pair in pairwise(run.temperatures)]
+    return [(stage, stage is way[-1]) for way in ways for stage in way]
 
 
 class _Batch:
@@ -241,12 +227,12 @@ class _Batch:
         """Run a stage of each system that has one; give steps and energies on the way."""
         self.tensors["sums"].zero_()
         runs = np.array([stage is not None for stage in stages]) & ~self.lost
-        begin, end, n_steps = (
-            np.array([stage[k] if stage else 0 for stage in stages], dtype=float) for k in range(3)
-        )
-        every, trace, done = np.where(n_steps >= 1000, 10, 1), [], np.zeros(len(stages))
-        for piece in range(1, _TRACE + 1):
-            after = np.floor(n_steps * piece / _TRACE)
+        stages = [stage or Stage(0.0, 0.0, 0) for stage in stages]
+        begin, end, n_steps = np.array(stages, dtype=float).T
+        every = np.array([stage.every for stage in stages])
+        trace, done = [], np.zeros(len(stages))
+        for piece in range(1, protocol.PIECES + 1):
+            after = np.floor(n_steps * piece / protocol.PIECES)
             part = np.stack([done, after]) / np.maximum(n_steps, 1)
             hot, cold = begin + (end - begin) * part
             self._run(hot, cold, np.where(runs, after - done, -1), every)
@@ -263,9 +249,11 @@ class _Batch:
         means = kept[:, :2] / np.maximum(kept[:, 2:3], 1)
         return positions, velocities, kept[:, 3].tolist(), means.tolist()
 
-    def lose_what_blew_up(self, hottest):
-        kinetic = self.tensors["v"].square().mean((1, 2)).cpu().numpy()
-        self.losses[~self.lost & ~(kinetic < _TOO_HOT * np.array(hottest))] = "it blew up"
+    def lose_what_blew_up(self, stages):
+        kinetic = self.tensors["v"].square().mean((1, 2)).tolist()
+        for i in np.flatnonzero(~self.lost):
+            if stages[i] and stages[i].has_blown_up(kinetic[i]):
+                self.losses[i] = "it blew up"
 
     def _run(self, begin, end, n_steps, every, descent=0.0):
         def on_device(columns, dtype):
@@ -286,11 +274,10 @@ class _Batch:
 
 
 def _start(run: Run, n_particles: int, box_length: float) -> tuple[Tensor, Tensor]:
-    rng = np.random.default_rng((run.seed, 0))
-    positions = rng.uniform(0, box_length, (n_particles, 3))
-    velocities = rng.normal(0, run.start_temperature**0.5, positions.shape)
-    velocities -= velocities.mean(axis=0)
-    x, v = (torch.from_numpy(each).float().T.contiguous() for each in (positions, velocities))
+    rng = protocol.generator(run.seed)
+    start = protocol.random_start(n_particles, box_length, run.start_temperature, rng)
+    velocities = start.velocities - start.velocities.mean(axis=0)
+    x, v = (torch.from_numpy(each).float().T.contiguous() for each in (start.positions, velocities))
     return wrap(x, box_length), v
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from mddm import arguments, dataset, files, lammps, lattices, optional
 from mddm.condition import RANGES
 from mddm.potential import CONVENTION, Smoothed
+from mddm.protocol import Harvest
 from mddm.study import batched, plan
 from mddm.study.plan import Run
 
@@ -295,7 +296,7 @@ def _joined(parts: list[dict], command: str) -> dataset.Dataset:
     return dataset.Dataset(**columns, **known, attributes=attributes)
 
 
-def _next_harvest(run: Run, previous: lammps.Harvest | None) -> lammps.Harvest:
+def _next_harvest(run: Run, previous: Harvest | None) -> Harvest:
     if run.start == "lattice":
         before = -1 if previous is None else run.temperatures.index(previous.temperature)
         return _held(run, before + 1)
@@ -304,7 +305,7 @@ def _next_harvest(run: Run, previous: lammps.Harvest | None) -> lammps.Harvest:
     return next(lammps.ramp(run.potential, run.temperatures, *steps, **settings))
 
 
-def _held(run: Run, index: int) -> lammps.Harvest:
+def _held(run: Run, index: int) -> Harvest:
     temperature, box_length = run.temperatures[index], _SETTINGS["box_length"]
     size = (_SETTINGS["n_particles"], box_length, temperature)
     crystal = lattices.stable(run.potential, *size, 1)[0].crystal
@@ -350,7 +351,7 @@ def _open_checked(path: Path, run: Run) -> dict:
     return content
 
 
-def _read_unfinished(folder: Path, run: Run) -> list[lammps.Harvest]:
+def _read_unfinished(folder: Path, run: Run) -> list[Harvest]:
     harvests = []
     for index in range(len(run.temperatures)):
         path = folder / "unfinished" / f"{run.name}.{index}.npz"
@@ -358,18 +359,16 @@ def _read_unfinished(folder: Path, run: Run) -> list[lammps.Harvest]:
             break
         content = _open_checked(path, run)
         del content["run"]
-        harvests.append(
-            lammps.Harvest(**{k: v.item() if v.ndim == 0 else v for k, v in content.items()})
-        )
+        harvests.append(Harvest(**{k: v.item() if v.ndim == 0 else v for k, v in content.items()}))
     return harvests
 
 
-def _write_unfinished(folder: Path, run: Run, index: int, harvest: lammps.Harvest) -> None:
+def _write_unfinished(folder: Path, run: Run, index: int, harvest: Harvest) -> None:
     path = folder / "unfinished" / f"{run.name}.{index}.npz"
     files.write_whole(path, _packed(run=_description(run), **asdict(harvest)))
 
 
-def _finish(folder: Path, run: Run, harvests: list[lammps.Harvest], engine: str) -> None:
+def _finish(folder: Path, run: Run, harvests: list[Harvest], engine: str) -> None:
     names = ("positions", "temperature", "energy", "kinetic_temperature", "pressure", "drift")
     names = (*names, "n_steps")
     columns = {name: np.array([getattr(harvest, name) for harvest in harvests]) for name in names}

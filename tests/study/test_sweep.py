@@ -13,6 +13,7 @@ from distributed import LocalCluster
 
 from mddm import dataset, lammps
 from mddm.family import Family
+from mddm.protocol import Harvest
 from mddm.study import plan, sweep
 from mddm.study.plan import Run
 
@@ -126,7 +127,7 @@ def put_down(folder, run):
         measured = rng.normal(size=4).tolist()
         steps = run.steps_after(number)
         harvests.append(
-            lammps.Harvest(points, points, temperature, *measured, steps, 0.0, np.zeros((0, 4)))
+            Harvest(points, points, temperature, *measured, steps, 0.0, np.zeros((0, 4)))
         )
     sweep._finish(folder, run, harvests, "an engine")
 
@@ -170,9 +171,7 @@ def test_a_lattice_is_held_at_each_temperature(tmp_path, monkeypatch):
 
     def hold(potential, positions, temperature, n_steps, seed, **_):
         points = positions.astype(np.float32)
-        return lammps.Harvest(
-            points, points, temperature, *[0.0] * 4, n_steps, 0.0, np.zeros((0, 4))
-        )
+        return Harvest(points, points, temperature, *[0.0] * 4, n_steps, 0.0, np.zeros((0, 4)))
 
     monkeypatch.setattr(sweep.lammps, "hold", hold)
     run = replace(plan.stable_runs(plan.any_runs(17))[0], temperatures=(0.2, 0.1), n_kept=2)
