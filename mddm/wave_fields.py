@@ -148,7 +148,8 @@ class WaveFields(nn.Module):
             found = heed(self.angles(cosines[..., None]))
         else:
             # There are more pairs than a table needs entries.
-            at = cosines.clamp(max=1).flatten() * (_N_ENTRIES - 2)
+            # In half precision the last entry would be rounded to one beyond.
+            at = cosines.to(self.angles.centers).clamp(max=1).flatten() * (_N_ENTRIES - 2)
             below = at.int()
             entries = torch.arange(_N_ENTRIES).to(at) / (_N_ENTRIES - 2)
             table = heed(self.angles(entries[:, None]))

@@ -159,6 +159,17 @@ def test_half_precision_keeps_the_phase_of_a_wave():
 
 
 @torch.no_grad()
+def test_half_precision_gives_about_the_same_noise():
+    x_t, _ = noised(bcc(6), 0.1)
+    network = denoiser().eval()
+    asked = x_t, torch.tensor([0.1]), None, BOX
+    whole = network(*asked)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = network(*asked)
+    assert (half - whole).norm() < 0.05 * whole.norm()
+
+
+@torch.no_grad()
 def test_the_way_to_the_site_is_told_in_a_crystal_and_withheld_in_part_of_training():
     x_t, eps = noised(bcc(8).expand(40, -1, -1), 0.25)
     network = denoiser()
