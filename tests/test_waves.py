@@ -133,7 +133,9 @@ def test_systems_of_a_batch_have_their_own_sites():
     sites, is_site = find_sites(waves, levels, 1024, BOX)
     alone, is_alone = sites_of(crystal, 0.2)
     assert is_site[0].equal(is_alone[0]) and not is_site[1].any()
-    assert sites[0][is_site[0]].numpy() == pytest.approx(alone[is_alone].numpy(), abs=1e-3)
+    # In an order that rounding decides, where sites are as good as each other.
+    distance, which = to_nearest(sites[0][is_site[0]], alone[is_alone])
+    assert distance.max() < 1e-3 and len(which.unique()) == len(which)
     displacement, certainty = assign(both, sites, is_site, levels, BOX)
     assert displacement[0].ne(0).any() and displacement[1].eq(0).all() and certainty[1].eq(0).all()
 
