@@ -341,6 +341,8 @@
   // ---- controls --------------------------------------------------------------------------------
 
   function setButtons() {
+    // A button that goes out loses the focus, in some browsers at once.
+    const focused = document.activeElement;
     const waiting = run?.single ?? false;
     fieldset.disabled = Boolean(run);
     drawing.disable(Boolean(run));
@@ -350,7 +352,6 @@
     quenchButton.disabled = Boolean(run);
     stepButton.disabled = !run && disabled;
     // A button that goes out under the reader's finger hands the focus on.
-    const focused = document.activeElement;
     stopButton.disabled = !run;
     if (run && home.contains(focused) && focused.disabled) stopButton.focus();
     if (!run && focused === stopButton) (sampleButton.disabled ? quenchButton : sampleButton).focus();
