@@ -80,7 +80,7 @@ PROFILES = {
 }
 # Of a cloud on a surface.
 POINTS = 1000
-# Of two seconds: that by which the page that samples draws, and one with MD at its end.
+# Of two or three seconds: that by which the page that samples draws, and one with MD at its end.
 _CHEAPER = ("quick", "settled")
 # With the right variance, and as printed.
 _ALGORITHM_2 = ("ancestral", "paper")
@@ -312,28 +312,30 @@ def _seeded_jobs(data: Dataset, sizes: Mapping, compiled: bool, trained_on: str)
 
 
 def _answer_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
-    jobs, surrogate = [], _told_potentials(sizes, compiled)
-    for name in list(evaluation.ANSWERS)[: sizes["answers"]]:
-        for row in choose_rows(data, "test", sizes["test"]):
-            key = Key(name, "conditional", "test", row, 0, surrogate.source)
-            jobs.append((key, partial(surrogates.answer, data, row, surrogate, name)))
-    return jobs
+    rows = choose_rows(data, "test", sizes["test"])
+    return _answers(data, "test", rows, sizes["answers"], _told_potentials(sizes, compiled))
 
 
 def _more_test_jobs(sizes: Mapping, compiled: bool) -> list[Job]:
     path = study.project_root() / plan.FILES["tests"]
     if not sizes["tests"] or not path.is_file():
         return []
-    jobs, asked, surrogate = [], dataset.read(path), _told_potentials(sizes, compiled)
-    named = ("conditional", "tests")
-    for name in list(evaluation.ANSWERS)[: sizes["tests"]]:
-        for row in unseen.rows_of(asked):
-            key = Key(name, *named, row, 0, surrogate.source)
-            jobs.append((key, partial(surrogates.answer, asked, row, surrogate, name)))
-    source = evaluation.md_source(asked)
-    for row in unseen.rows_of(asked):
-        key = Key(evaluation.QUENCH, *named, row, 0, source, n_steps=LONG_QUENCH)
+    asked = dataset.read(path)
+    rows, source = unseen.rows_of(asked), evaluation.md_source(asked)
+    jobs = _answers(asked, "tests", rows, sizes["tests"], _told_potentials(sizes, compiled))
+    for row in rows:
+        key = Key(evaluation.QUENCH, "conditional", "tests", row, 0, source, n_steps=LONG_QUENCH)
         jobs.append((key, partial(rivals.quench, asked, row, LONG_QUENCH)))
+    return jobs
+
+
+def _answers(
+    data: Dataset, split: str, rows: list[int], n_budgets: int, surrogate: surrogates.Surrogate
+) -> list[Job]:
+    jobs = []
+    for name, row in product(list(evaluation.ANSWERS)[:n_budgets], rows):
+        key = Key(name, "conditional", split, row, 0, surrogate.source)
+        jobs.append((key, partial(surrogates.answer, data, row, surrogate, name)))
     return jobs
 
 
