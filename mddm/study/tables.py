@@ -237,9 +237,20 @@ def summary(summed: "pd.DataFrame") -> str:
 def _cell(line: "pd.Series") -> str:
     if np.isnan(line["ci_low"]):
         return f"{line['rdf_mse']:.3f}"
-    mean = f"{line['rdf_mse']:.3f} ({line['ci_low']:.3f} to {line['ci_high']:.3f})"
+    mean = with_interval(*line[["rdf_mse", "ci_low", "ci_high"]])
     # Of samples of one configuration the median is the mean.
     return f"{mean}; {line['median']:.3f}" if line["task"] == "conditional" else mean
+
+
+def with_interval(mean: float, low: float, high: float, sign: str = "") -> str:
+    """Write a mean and its interval, which a narrow table breaks between the two alone.
+
+    Args:
+        mean, low, high: to three decimals.
+        sign: "+" for differences.
+    """
+    low, high = (f"{end:{sign}.3f}" for end in (low, high))
+    return f"{mean:{sign}.3f} ({low}\u00a0to\u00a0{high})"
 
 
 def with_summary(text: str, content: str) -> str:

@@ -169,6 +169,9 @@ def bootstrap_interval(
     named = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     belongs = [named[group] for group in groups]
     sums, counts = np.bincount(belongs, values), np.bincount(belongs)
+    # The order in which they come makes no difference to what is drawn.
+    order = np.lexsort((counts, sums))
+    sums, counts = sums[order], counts[order]
     if len(sums) < 2 or np.ptp(sums / counts) == 0:
         return math.nan, math.nan
 
