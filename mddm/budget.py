@@ -1,4 +1,4 @@
-"""What some seconds buy: samples, and a quench in what is left.
+"""What some seconds buy: samples, and in what is left a quench, or a crystal that is healed.
 
 A sample is cheap, and a crystal more often than a quench of its price; where MD comes to a glass,
 the quench is closer.  Which of them it is, the samples tell (`trust.answer`).
@@ -35,7 +35,10 @@ _FEW = 5
 # The part of the budget in which another sample is begun where so far most are crystals, as many as
 # not, and fewer: those are for nothing where a quench is the answer.
 _SAMPLED = {1: _CAREFUL, 0: 2 / 3, -1: 1 / 4}
-SAMPLE, QUENCH, LATTICE = "sample", "quench", "lattice"
+# Where crystals lead by so many, more samples tell no more, and what is left heals the best of
+# them, if it is for at least so many MD steps: in fewer, few defects go.
+_SURE, _HEALING = 4, 10_000
+SAMPLE, QUENCH, LATTICE, HEALED = "sample", "quench", "lattice", "healed"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Candidate:
     """A structure that may be the answer.
 
     Args:
-        name: what it is: "sample", "quench" or "lattice".
+        name: what it is: "sample", "quench" or "lattice", or "healed", which was one of the others.
         positions: (n_particles, 3) float32 at the temperature [length].
         energy_at_rest: potential energy per particle in the nearest minimum [energy].
         crystallinity: see `structure.crystallinity`.
@@ -89,8 +92,9 @@ def within(
 ) -> list[Candidate]:
     """Find structures within some seconds, and put the answer first.
 
-    Most samples say whether MD comes to a crystal.  If so, all of the seconds are for samples, and
-    the answer is the lowest at rest of the crystals.  If not, it is a quench in what is left.
+    Most samples say whether MD comes to a crystal.  If so, the answer is the lowest at rest of the
+    crystals, healed (`lammps.heal`) where enough of the seconds are left once crystals lead by
+    four.  If not, it is a quench in what is left.
 
     Args:
         budget: seconds, at least what a quench of 100 steps takes.
@@ -99,7 +103,7 @@ def within(
         potential: what the structure is of.
         temperature: [energy].
         n_particles, box_length: of the system [length].
-        seed: of the quench.
+        seed: of the quench, and of healing.
         held_on: MD steps for which samples that look like crystals are held at the temperature, as
             from `brief`; or as many as there is time for.
         stable: whether the lattice of lowest free energy, held at the temperature, will do too: the
@@ -137,9 +141,15 @@ def within(
         crystal = lattices.stable(potential, n_particles, box_length, temperature, 1)[0].crystal
         add(LATTICE, held(crystal.positions, _HELD), start, _HELD)
     a_step = _seconds_a_step(potential, temperature, n_particles, box_length, clock)
+
+    def steps_left(now, besides=_RELAXING):
+        return int(min(_CAREFUL * (start + budget - now) / a_step - besides, _LONGEST))
+
     number, lead, longest = 0, 0, 0.0
     while not number or clock() + longest < start + _SAMPLED[np.sign(lead)] * budget:
         begun = clock()
+        if lead >= _SURE and steps_left(begun) >= _HEALING:
+            break
         # A first sample that is left off costs a quench instead.
         instead = 0.0 if found else (_STARTING + _SHORTEST + _RELAXING) * a_step
         deadline = start + budget - (_BRIEF + _RELAXING) * a_step
@@ -154,8 +164,7 @@ def within(
         number, lead = number + 1, lead + (1 if is_crystal else -1)
         longest = max(longest, clock() - begun)
     begun = clock()
-    left = _CAREFUL * (start + budget - begun) / a_step
-    n_steps = int(min(left - _STARTING - _RELAXING, _LONGEST))
+    n_steps = steps_left(begun, _STARTING + _RELAXING)
     if (lead <= 0 and n_steps >= _SHORTEST) or not found:
         n_steps = max(n_steps, _SHORTEST)
         quench = lammps.anneal(
@@ -167,16 +176,25 @@ def within(
             box_length=box_length,
         )
         add(QUENCH, quench.positions, begun, n_steps)
-    spent = clock() - start
-    if spent > 1.5 * budget:
-        warnings.warn(f"a budget of {budget:g} s took {spent:.0f} s", stacklevel=2)
-    by_energy = sorted(found, key=lambda candidate: candidate.energy_at_rest)
+    chosen = min(found, key=lambda candidate: candidate.energy_at_rest)
     if number and not stable:
         ordered = [each.crystallinity for each in found]
         at_rest = [each.energy_at_rest for each in found]
         chosen = found[trust.answer(ordered, at_rest, quenched=found[-1].name == QUENCH)]
-        by_energy.sort(key=lambda candidate: candidate is not chosen)
-    return by_energy
+    begun = clock()
+    n_steps = steps_left(begun)
+    if lead >= _SURE and n_steps >= _HEALING:
+        size = {"box_length": box_length}
+        healed = lammps.heal(potential, chosen.positions, temperature, n_steps, seed, **size)
+        add(HEALED, healed.positions, begun, n_steps)
+        is_crystal = found[-1].crystallinity > structure.CRYSTAL
+        if found[-1].energy_at_rest < chosen.energy_at_rest and (stable or is_crystal):
+            chosen = found[-1]
+    spent = clock() - start
+    if spent > 1.5 * budget:
+        warnings.warn(f"a budget of {budget:g} s took {spent:.0f} s", stacklevel=2)
+    others = (candidate for candidate in found if candidate is not chosen)
+    return [chosen, *sorted(others, key=lambda candidate: candidate.energy_at_rest)]
 
 
 def _sample(frames, deadline, instead, clock) -> np.ndarray | None:

@@ -126,6 +126,20 @@ def cool(before: float, temperature: float, n_steps: int) -> list[Stage]:
     return [Stage(before, temperature, n_steps - hold), Stage(temperature, temperature, hold)]
 
 
+def heal(hottest: float, temperature: float, n_steps: int) -> list[Stage]:
+    """Return the stages that a crystal is healed in: hold hot for a third of the steps, cool.
+
+    Args:
+        hottest: below where it melts [energy].
+        temperature: the target [energy].
+        n_steps: MD steps, at least 3.
+
+    Source: this study.
+    """
+    hold = n_steps // 3
+    return [Stage(hottest, hottest, hold), Stage(hottest, temperature, n_steps - hold)]
+
+
 def generator(seed: int, n_steps: int = 0) -> np.random.Generator:
     """Return the random numbers of a run that goes on after so many MD steps."""
     return np.random.default_rng((seed, n_steps))

@@ -28,7 +28,8 @@ def md(monkeypatch):
     """LAMMPS at a thousandth of a second a step.
 
     A structure's first number is its energy, and its second one how ordered it is: a quench is a
-    glass, of energy 2, and each hold brings an ordered structure a tenth down.
+    glass, of energy 2, each hold brings an ordered structure a tenth down, and healing by two
+    tenths, but for one of energy 0.4, which melts.
     """
     clock, ran = Clock(), []
 
@@ -42,6 +43,12 @@ def md(monkeypatch):
         held[0, 0] -= 0.1
         return type("Harvest", (), {"positions": held})
 
+    def heal(potential, positions, temperature, n_steps, seed, **how):
+        run("heal", n_steps)
+        healed = np.array(positions, np.float32)
+        healed[0, :2] -= (0.2, 0.8 if healed[0, 0] < 0.45 else 0.0)
+        return type("Harvest", (), {"positions": healed})
+
     def anneal(potential, temperature, n_steps, seed, **size):
         run("anneal", n_steps)
         clock.now += 3.0
@@ -51,7 +58,7 @@ def md(monkeypatch):
         clock.now += 0.4
         return positions, float(positions[0, 0]), True
 
-    for function in (hold, anneal, minimize):
+    for function in (hold, heal, anneal, minimize):
         monkeypatch.setattr(budget.lammps, function.__name__, function)
     monkeypatch.setattr(budget.structure, "crystallinity", lambda positions, _: positions[0, 1])
     return clock, ran
@@ -91,10 +98,31 @@ def test_where_samples_are_no_crystals_the_answer_is_a_quench_in_what_is_left(md
 
 def test_where_samples_are_crystals_all_seconds_are_for_them(md):
     clock, ran = md
-    found = within(clock, 40.0, itertools.repeat(0.9))
-    assert [each.name for each in found] == 6 * ["sample"]
-    assert found[0].energy_at_rest == pytest.approx(0.5) and "anneal" not in dict(ran)
-    assert clock.now < 40
+    found = within(clock, 31.0, itertools.repeat(0.9))
+    assert [each.name for each in found] == 5 * ["sample"]
+    assert found[0].energy_at_rest == pytest.approx(0.6) and not {"anneal", "heal"} & set(dict(ran))
+    assert clock.now < 31
+
+
+def test_where_crystals_lead_by_four_the_best_is_healed_in_what_is_left(md):
+    clock, ran = md
+    found = within(clock, 60.0, itertools.repeat(0.9))
+    assert [each.name for each in found] == ["healed", *4 * ["sample"]]
+    assert [each.energy_at_rest for each in found[:2]] == pytest.approx([0.5, 0.7])
+    expected = 0.9 * (60 - 0.202 - 4 * 5.4) * 1000 - 400
+    assert found[0].n_steps == ran[-1][1] == pytest.approx(expected, abs=2)
+    assert clock.now < 60
+    # Four of seven are a lead of one.
+    found = within(clock, 60.0, [0.0, 0.9, 0.0, 0.9, 0.9, 0.0, 0.9, 0.0, 0.0, 0.0, 0.0])
+    assert "heal" not in dict(ran[-3:])
+
+
+def test_what_melts_when_it_is_healed_is_not_the_answer(md):
+    clock, ran = md
+    found = within(clock, 100.0, [0.0, 0.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], each=0.4)
+    assert ran[-1][0] == "heal" and found[0].name == "sample"
+    assert found[0].energy_at_rest == pytest.approx(0.3)
+    assert found[1].name == "healed" and found[1].energy_at_rest == pytest.approx(0.1)
 
 
 def test_most_samples_say_which_it_is(md):

@@ -12,7 +12,13 @@ import torch
 
 from mddm import lammps, lammps_process, lammps_system, protocol
 from mddm.formulas import LennardJones
-from mddm.potential import OscillatingPair, Smoothed, Tabulated, potential_energy
+from mddm.potential import (
+    OscillatingPair,
+    Smoothed,
+    Tabulated,
+    energy_scale,
+    potential_energy,
+)
 
 POTENTIAL = Smoothed(OscillatingPair(6.6, 2.4))
 SMALL = {"n_particles": 300, "box_length": 6.7}
@@ -288,6 +294,22 @@ def test_the_end_of_lammps_is_an_error(quench, fresh_process):
         with lammps_process.instance() as system:
             system.command("nonsense")
     assert lammps.version().startswith("LAMMPS 2")
+
+
+def test_a_crystal_is_healed_hot_and_ends_cold(quench):
+    # One particle is missing.
+    positions = np.delete(quench.positions, 0, axis=0)
+    start = lammps.minimize(positions, POTENTIAL, 6.7)[0]
+    healed = lammps.heal(POTENTIAL, start, 0.02, 1500, 0, box_length=6.7, damping=0.1)
+    hottest = lammps.HEALING * energy_scale(POTENTIAL)
+    kinetic = healed.trace[:, 1]
+    assert kinetic[10] == pytest.approx(hottest, rel=0.2)
+    assert kinetic[-1] < 0.1 * hottest and healed.temperature == 0.02
+    # At a temperature above that it is held.
+    warm = lammps.heal(POTENTIAL, start, 1.0, 300, 0, box_length=6.7, damping=0.1)
+    assert warm.kinetic_temperature == pytest.approx(1.0, rel=0.1)
+    with pytest.raises(ValueError, match=r"hottest must be .* at least 0\.02"):
+        lammps.heal(POTENTIAL, start, 0.02, 300, 0, hottest=0.01, box_length=6.7)
 
 
 def test_what_ran_before_makes_no_difference(quench, fresh_process):

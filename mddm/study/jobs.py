@@ -1,6 +1,7 @@
 """What is scored: which samples of which models, and their rivals, under which conditions."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
@@ -293,6 +294,10 @@ def _unseen_jobs(data: Dataset, sizes: Mapping, compiled: bool) -> list[Job]:
             key = Key(evaluation.QUENCH, "conditional", split, row, 0, source)
             key = key._replace(n_steps=trust.QUENCH_STEPS)
             jobs.append((key, partial(unseen.quench, asked, row, source)))
+            if split in unseen.STABLE_SETS:
+                key = Key(unseen.STABLE, "conditional", split, row, 0, source)
+                of_crystals = replace(surrogate, what="stable")
+                jobs.append((key, partial(unseen.stable, asked, row, of_crystals)))
             # Others have nothing near them.
             for name, more in _looked_up(data) if asked.ranges == data.ranges else ():
                 key = Key(name, "conditional", split, row, 0, rivals.look_up_source(data, *more))

@@ -15,6 +15,7 @@ import torch
 from mddm import (
     budget,
     checkpoint,
+    encoding,
     files,
     lammps_process,
     lattices,
@@ -68,6 +69,7 @@ class Surrogate:
         compiled: whether PyTorch compiles the network at its first call, which takes a minute or
             more; worth it for many samples of "bragg" on a CPU.
         trained_on: file of the data that the checkpoint was trained on; "" for the study's.
+        what: one of `encoding.ANSWERS`, of a network that is told potentials.
     """
 
     preset: str
@@ -76,6 +78,7 @@ class Surrogate:
     n_levels: int = N_LEVELS
     compiled: bool = False
     trained_on: str = ""
+    what: str = encoding.ANSWERS[0]
 
     @cached_property
     def _trained(self):
@@ -100,6 +103,9 @@ class Surrogate:
         if not settings.ranges:
             return None
         asked = data.take([row])
+        if self.what == "stable":
+            told = asked.potential(0), float(asked.temperature[0])
+            return encoding.encode(*told, what=self.what)[None]
         if settings.told == "potential":
             return asked.encoded
         return torch.as_tensor(asked.conditions, dtype=torch.float32)
@@ -250,7 +256,7 @@ def seeded_sample(data: Dataset, row: int, surrogate: Surrogate, seed: int = 0) 
 
 
 def answer(data: Dataset, row: int, surrogate: Surrogate, name: str, seed: int = 0) -> list[dict]:
-    """Score what a number of seconds buys, see `budget.within`.
+    """Score what a number of seconds buys.
 
     Args:
         data: the MD data.
@@ -265,6 +271,29 @@ def answer(data: Dataset, row: int, surrogate: Surrogate, name: str, seed: int =
     Raises:
         FileNotFoundError: the checkpoint has not been made.
     """
+    found, calls, seconds = within(data, row, surrogate, evaluation.ANSWERS[name], seed)
+    named = {"model": name, "seed": seed, "calls": calls, "source": surrogate.source}
+    return evaluation.raw_and_relaxed(data, row, found[0].positions, seconds, named)
+
+
+def within(
+    data: Dataset, row: int, surrogate: Surrogate, budget_of: float, seed: int = 0
+) -> tuple[list[budget.Candidate], int, float]:
+    """Find structures for a row's condition within some seconds of the processor.
+
+    Args:
+        data: the MD data.
+        row: the condition.
+        surrogate: that draws samples; of one that is asked for what is stable, lattices count too.
+        budget_of: seconds.
+        seed: of the sample and of the quench.
+
+    Returns:
+        The candidates as from `budget.within`, calls of the network, and the seconds that it took.
+
+    Raises:
+        FileNotFoundError: the checkpoint has not been made.
+    """
     clock, calls = lammps_process.process_time(), {}
     sampler, held_on = budget.brief(samplers.SAMPLERS[surrogate.sampler])
     drawn_by = replace(surrogate, sampler=sampler)
@@ -275,7 +304,7 @@ def answer(data: Dataset, row: int, surrogate: Surrogate, name: str, seed: int =
             yield frame
 
     found = budget.within(
-        evaluation.ANSWERS[name],
+        budget_of,
         draw,
         data.potential(row),
         float(data.temperature[row]),
@@ -284,11 +313,10 @@ def answer(data: Dataset, row: int, surrogate: Surrogate, name: str, seed: int =
         # Not that of a quench that is scored by itself.
         seed=3_000_000 + 1000 * row + seed,
         held_on=held_on,
+        stable=surrogate.what == "stable",
         clock=lammps_process.process_time,
     )
-    seconds = lammps_process.process_time() - clock
-    named = {"model": name, "seed": seed, "calls": sum(calls.values()), "source": surrogate.source}
-    return evaluation.raw_and_relaxed(data, row, found[0].positions, seconds, named)
+    return found, sum(calls.values()), lammps_process.process_time() - clock
 
 
 def losses(

@@ -26,6 +26,8 @@ N_SAMPLES = 4
 SAMPLE = "sample"
 # Where potentials are of the kind that a training set has.
 LOOKED_UP = (evaluation.LOOKED_UP, evaluation.LOOKED_UP_IN_ALL)
+# The answer to what is stable, the seconds that it is given, and of which sets.
+STABLE, STABLE_SECONDS, STABLE_SETS = "stable", 100.0, ("named",)
 COLUMNS = (
     *evaluation.KEYS,
     *("potential", "temperature", "scale", "rdf_mse", "replica", "ideal_gas", "energy_gap"),
@@ -138,6 +140,19 @@ def look_up(data: Dataset, row: int, name: str, known: Sequence[Dataset]) -> lis
     return [_judged(data, row, positions, seconds, named)]
 
 
+def stable(data: Dataset, row: int, surrogate: surrogates.Surrogate) -> list[dict]:
+    """Score the answer to what is stable, in `STABLE_SECONDS`, like `sample`.
+
+    Args:
+        data: the MD data.
+        row: the condition, and the configuration to score against.
+        surrogate: that is asked for what is stable.
+    """
+    found, calls, seconds = surrogates.within(data, row, surrogate, STABLE_SECONDS)
+    named = {"model": STABLE, "seed": 0, "calls": calls, "source": surrogate.source}
+    return [_judged(data, row, found[0].positions, seconds, named)]
+
+
 def _judged(data, row, positions, seconds, named) -> dict:
     potential, clock = data.potential(row), lammps_process.process_time()
     at_rest = lammps.minimize(positions, potential, data.box_length)[1]
@@ -165,7 +180,7 @@ def answers(scored: "pd.DataFrame") -> "pd.DataFrame":
         chosen and those of `trust.Evidence`; seconds are those of all.
     """
     condition = ["split", "row"]
-    scored = scored[~scored["model"].isin(LOOKED_UP)]
+    scored = scored[scored["model"].isin((SAMPLE, evaluation.QUENCH))]
     samples = scored["model"] == SAMPLE
     by = [scored[name] for name in condition]
     enough = samples.groupby(by).transform("sum") >= trust.FEWEST
@@ -190,7 +205,7 @@ def answers(scored: "pd.DataFrame") -> "pd.DataFrame":
 
 def lowest_of(scored: "pd.DataFrame") -> "pd.DataFrame":
     """Take of each condition the lowest at rest of samples and quench, a line of `COLUMNS`."""
-    scored = scored[~scored["model"].isin(LOOKED_UP)]
+    scored = scored[scored["model"].isin((SAMPLE, evaluation.QUENCH))]
     by_condition = scored.groupby(["split", "row"], sort=False)["energy_gap"]
     return scored.loc[by_condition.idxmin()]
 
