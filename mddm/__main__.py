@@ -83,7 +83,7 @@ def _add_sample(commands):
     parser.add_argument("--n-particles", type=int, help="default: as in training")
     parser.add_argument("--sampler", help="default: the model's best")
     parser.add_argument("--n-levels", type=int, help="noise levels of the sampler")
-    parser.add_argument("--budget", type=float, help="seconds, for samples and a quench")
+    parser.add_argument("--budget", type=float, help="seconds for one answer")
     parser.add_argument(
         "--what",
         help="of a model of any potential: anneal, what MD comes to, the default; or stable",

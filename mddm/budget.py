@@ -1,7 +1,8 @@
-"""What some seconds buy: samples, and in what is left a quench, or a crystal that is healed.
+"""What some seconds buy: samples, and a quench in what is left.
 
 A sample is cheap, and a crystal more often than a quench of its price; where MD comes to a glass,
-the quench is closer.  Which of them it is, the samples tell (`trust.answer`).
+the quench is closer.  Which of them it is, the samples tell (`trust.answer`).  Where what is stable
+is asked for, lattices count, too, and a crystal is healed in what is left.
 """
 
 import time
@@ -35,9 +36,10 @@ _FEW = 5
 # The part of the budget in which another sample is begun where so far most are crystals, as many as
 # not, and fewer: those are for nothing where a quench is the answer.
 _SAMPLED = {1: _CAREFUL, 0: 2 / 3, -1: 1 / 4}
-# Where crystals lead by so many, more samples tell no more, and what is left heals the best of
-# them, if it is for at least so many MD steps: in fewer, few defects go.
-_SURE, _HEALING = 4, 10_000
+# Where crystals lead by so many, what is left heals the best of them, if it is for at least so many
+# MD steps: in fewer, few defects go.  Each takes as long as two of those by which MD is timed, for
+# neighbours change soon.
+_SURE, _HEALING, _HOT = 4, 10_000, 2
 SAMPLE, QUENCH, LATTICE, HEALED = "sample", "quench", "lattice", "healed"
 
 
@@ -92,9 +94,12 @@ def within(
 ) -> list[Candidate]:
     """Find structures within some seconds, and put the answer first.
 
-    Most samples say whether MD comes to a crystal.  If so, the answer is the lowest at rest of the
-    crystals, healed (`lammps.heal`) where enough of the seconds are left once crystals lead by
-    four.  If not, it is a quench in what is left.
+    Most samples say whether MD comes to a crystal.  If so, all of the seconds are for samples, and
+    the answer is the lowest at rest of the crystals.  If not, it is a quench in what is left.
+
+    What is stable is the lowest at rest of all: samples, the lattice of lowest free energy, held at
+    the temperature, and either a quench, or the best sample healed (`lammps.heal`) where crystals
+    lead by four and enough of the seconds are left.
 
     Args:
         budget: seconds, at least what a quench of 100 steps takes.
@@ -102,12 +107,12 @@ def within(
             off where they would take too long.
         potential: what the structure is of.
         temperature: [energy].
-        n_particles, box_length: of the system [length].
+        n_particles: of the system.
+        box_length: edge of its periodic cube [length].
         seed: of the quench, and of healing.
         held_on: MD steps for which samples that look like crystals are held at the temperature, as
             from `brief`; or as many as there is time for.
-        stable: whether the lattice of lowest free energy, held at the temperature, will do too: the
-            answer to what is stable, and not to what MD comes to.
+        stable: whether to answer what is stable, and not what MD comes to.
         clock: that the seconds are of.
 
     Returns:
@@ -133,6 +138,9 @@ def within(
         spent = clock() - begun
         found.append(Candidate(name, positions, energy, ordered, spent, n_steps))
 
+    def is_crystal(candidate):
+        return candidate.crystallinity > structure.CRYSTAL
+
     def held(positions, n_steps):
         size = {"box_length": box_length}
         return lammps.hold(potential, positions, temperature, n_steps, seed, **size).positions
@@ -148,7 +156,7 @@ def within(
     number, lead, longest = 0, 0, 0.0
     while not number or clock() + longest < start + _SAMPLED[np.sign(lead)] * budget:
         begun = clock()
-        if lead >= _SURE and steps_left(begun) >= _HEALING:
+        if stable and lead >= _SURE and steps_left(begun) >= _HOT * _HEALING:
             break
         # A first sample that is left off costs a quench instead.
         instead = 0.0 if found else (_STARTING + _SHORTEST + _RELAXING) * a_step
@@ -160,8 +168,7 @@ def within(
         if n_steps > 0 and structure.crystallinity(sample, box_length) > _PROMISING:
             sample = held(sample, n_steps)
         add(SAMPLE, sample, begun)
-        is_crystal = found[-1].crystallinity > structure.CRYSTAL
-        number, lead = number + 1, lead + (1 if is_crystal else -1)
+        number, lead = number + 1, lead + (1 if is_crystal(found[-1]) else -1)
         longest = max(longest, clock() - begun)
     begun = clock()
     n_steps = steps_left(begun, _STARTING + _RELAXING)
@@ -182,13 +189,14 @@ def within(
         at_rest = [each.energy_at_rest for each in found]
         chosen = found[trust.answer(ordered, at_rest, quenched=found[-1].name == QUENCH)]
     begun = clock()
-    n_steps = steps_left(begun)
-    if lead >= _SURE and n_steps >= _HEALING:
+    n_steps = steps_left(begun) // _HOT
+    if stable and lead >= _SURE and n_steps >= _HEALING:
+        # A lattice has no defects.
+        best = min(filter(is_crystal, found[-number:]), key=lambda each: each.energy_at_rest)
         size = {"box_length": box_length}
-        healed = lammps.heal(potential, chosen.positions, temperature, n_steps, seed, **size)
+        healed = lammps.heal(potential, best.positions, temperature, n_steps, seed, **size)
         add(HEALED, healed.positions, begun, n_steps)
-        is_crystal = found[-1].crystallinity > structure.CRYSTAL
-        if found[-1].energy_at_rest < chosen.energy_at_rest and (stable or is_crystal):
+        if found[-1].energy_at_rest < chosen.energy_at_rest and is_crystal(found[-1]):
             chosen = found[-1]
     spent = clock() - start
     if spent > 1.5 * budget:
