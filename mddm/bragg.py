@@ -48,7 +48,7 @@ class BraggDenoiser(nn.Module):
             positive.
 
     Source: this study (benchmarks/crystal.py); the convolution is that of SchNet (Schütt et al.
-        2017), with filters that depend on direction too.
+    2017), with filters that depend on direction too.
     """
 
     # What is seen of positions are their displacements.

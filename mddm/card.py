@@ -145,7 +145,8 @@ class Card:
         """Warn where a system is of another size than in training.
 
         Args:
-            n_particles, box_length: of the system [length].
+            n_particles: of the system.
+            box_length: edge of its periodic cube [length]; None for one in free space.
             times: how often a smaller sample is repeated along each axis.
         """
         if box_length is None or n_particles == self.n_particles:

@@ -323,7 +323,7 @@ def oscillating_pair_hoomd(k: float, phi: float) -> OscillatingPair:
         phi: phase without the offset of 1.25 [rad].
 
     Source: Mihalkovič and Henley 2012; HOOMD-blue's `md.pair.OPP` with its other parameters as in
-        MDDM section 2.1.
+    MDDM section 2.1.
     """
     given = OscillatingPair(k, phi)
     return OscillatingPair(given.k, given.phi - 1.25 * given.k)

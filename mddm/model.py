@@ -1,10 +1,12 @@
 """The front door: a trained model by its name, and structures that are drawn from it.
 
-import mddm
+A structure in three lines::
 
-model = mddm.load("bragg")
-found = model.sample(k=9.0, phi=0.75, temperature=0.02, n_samples=4, seed=0)
-found.write("found.gsd")
+    import mddm
+
+    model = mddm.load("bragg")
+    found = model.sample(k=9.0, phi=0.75, temperature=0.02, n_samples=4, seed=0)
+    found.write("found.gsd")
 """
 
 import sys
@@ -174,7 +176,7 @@ class Model:
             budget: seconds; with it, the answer is the lowest in energy at rest of as many samples
                 as they are enough for where most are crystals, and elsewhere a quench in the time
                 that is left, see `budget.within`.  Where what is "stable" is asked for, it is the
-                lowest of all, and of a lattice.
+                lowest of all, of a lattice, and of a crystal healed in that time.
             what: of a model that is told potentials: "anneal", what MD comes to, the default, or
                 "stable", the crystal that MD may miss.
             n_steps: likewise, MD steps of the anneal; as many as the study's by default.

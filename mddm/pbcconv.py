@@ -411,7 +411,7 @@ class RadialDenoiser(nn.Module):
         conditioning: what it is told, and how; by default the study's conditions.
 
     Source: this study (benchmarks/preset.py); the radial basis is that of SchNet (Schütt et al.
-        2017), the modulation FiLM (Perez et al. 2018).
+    2017), the modulation FiLM (Perez et al. 2018).
     """
 
     # What is seen of positions are their displacements.

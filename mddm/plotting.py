@@ -206,7 +206,7 @@ def intervals(
     if handles:
         # From the right, as the labels of the values leave room at the left.
         place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(handles)}
-        ax.legend(handles=handles, **place, columnspacing=1.2, fontsize=9)
+        ax.legend(handles=handles, **place, columnspacing=1.2, handlelength=1.6)
     ax.set(xscale="log", yticks=places, yticklabels=labels, ylim=(len(values) - 0.4, -0.6))
     low_end, high_end = ax.get_xlim()
     span = high_end / low_end

@@ -268,8 +268,8 @@ class Corrector:
         TypeError, ValueError: no number, or one out of range.
 
     Source: Song et al. 2021, algorithm 4, whose correctors are Langevin steps; the variance that
-        keeps a normal distribution is ours.  Less noise for likelier samples: Ingraham et al.
-        2023 (Chroma), low-temperature sampling.
+    keeps a normal distribution is ours.  Less noise for likelier samples: Ingraham et al.
+    2023 (Chroma), low-temperature sampling.
     """
 
     n_steps: int

@@ -31,7 +31,7 @@ class WaveFields(nn.Module):
         n_layers: layers of attention.
 
     Source: this study.  Reciprocal space in message passing: Kosmala et al. 2023 (Ewald message
-        passing), with a filter that knows nothing of S.
+    passing), with a filter that knows nothing of S.
     """
 
     def __init__(

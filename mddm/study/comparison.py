@@ -16,6 +16,7 @@ from mddm.study import evaluation, surrogates, tables, tasks
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.io.formats.style import Styler
 
 # Samplers of a network by itself, where another one is the best.
 _BY_ITSELF = ("cooled", "chilled")
@@ -247,6 +248,38 @@ def against_rivals(
             theirs = of_conditions(scored[scored["model"] == rival], column)
         lines.append({"against": rival} | paired(reached, theirs))
     return pd.DataFrame(lines)
+
+
+def against_rivals_in_words(pairs: "pd.DataFrame") -> "Styler":
+    """Write what `against_rivals` gives of several answers as a table to be read.
+
+    Args:
+        pairs: lines of `against_rivals`, of answers that are told apart by the columns kind and
+            answer, with what each takes in the mean as `seconds`.
+
+    Returns:
+        A line for each answer, the cheapest of a kind first, and a column for each rival: the mean
+        difference with its interval, the median, and in how many conditions the answer is ahead;
+        bold where the interval leaves zero out.
+    """
+    with optional.packages():
+        import pandas as pd
+
+    order = pairs.sort_values(["kind", "seconds"], kind="stable").index
+    words, bold = {}, {}
+    for pair in pairs.loc[order].to_dict("records"):
+        line = (pair["kind"], pair["answer"], f"{pair['seconds']:.0f}")
+        interval = tables.with_interval(pair["mean"], pair["ci_low"], pair["ci_high"], "+")
+        told = f"{interval}; {pair['median']:+.3f}; {pair['n_ahead']} of {pair['n']}"
+        clear = pair["ci_high"] < 0 or pair["ci_low"] > 0
+        rival = f"minus {pair['against']}"
+        words.setdefault(rival, {})[line] = told
+        bold.setdefault(rival, {})[line] = "font-weight: bold" if clear else ""
+    words, bold = pd.DataFrame(words), pd.DataFrame(bold)
+    words = words.rename_axis(["", "answer", "[s]"])
+    style = words.style.apply(lambda _: bold.set_axis(words.index), axis=None)
+    # A kind's name stands where its lines begin.
+    return style.set_table_styles([{"selector": "th.level0", "props": "vertical-align: top"}])
 
 
 def failures(scored: "pd.DataFrame") -> "pd.DataFrame":

@@ -67,7 +67,7 @@ def prices(ax: "Axes", summed: "pd.DataFrame") -> "Axes":
     ax.set(xscale="log", ylim=(0, None))
     ax.set(xlabel="processor seconds for one structure", ylabel="RDF-MSE to MD")
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.legend(fontsize=9)
+    ax.legend()
     return ax
 
 
@@ -128,5 +128,5 @@ def forming(axes: Sequence["Axes"], found: "pd.DataFrame") -> Sequence["Axes"]:
         share.plot([], [], "o", color="0.3", markerfacecolor=face, label=label)[0]
         for label, face in marks.items()
     ]
-    share.figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=10)
+    share.figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return axes

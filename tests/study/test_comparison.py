@@ -1,3 +1,5 @@
+import re
+
 import pandas as pd
 import pytest
 
@@ -144,6 +146,26 @@ def test_a_model_is_held_against_each_rival_on_its_own_conditions():
     )
     assert found["n_ahead"].to_dict() == {"look-up": 2, "quench": 1, "MD replica": 0}
     assert set(found["n"]) == {2}
+
+
+def test_differences_in_words_begin_with_the_cheapest_and_are_bold_where_they_are_clear():
+    of = {"kind": "crystal", "median": 0.1, "n_ahead": 1, "n": 2}
+    clear = of | {"mean": -0.25, "ci_low": -0.5, "ci_high": -0.1}
+    open_ = of | {"mean": 0.25, "ci_low": -0.1, "ci_high": 0.5}
+    lines = [
+        {"answer": "slow", "seconds": 90.0, "against": "look-up"} | clear,
+        {"answer": "slow", "seconds": 90.0, "against": "quench"} | open_,
+        {"answer": "fast", "seconds": 8.6, "against": "look-up"} | open_,
+        {"answer": "fast", "seconds": 8.6, "against": "quench"} | clear,
+    ]
+    style = comparison.against_rivals_in_words(pd.DataFrame(lines))
+    assert style.data.index.tolist() == [("crystal", "fast", "9"), ("crystal", "slow", "90")]
+    assert style.data.columns.tolist() == ["minus look-up", "minus quench"]
+    told = style.data.to_numpy().tolist()
+    assert told[1][0] == "-0.250 (-0.500\u00a0to\u00a0-0.100); +0.100; 1 of 2"
+    page = style.to_html()
+    bold = re.search(r"([^}]*) {\n  font-weight: bold;", page)[1]
+    assert set(re.findall(r"row\d_col\d", bold)) == {"row1_col0", "row0_col1"}
 
 
 def test_crystals_that_do_not_form_are_named_the_highest_first():
