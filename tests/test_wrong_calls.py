@@ -327,6 +327,15 @@ CALLS = [
         "seed": (0, SEED),
         **{name: MD[name] for name in ("box_length", "time_step", "damping")},
     }),
+    (lammps.heal, {
+        "potential": (SMOOTHED, POTENTIAL),
+        "positions": (HARVEST.positions, [*spoilt(HARVEST.positions), np.zeros((2, 3))]),
+        "temperature": (0.02, POSITIVE),
+        "n_steps": (3, [*COUNT, 2]),
+        "seed": (0, SEED),
+        "hottest": (0.1, [*(other for other in NO_NUMBER if other is not None), 0.01]),
+        **{name: MD[name] for name in ("box_length", "time_step", "damping")},
+    }),
     (lammps.hold, {
         "potential": (SMOOTHED, POTENTIAL),
         "positions": (HARVEST.positions, [*spoilt(HARVEST.positions), np.zeros((2, 3))]),
