@@ -23,8 +23,8 @@ from mddm.protocol import Harvest
 
 # At most so many steps of a minimisation, and ten evaluations of all forces for each.
 _ITERATIONS = 20_000
-# Crystals are healed at this part of how much their potential varies: of seven that were tried none
-# melted there, and at half of it fewer defects left.
+# Crystals are healed at this part of how much their potential varies: of a dozen that were tried
+# none melted there, and at a quarter of it defects stayed.
 HEALING = 0.6
 
 

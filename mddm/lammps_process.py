@@ -29,6 +29,7 @@ _SCHEDULERS = ("PMI", "OMPI_COMM_")
 _TOO_NEAR = "Pair distance < table inner cutoff"
 
 _idle: list["_Process"] = []
+_choosing = threading.Lock()
 _seconds = 0.0
 
 
@@ -53,11 +54,13 @@ def instance(key: bytes | None = None) -> Iterator["_Process"]:
         FloatingPointError: in use, two particles have met or one was lost.
         RuntimeError: in use, LAMMPS has another complaint, or its process ended.
     """
-    # A process that was forked off has no part in what its parent started.
-    _idle[:] = [process for process in _idle if process.owner == os.getpid()]
-    # The one that was set up so, or else the last.
-    number = max(range(len(_idle)), key=lambda i: (_idle[i].key == key, i), default=None)
-    process = _Process() if number is None else _idle.pop(number)
+    with _choosing:
+        # A process that was forked off has no part in what its parent started.
+        _idle[:] = [process for process in _idle if process.owner == os.getpid()]
+        # The one that was set up so, or else the last.
+        number = max(range(len(_idle)), key=lambda i: (_idle[i].key == key, i), default=None)
+        process = None if number is None else _idle.pop(number)
+    process = process or _Process()
     try:
         process.is_fresh = key is None or process.key != key
         if process.is_fresh:
