@@ -89,8 +89,9 @@ def test_other_potentials_are_annealed_to_the_same_part_of_their_scale():
         assert min(parts) == pytest.approx(max(parts), rel=0.01)
     apart = plan.any_runs(16)
     assert {run.split for run in apart} == {"test"}
-    lattices = plan.RUNS["any-stable"]()
-    assert len(lattices) == 284 and {run.split for run in lattices} == {"train"}
+    lattices = plan.RUNS["any-stable"]() + plan.RUNS["any-stable-rest"]()
+    assert len({run.name for run in lattices}) == len({run.seed for run in lattices}) == 284
+    assert {run.split for run in lattices} == {"train"}
     assert not {str(run.family) for run in lattices} & {str(run.family) for run in apart}
     names = {run.family.name for run in plan.named_runs()}
     assert len(plan.NAMED) == 10 and "wells" not in names and "opp" not in names
