@@ -260,26 +260,27 @@ def against_rivals_in_words(pairs: "pd.DataFrame") -> "Styler":
     Returns:
         A line for each answer, the cheapest of a kind first, and a column for each rival: the mean
         difference with its interval, the median, and in how many conditions the answer is ahead;
-        bold where the interval leaves zero out.
+        underlined where the interval leaves zero out.
     """
     with optional.packages():
         import pandas as pd
 
     order = pairs.sort_values(["kind", "seconds"], kind="stable").index
-    words, bold = {}, {}
+    words, look = {}, {}
     for pair in pairs.loc[order].to_dict("records"):
         line = (pair["kind"], pair["answer"], f"{pair['seconds']:.0f}")
         interval = tables.with_interval(pair["mean"], pair["ci_low"], pair["ci_high"], "+")
-        told = f"{interval}; {pair['median']:+.3f}; {pair['n_ahead']} of {pair['n']}"
+        told = f"{interval} {pair['median']:+.3f};\u00a0{pair['n_ahead']}\u00a0of\u00a0{pair['n']}"
         clear = pair["ci_high"] < 0 or pair["ci_low"] > 0
         rival = f"minus {pair['against']}"
         words.setdefault(rival, {})[line] = told
-        bold.setdefault(rival, {})[line] = "font-weight: bold" if clear else ""
-    words, bold = pd.DataFrame(words), pd.DataFrame(bold)
+        look.setdefault(rival, {})[line] = "text-decoration: underline" if clear else ""
+    words, look = pd.DataFrame(words), pd.DataFrame(look)
     words = words.rename_axis(["", "answer", "[s]"])
-    style = words.style.apply(lambda _: bold.set_axis(words.index), axis=None)
-    # A kind's name stands where its lines begin.
-    return style.set_table_styles([{"selector": "th.level0", "props": "vertical-align: top"}])
+    style = words.style.apply(lambda _: look.set_axis(words.index), axis=None)
+    # A kind's name stands where its lines begin; and three rivals fit a page.
+    style = style.set_table_styles([{"selector": "th.level0", "props": "vertical-align: top"}])
+    return style.set_table_attributes('style="font-size: 0.8em"')
 
 
 def failures(scored: "pd.DataFrame") -> "pd.DataFrame":

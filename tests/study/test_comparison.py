@@ -148,7 +148,7 @@ def test_a_model_is_held_against_each_rival_on_its_own_conditions():
     assert set(found["n"]) == {2}
 
 
-def test_differences_in_words_begin_with_the_cheapest_and_are_bold_where_they_are_clear():
+def test_differences_in_words_begin_with_the_cheapest_and_are_underlined_where_they_are_clear():
     of = {"kind": "crystal", "median": 0.1, "n_ahead": 1, "n": 2}
     clear = of | {"mean": -0.25, "ci_low": -0.5, "ci_high": -0.1}
     open_ = of | {"mean": 0.25, "ci_low": -0.1, "ci_high": 0.5}
@@ -162,10 +162,10 @@ def test_differences_in_words_begin_with_the_cheapest_and_are_bold_where_they_ar
     assert style.data.index.tolist() == [("crystal", "fast", "9"), ("crystal", "slow", "90")]
     assert style.data.columns.tolist() == ["minus look-up", "minus quench"]
     told = style.data.to_numpy().tolist()
-    assert told[1][0] == "-0.250 (-0.500\u00a0to\u00a0-0.100); +0.100; 1 of 2"
+    assert told[1][0] == "-0.250 (-0.500\u00a0to\u00a0-0.100) +0.100;\u00a01\u00a0of\u00a02"
     page = style.to_html()
-    bold = re.search(r"([^}]*) {\n  font-weight: bold;", page)[1]
-    assert set(re.findall(r"row\d_col\d", bold)) == {"row1_col0", "row0_col1"}
+    clear = re.search(r"([^}]*) {\n  text-decoration: underline;", page)[1]
+    assert set(re.findall(r"row\d_col\d", clear)) == {"row1_col0", "row0_col1"}
 
 
 def test_crystals_that_do_not_form_are_named_the_highest_first():
