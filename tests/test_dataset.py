@@ -482,7 +482,8 @@ def test_shipped_lattices_are_of_the_training_potentials_and_sound():
 
 
 def test_shipped_random_potentials_are_as_planned_and_none_is_learned_and_judged_by():
-    drawn, held = (dataset.read(SHIPPED.with_name(name)) for name in ("any.h5", "any-stable.h5"))
+    names = "any.h5", "any-stable.h5", "any-stable-rest.h5"
+    drawn, held, rest = (dataset.read(SHIPPED.with_name(name)) for name in names)
     assert _failed(drawn.take(slice(None, None, 20))) == set()
 
     def named(family):
@@ -497,7 +498,10 @@ def test_shipped_random_potentials_are_as_planned_and_none_is_learned_and_judged
     assert numbers(drawn) == set(range(len(planned))) and len(drawn) == 3 * len(planned)
     assert numbers(drawn.subset("test")) == set(range(16))
     assert min(numbers(drawn.subset("train"))) >= 16
-    assert min(numbers(held)) >= 16 and set(held.split) == {"train"}
+    assert set(held.split) == set(rest.split) == {"train"}
+    assert not numbers(held) & numbers(rest)
+    assert numbers(held) | numbers(rest) == set(range(16, 300))
+    assert _failed(rest.take(slice(None, None, 20))) == set()
     assert held.attributes["start"] == "lattice" and len(held) == 3 * len(numbers(held))
 
 
